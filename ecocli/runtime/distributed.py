@@ -1,0 +1,155 @@
+"""The processes of one run: who am I, how many are we, and how do we agree.
+
+This is the only reader of ``RANK``, ``WORLD_SIZE`` and ``LOCAL_RANK``, the variables of torchrun. One process
+needs no process group and runs the same code: every method then answers for itself.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar, cast
+
+if TYPE_CHECKING:
+    import torch
+
+T = TypeVar("T")
+
+
+def _read_count(environment: Mapping[str, str], name: str, default: int, lowest: int) -> int:
+    text = environment.get(name, str(default))
+    try:
+        value = int(text)
+    except ValueError:
+        value = lowest - 1
+    if value < lowest:
+        raise ValueError(
+            f"The environment variable {name} is {text!r}, expected a whole number of at least {lowest}. "
+            "Start the processes with torchrun, or unset RANK, WORLD_SIZE and LOCAL_RANK for a single one."
+        )
+    return value
+
+
+@dataclass(frozen=True)
+class World:
+    """One process among the processes of a run.
+
+    Attributes:
+        rank: Position among all processes, from 0.
+        world_size: Number of all processes.
+        local_rank: Position among the processes of this machine, from 0; it picks the GPU.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> World:
+        """Read torchrun's variables; a world of one where they are not set.
+
+        Args:
+            environment: Read instead of the process's own environment.
+
+        Raises:
+            ValueError: A variable is not a number, or the rank lies outside the world.
+        """
+        environment = os.environ if environment is None else environment
+        world_size = _read_count(environment, "WORLD_SIZE", 1, 1)
+        rank = _read_count(environment, "RANK", 0, 0)
+        local_rank = _read_count(environment, "LOCAL_RANK", 0, 0)
+        if rank >= world_size:
+            raise ValueError(
+                f"The environment says RANK={rank} and WORLD_SIZE={world_size}, expected a rank below the "
+                "world size. Start the processes with torchrun, or unset both for a single process."
+            )
+        return cls(rank, world_size, local_rank)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that writes results."""
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        """Wait until every process has come here."""
+        self.any(False)
+
+    def any(self, flag: bool) -> bool:
+        """Tell every process whether the flag is set on at least one of them."""
+        if self.world_size == 1:
+            return flag
+        import torch
+        import torch.distributed as dist
+
+        # A CPU tensor travels by gloo, also in a GPU run: no device to choose, no stream to wait for.
+        votes = torch.tensor([int(flag)])
+        dist.all_reduce(votes)
+        return bool(votes.item() > 0)
+
+    def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Sum a tensor over the processes, in place, and return it.
+
+        Args:
+            tensor: Same shape and dtype on every process; on the CPU or on this process's device.
+        """
+        if self.world_size > 1:
+            import torch.distributed as dist
+
+            dist.all_reduce(tensor)
+        return tensor
+
+    def gather_objects(self, obj: T) -> list[T]:
+        """Collect one picklable object of every process, in rank order, on every process."""
+        if self.world_size == 1:
+            return [obj]
+        import torch.distributed as dist
+
+        gathered: list[T | None] = [None] * self.world_size
+        dist.all_gather_object(gathered, obj)
+        return cast("list[T]", gathered)
+
+    def broadcast_object(self, obj: T) -> T:
+        """Give every process the picklable object of rank 0; the argument of the others is ignored."""
+        if self.world_size == 1:
+            return obj
+        import torch.distributed as dist
+
+        box = [obj]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+
+def setup_world(device: str = "cpu", *, timeout_s: float = 3600.0) -> World:
+    """Read the environment and, where there are several processes, join them into a group.
+
+    Args:
+        device: ``cpu``, or ``cuda...`` to carry GPU tensors by NCCL beside CPU tensors by gloo.
+        timeout_s: How long a process waits for the others before the run fails, in seconds. Generous,
+            because the others wait while rank 0 writes an artifact.
+
+    Raises:
+        ValueError: The environment makes no sense.
+    """
+    world = World.from_environment()
+    if world.world_size > 1:
+        import torch.distributed as dist
+
+        if not dist.is_initialized():
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo",
+                rank=world.rank,
+                world_size=world.world_size,
+                timeout=datetime.timedelta(seconds=timeout_s),
+            )
+    return world
+
+
+def teardown_world(world: World) -> None:
+    """Leave the process group, if there is one."""
+    if world.world_size > 1:
+        import torch.distributed as dist
+
+        if dist.is_initialized():
+            dist.destroy_process_group()
