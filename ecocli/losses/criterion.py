@@ -1,0 +1,227 @@
+"""The Mask2Former loss of many predictions at once.
+
+Axes: P predictions (exits x decoder layers), B images, Q queries, K classes, T objects of the fullest
+image, G objects of the batch, M points, H W pixels, h w pixels of a predicted mask.
+
+Source: Mask2Former (arXiv 2112.01527), weighted over exits by ECO-M2F (arXiv 2404.15244, Eq. 3). Per
+prediction: class cross-entropy weighted by 0.1 for "no object", and on the points where the mask is
+least certain, binary cross-entropy and dice. The values are the original's; the differences:
+
+- All predictions are one tensor and share the packed targets and the random draws (see ``points``).
+- Both normalisers, the number of objects and the sum of the class weights, are arguments: they follow
+  from the object counts alone, so a caller sums them over ranks and over accumulated parts, and the sum
+  of the parts' losses is the loss of the big batch. (The original averages the class term per rank.)
+- A batch without objects has a mask loss of zero that still reaches ``pred_masks``.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ecocli.losses.matcher import assign_queries, matching_costs
+from ecocli.losses.points import PointSource, choose_uncertain_points, sample_points
+from ecocli.losses.targets import PackedTargets
+
+# Predictions are worked through in portions so that one query-by-point tensor of an image stays below
+# this many elements: 13 of the published models' predictions, all of a small model's.
+_PORTION_ELEMENTS = 2**24
+
+
+@dataclass(frozen=True)
+class CriterionOutput:
+    """The losses of a batch.
+
+    Attributes:
+        total: Weighted sum over predictions and terms; the only part with a gradient.
+        class_losses: Unweighted class term of each prediction.
+        mask_losses: Unweighted cross-entropy term of each prediction.
+        dice_losses: Unweighted dice term of each prediction.
+        image_losses: Each image's share of ``total``; not finite where the image's prediction is not.
+        queries: The query matched to each object, -1 for none.
+    """
+
+    total: Float[Tensor, ""]
+    class_losses: Float[Tensor, " P"]
+    mask_losses: Float[Tensor, " P"]
+    dice_losses: Float[Tensor, " P"]
+    image_losses: Float[Tensor, " B"]
+    queries: Int[Tensor, "P B T"]
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """Hungarian-matched class, mask and dice losses.
+
+    Attributes:
+        num_classes: K, without "no object".
+        class_weight: Weight of the class term, in the matching too.
+        mask_weight: Weight of the cross-entropy term, in the matching too.
+        dice_weight: Weight of the dice term, in the matching too.
+        no_object_weight: Class weight of "no object"; all others weigh 1.
+        num_points: Points per mask.
+        oversample_ratio: Candidates drawn per point.
+        importance_ratio: Fraction of the points chosen by uncertainty, the rest is uniform.
+    """
+
+    num_classes: int
+    class_weight: float = 2.0
+    mask_weight: float = 5.0
+    dice_weight: float = 5.0
+    no_object_weight: float = 0.1
+    num_points: int = 12544
+    oversample_ratio: float = 3.0
+    importance_ratio: float = 0.75
+
+    def class_weight_sum(self, counts: Sequence[int], num_queries: int) -> float:
+        """Return the class term's normaliser: 1 per matched query, ``no_object_weight`` per other one."""
+        matched = sum(min(count, num_queries) for count in counts)
+        return matched + self.no_object_weight * (len(counts) * num_queries - matched)
+
+    def __call__(
+        self,
+        pred_logits: Float[Tensor, "P B Q K_plus_1"],
+        pred_masks: Float[Tensor, "P B Q h w"],
+        targets: PackedTargets,
+        prediction_weights: Float[Tensor, " P"],
+        point_source: PointSource,
+        num_masks: float | None = None,
+        class_weight_sum: float | None = None,
+    ) -> CriterionOutput:
+        """Compute the loss of every prediction and their weighted sum, in float32 also under autocast.
+
+        Args:
+            pred_logits: Unnormalised class scores, "no object" last.
+            pred_masks: Mask logits.
+            targets: The objects, on the predictions' device.
+            prediction_weights: Weight of each prediction in the total, alpha of its exit.
+            point_source: Draws the random points.
+            num_masks: Objects in the whole step, over all ranks and accumulated parts; at least 1 is used.
+                This batch's own if left out.
+            class_weight_sum: ``class_weight_sum`` of the whole step. This batch's own if left out.
+
+        Returns:
+            The losses.
+        """
+        P, _, Q, _ = pred_logits.shape
+        mask_norm = max(float(sum(targets.counts)) if num_masks is None else num_masks, 1.0)
+        own_class_norm = self.class_weight_sum(targets.counts, Q)
+        class_norm = own_class_norm if class_weight_sum is None else class_weight_sum
+        portion = max(1, _PORTION_ELEMENTS // (Q * self.num_points))
+        with torch.autocast(pred_logits.device.type, enabled=False):
+            float_masks = targets.masks.float()
+            parts = [
+                self._portion_losses(
+                    pred_logits[start : start + portion].float(),
+                    pred_masks[start : start + portion].float(),
+                    targets,
+                    float_masks,
+                    point_source,
+                )
+                for start in range(0, P, portion)
+            ]
+            per_class, per_mask, per_dice = (torch.cat([part[i] for part in parts]) for i in range(3))
+            weights = prediction_weights.to(device=per_class.device, dtype=torch.float32)[:, None]
+            per_image = (
+                self.class_weight * per_class / class_norm
+                + (self.mask_weight * per_mask + self.dice_weight * per_dice) / mask_norm
+            )
+            image_losses = (weights * per_image).sum(dim=0)
+        return CriterionOutput(
+            total=image_losses.sum(),
+            class_losses=per_class.detach().sum(dim=1) / class_norm,
+            mask_losses=per_mask.detach().sum(dim=1) / mask_norm,
+            dice_losses=per_dice.detach().sum(dim=1) / mask_norm,
+            image_losses=image_losses.detach(),
+            queries=torch.cat([part[3] for part in parts]),
+        )
+
+    def _portion_losses(
+        self,
+        pred_logits: Float[Tensor, "P B Q K_plus_1"],
+        pred_masks: Float[Tensor, "P B Q h w"],
+        targets: PackedTargets,
+        float_masks: Float[Tensor, "B T H W"],
+        point_source: PointSource,
+    ) -> tuple[Float[Tensor, "P B"], Float[Tensor, "P B"], Float[Tensor, "P B"], Int[Tensor, "P B T"]]:
+        """Match, then sum each term over the queries or objects of each image; not yet normalised."""
+        P, B, Q, _ = pred_logits.shape
+        costs = matching_costs(
+            pred_logits,
+            pred_masks,
+            targets.labels,
+            float_masks,
+            point_source.matching_points(P, self.num_points),
+            self.class_weight,
+            self.mask_weight,
+            self.dice_weight,
+        )
+        queries = assign_queries(costs, targets.counts)
+        class_sums = self._class_sums(pred_logits, targets.labels, queries)
+
+        # Flat lists of objects: which image and place each has, and its query in every prediction.
+        device = pred_logits.device
+        image_of = torch.repeat_interleave(torch.arange(B, device=device), torch.tensor(targets.counts, device=device))
+        place_of = torch.tensor([t for count in targets.counts for t in range(count)], device=device).long()
+        query_of = queries[:, image_of, place_of]
+        rows = (torch.arange(P, device=device)[:, None] * B + image_of) * Q + query_of.clamp(min=0)
+        matched_masks = pred_masks.flatten(0, 2).index_select(0, rows.flatten())
+        mask_terms, dice_terms = self._mask_terms(
+            matched_masks.view(*rows.shape, *pred_masks.shape[-2:]),
+            float_masks[image_of, place_of],
+            targets.counts,
+            point_source,
+        )
+        # An object without a query (more objects than queries) has no mask loss.
+        is_matched = (query_of >= 0).float()
+        zeros = pred_masks.new_zeros(P, B)
+        mask_sums = zeros.index_add(1, image_of, mask_terms * is_matched)
+        dice_sums = zeros.index_add(1, image_of, dice_terms * is_matched)
+        return class_sums, mask_sums, dice_sums, queries
+
+    def _class_sums(
+        self,
+        pred_logits: Float[Tensor, "P B Q K_plus_1"],
+        labels: Int[Tensor, "B T"],
+        queries: Int[Tensor, "P B T"],
+    ) -> Float[Tensor, "P B"]:
+        """Sum the weighted cross-entropy over the queries of each image."""
+        P, B, Q, _ = pred_logits.shape
+        # Objects without a query are written to an extra column that is cut off.
+        classes = torch.full((P, B, Q + 1), self.num_classes, dtype=torch.int64, device=labels.device)
+        classes.scatter_(2, torch.where(queries < 0, Q, queries), labels.expand(P, -1, -1))
+        classes = classes[..., :Q]
+        surprise = -pred_logits.log_softmax(dim=-1).gather(-1, classes[..., None])[..., 0]
+        weights = torch.where(classes == self.num_classes, self.no_object_weight, 1.0)
+        return (weights * surprise).sum(dim=-1)
+
+    def _mask_terms(
+        self,
+        matched_masks: Float[Tensor, "P G h w"],
+        object_masks: Float[Tensor, "G H W"],
+        counts: Sequence[int],
+        point_source: PointSource,
+    ) -> tuple[Float[Tensor, "P G"], Float[Tensor, "P G"]]:
+        """Compute cross-entropy and dice of each prediction's mask for each object, on sampled points."""
+        P, G = matched_masks.shape[:2]
+        num_candidates = int(self.num_points * self.oversample_ratio)
+        num_uncertain = int(self.num_points * self.importance_ratio)
+        flat_masks = matched_masks.flatten(0, 1)
+        with torch.no_grad():
+            candidates = point_source.object_points(P, counts, num_candidates)
+            uncertain = choose_uncertain_points(
+                flat_masks, candidates.expand(P, -1, -1, -1).reshape(P * G, num_candidates, 2), num_uncertain
+            ).view(P, G, num_uncertain, 2)
+            uniform = point_source.object_points(P, counts, self.num_points - num_uncertain)
+            points = torch.cat([uncertain, uniform.expand(P, -1, -1, -1)], dim=2)
+            # All predictions' points of one object are read from its mask in one go.
+            per_object = points.transpose(0, 1).reshape(G, P * self.num_points, 2)
+            t = sample_points(object_masks[:, None], per_object).view(G, P, self.num_points).transpose(0, 1)
+        x = sample_points(flat_masks[:, None], points.flatten(0, 1)).view(P, G, self.num_points)
+        mask_terms = F.binary_cross_entropy_with_logits(x, t, reduction="none").mean(dim=-1)
+        p = x.sigmoid()
+        dice_terms = 1.0 - (2.0 * (p * t).sum(dim=-1) + 1.0) / (p.sum(dim=-1) + t.sum(dim=-1) + 1.0)
+        return mask_terms, dice_terms
