@@ -1,0 +1,93 @@
+"""Small building blocks shared by the model's parts: normalised convolutions, frozen batch norm, positions.
+
+Shapes: B images, C channels, H W cells of a map. Source: detectron2 (layers/wrappers.py, layers/batch_norm.py)
+and Mask2Former (position_encoding.py) for names and numbers, so that published weights fit; written anew.
+"""
+
+import math
+from functools import lru_cache
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ecocli.config.architecture import NormName
+
+
+class FrozenBatchNorm2d(nn.Module):
+    """Batch norm with fixed statistics and affine part, all of them buffers (nothing is trained)."""
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.register_buffer("weight", torch.ones(channels))
+        self.register_buffer("bias", torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        """Normalise with the stored statistics."""
+        return torch.nn.functional.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
+        )
+
+
+def make_norm(name: NormName, channels: int) -> nn.Module:
+    """Build the normalisation of that name.
+
+    ``gn`` uses 32 groups where the width allows at least 8 channels each and fewer otherwise: with one channel
+    per group a small map would lose its mean and scale altogether.
+    """
+    if name == "frozen_bn":
+        return FrozenBatchNorm2d(channels)
+    if name == "bn":
+        return nn.BatchNorm2d(channels)
+    if name == "sync_bn":
+        return nn.SyncBatchNorm(channels)
+    return nn.GroupNorm(max(1, min(32, channels // 8)), channels)
+
+
+class NormedConv2d(nn.Conv2d):
+    """A convolution without bias whose normalisation is its child ``norm``, as in detectron2's state dicts."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, norm: nn.Module, stride: int = 1) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride=stride, padding=kernel_size // 2, bias=False)
+        self.norm = norm
+
+    def forward(self, input: Float[Tensor, "B C_in H_in W_in"]) -> Float[Tensor, "B C_out H_out W_out"]:
+        """Convolve and normalise."""
+        normed: Tensor = self.norm(super().forward(input))
+        return normed
+
+
+@lru_cache(maxsize=64)
+def sine_positions(
+    height: int, width: int, channels: int, device: torch.device, dtype: torch.dtype
+) -> Float[Tensor, "N C"]:
+    """Sine position embedding of a map's cells in row-major order (N = H W), cached by size.
+
+    Half of the channels encode the row, half the column, sine and cosine interleaved; rows and columns count from
+    1 and are scaled to 2 pi at the far edge (temperature 10,000), as in Mask2Former's ``PositionEmbeddingSine``
+    with ``normalize=True`` and nothing masked.
+    """
+    half = channels // 2
+    with torch.inference_mode(False):
+        rows = torch.arange(1, height + 1, dtype=torch.float32, device=device)
+        columns = torch.arange(1, width + 1, dtype=torch.float32, device=device)
+        rows = rows / (height + 1e-6) * 2 * math.pi
+        columns = columns / (width + 1e-6) * 2 * math.pi
+        exponent = torch.arange(half, dtype=torch.float32, device=device)
+        frequency = 10000 ** (2 * torch.div(exponent, 2, rounding_mode="floor") / half)
+
+        def interleave(angle: Tensor) -> Tensor:
+            phase = angle[:, None] / frequency
+            return torch.stack((phase[:, 0::2].sin(), phase[:, 1::2].cos()), dim=2).flatten(1)
+
+        of_row = interleave(rows)[:, None, :].expand(height, width, half)
+        of_column = interleave(columns)[None, :, :].expand(height, width, half)
+        return torch.cat((of_row, of_column), dim=2).reshape(height * width, channels).to(dtype)

@@ -1,0 +1,144 @@
+"""Pixel decoder: backbone maps to tokens, encoder layers with exits, then mask features at stride 4.
+
+Shapes: B images, N tokens, C channels (hidden), H4 W4 cells at stride 4.
+Source: Mask2Former, modeling/pixel_decoder/msdeformattn.py (9b0651c); state-dict names are the original's. Difference:
+the work is cut into three steps, ``project`` (once per image), ``transformer.encoder`` (once, up to the deepest exit)
+and ``fuse`` (once per exit), so that exits share all that can be shared.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ecocli.model.deformable import DeformableEncoder, SpatialShapes
+from ecocli.model.layers import NormedConv2d, sine_positions
+
+
+@dataclass(frozen=True)
+class Features:
+    """What every exit of a batch shares.
+
+    Attributes:
+        maps: Backbone outputs ``res2`` (stride 4) to ``res5`` (stride 32).
+        tokens: Projected tokens before the encoder, levels in the order stride 32, 16, 8.
+        shapes: Height and width of each of those levels, in cells.
+        lateral: ``res2`` projected for the stride-4 step.
+    """
+
+    maps: Mapping[str, Float[Tensor, "B _c _h _w"]]
+    tokens: Float[Tensor, "B N C"]
+    shapes: SpatialShapes
+    lateral: Float[Tensor, "B C H4 W4"]
+
+    def select(self, images: Int[Tensor, " S"]) -> "Features":
+        """The same features for a subset of the batch."""
+        return Features(
+            {name: level[images] for name, level in self.maps.items()},
+            self.tokens[images],
+            self.shapes,
+            self.lateral[images],
+        )
+
+
+class _EncoderWithLevels(nn.Module):
+    """The encoder and the level embedding beside it (a level of naming in published state dicts)."""
+
+    def __init__(self, encoder: DeformableEncoder, levels: int, channels: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.level_embed = nn.Parameter(torch.empty(levels, channels))
+        nn.init.normal_(self.level_embed)
+
+
+class PixelDecoder(nn.Module):
+    """Multi-scale deformable pixel decoder.
+
+    Args:
+        in_channels: Width of ``res2`` .. ``res5``.
+        hidden_dim: C.
+        mask_dim: Channels of the mask features.
+        layers: Encoder layers.
+        heads: Attention heads.
+        points: Sampling points per head and level.
+        feedforward_dim: Width of the encoder's feed-forward nets.
+    """
+
+    # Coarsest first: the order of levels in the token sequence.
+    level_names = ("res5", "res4", "res3")
+
+    def __init__(
+        self,
+        in_channels: Mapping[str, int],
+        hidden_dim: int,
+        mask_dim: int,
+        layers: int,
+        heads: int,
+        points: int,
+        feedforward_dim: int,
+    ) -> None:
+        super().__init__()
+        self.hidden_dim = hidden_dim
+        self.input_proj = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(in_channels[name], hidden_dim, 1), nn.GroupNorm(32, hidden_dim))
+            for name in self.level_names
+        )
+        for projection in self.input_proj:
+            convolution = projection.get_submodule("0")
+            assert isinstance(convolution, nn.Conv2d)
+            assert convolution.bias is not None
+            nn.init.xavier_uniform_(convolution.weight)
+            nn.init.zeros_(convolution.bias)
+        levels = len(self.level_names)
+        encoder = DeformableEncoder(hidden_dim, levels, heads, points, feedforward_dim, layers)
+        self.transformer = _EncoderWithLevels(encoder, levels, hidden_dim)
+        self.mask_features = nn.Conv2d(hidden_dim, mask_dim, 1)
+        self.adapter_1 = NormedConv2d(in_channels["res2"], hidden_dim, 1, nn.GroupNorm(32, hidden_dim))
+        self.layer_1 = NormedConv2d(hidden_dim, hidden_dim, 3, nn.GroupNorm(32, hidden_dim))
+        for convolution in (self.mask_features, self.adapter_1, self.layer_1):
+            nn.init.kaiming_uniform_(convolution.weight, a=1)
+        assert self.mask_features.bias is not None
+        nn.init.zeros_(self.mask_features.bias)
+
+    @property
+    def encoder(self) -> DeformableEncoder:
+        """The transformer encoder whose layers exits skip."""
+        return self.transformer.encoder
+
+    def project(self, maps: Mapping[str, Float[Tensor, "B _c _h _w"]]) -> Features:
+        """Project backbone maps to tokens: the part that all exits share."""
+        levels = [projection(maps[name]) for name, projection in zip(self.level_names, self.input_proj, strict=True)]
+        shapes = tuple((level.shape[2], level.shape[3]) for level in levels)
+        tokens = torch.cat([level.flatten(2).transpose(1, 2) for level in levels], dim=1)
+        return Features(maps, tokens, shapes, self.adapter_1(maps["res2"]))
+
+    def positions(self, features: Features) -> Float[Tensor, "N C"]:
+        """Sine position plus learned level embedding of every token."""
+        tokens = features.tokens
+        return torch.cat(
+            [
+                sine_positions(h, w, self.hidden_dim, tokens.device, torch.float32) + embedding
+                for (h, w), embedding in zip(features.shapes, self.transformer.level_embed, strict=True)
+            ]
+        )
+
+    def fuse(
+        self,
+        tokens: Float[Tensor, "B N C"],
+        shapes: SpatialShapes,
+        lateral: Float[Tensor, "B C H4 W4"],
+    ) -> tuple[Float[Tensor, "B Cm H4 W4"], tuple[Float[Tensor, "B _n C"], ...]]:
+        """Encoded tokens to mask features and the decoder's three memories.
+
+        Returns:
+            Mask features at stride 4, and the tokens of each level (stride 32, 16, 8).
+        """
+        memories = torch.split(tokens, [h * w for h, w in shapes], dim=1)
+        height, width = shapes[-1]
+        finest = memories[-1].transpose(1, 2).reshape(tokens.shape[0], -1, height, width)
+        upsampled = F.interpolate(finest, size=lateral.shape[-2:], mode="bilinear", align_corners=False)
+        fused = F.relu(self.layer_1(lateral + upsampled))
+        return self.mask_features(fused), memories
