@@ -1,0 +1,203 @@
+"""From presets, TOML files, flags and assignments to one validated configuration.
+
+Layers are merged key by key, later ones win, and the result is validated once. All faults are reported together,
+each with the valid key nearest to what was typed, because a user who corrects one key at a time starts a program
+many times.
+"""
+
+import difflib
+import json
+import re
+import tomllib
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from ecocli.config.base import Config
+from ecocli.errors import UsageError
+
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+_KEY = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+# Shells eat quotes, so a word that cannot be mistaken for another TOML value needs none.
+_BARE_WORD = re.compile(r"[A-Za-z_/~.][\w/~.:@+-]*")
+
+
+def deep_merge(*layers: Mapping[str, object]) -> dict[str, object]:
+    """Merge nested mappings into a new one; later layers win, key by key.
+
+    A mapping merges only with a mapping; any other pair of values is replaced as a whole, lists included.
+    """
+    merged: dict[str, object] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            former = merged.get(key)
+            if isinstance(value, Mapping):
+                merged[key] = deep_merge(former, value) if isinstance(former, Mapping) else deep_merge(value)
+            else:
+                merged[key] = value
+    return merged
+
+
+def nest(dotted: Mapping[str, object]) -> dict[str, object]:
+    """Turn ``{"gate.beta": 1}`` into ``{"gate": {"beta": 1}}``; of two values for one key the later wins."""
+    result: dict[str, object] = {}
+    for key, value in dotted.items():
+        layer: object = value
+        for part in reversed(key.split(".")):
+            layer = {part: layer}
+        result = deep_merge(result, typing.cast("dict[str, object]", layer))
+    return result
+
+
+def load_toml(path: Path) -> dict[str, object]:
+    """Read a TOML file.
+
+    Raises:
+        UsageError: The file cannot be read or is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(
+            f"The configuration file {path} cannot be read ({error.strerror}). Expected the path of a TOML file."
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"The configuration file {path} is not valid TOML: {error}.") from error
+
+
+def _parse_value(text: str, assignment: str) -> object:
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError as error:
+        if _BARE_WORD.fullmatch(text):
+            return text
+        raise UsageError(
+            f"The assignment {assignment!r} has the value {text!r}, expected a TOML value such as 3, 0.5, true, "
+            '[1, 2] or "text". Text with special characters needs quotes: --set \'key="some text"\'.'
+        ) from error
+    if set(parsed) != {"value"}:
+        raise UsageError(f"The assignment {assignment!r} spans several lines, expected one KEY=VALUE.")
+    return parsed["value"]
+
+
+def parse_assignments(assignments: Sequence[str]) -> dict[str, object]:
+    """Read ``key=value`` texts into nested mappings.
+
+    Keys are dotted paths. Values have TOML syntax; a plain word such as ``coco`` is text without quotes. Later
+    assignments win.
+
+    Raises:
+        UsageError: An assignment has no key, no value, or a value that is not TOML.
+    """
+    result: dict[str, object] = {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        key = key.strip()
+        if not equals or not _KEY.fullmatch(key):
+            raise UsageError(
+                f"The assignment {assignment!r} was found, expected KEY=VALUE with a dotted key, such as "
+                "--set optimizer.steps=100."
+            )
+        result = deep_merge(result, nest({key: _parse_value(text.strip(), assignment)}))
+    return result
+
+
+def _models_in(annotation: object) -> Iterator[type[BaseModel]]:
+    """Yield the model classes an annotation may hold, through Optional, unions, Annotated and containers."""
+    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
+        if issubclass(annotation, BaseModel):
+            yield annotation
+        return
+    for argument in typing.get_args(annotation):
+        yield from _models_in(argument)
+
+
+def _keys(models: Sequence[type[BaseModel]]) -> list[str]:
+    return sorted({name for model in models for name in model.model_fields})
+
+
+def _all_keys(model: type[BaseModel], prefix: str = "", parents: tuple[type[BaseModel], ...] = ()) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        yield prefix + name
+        for inner in _models_in(field.annotation):
+            if inner not in parents:
+                yield from _all_keys(inner, f"{prefix}{name}.", (*parents, model))
+
+
+def _locate(root: type[BaseModel], location: Sequence[int | str]) -> tuple[str, list[str]]:
+    """Write a Pydantic location as a dotted key, and list the keys that are valid beside its last part."""
+    models: list[type[BaseModel]] = [root]
+    siblings = models
+    dotted = ""
+    for part in location:
+        fields = [model.model_fields[part] for model in models if part in model.model_fields]
+        if isinstance(part, int):
+            dotted += f"[{part}]"
+            continue
+        if not fields and any(part == model.__name__ for model in models):
+            # In a union Pydantic inserts the name of the class it tried; the user never wrote it.
+            models = [model for model in models if part == model.__name__]
+            continue
+        dotted += f".{part}" if dotted else part
+        siblings = models
+        models = [inner for field in fields for inner in _models_in(field.annotation)]
+    return dotted, _keys(siblings)
+
+
+def _suggest(root: type[BaseModel], dotted: str, siblings: Sequence[str]) -> str:
+    last = dotted.rpartition(".")[2]
+    prefix = dotted[: len(dotted) - len(last)]
+    near = [prefix + name for name in difflib.get_close_matches(last, siblings, n=1)]
+    # The right key at the wrong level is as common as a misspelt one.
+    near += [key for key in _all_keys(root) if key.rpartition(".")[2] == last and key not in near]
+    if near:
+        return f"did you mean {' or '.join(repr(name) for name in near[:3])}?"
+    return f"valid keys here: {', '.join(siblings)}"
+
+
+def _describe(root: type[BaseModel], error: Mapping[str, Any]) -> str:
+    dotted, siblings = _locate(root, error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"unknown key {dotted!r}; {_suggest(root, dotted, siblings)}"
+    if error["type"] == "missing":
+        return f"missing key {dotted!r}"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if not dotted:
+        return message
+    found = json.dumps(error["input"], default=str)
+    return f"{dotted}: {message[:1].lower()}{message[1:]}, found {found if len(found) <= 80 else found[:77] + '...'}"
+
+
+def _to_json(value: object) -> object:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, Enum):
+        return value.value
+    return str(value)
+
+
+def resolve_config(config_class: type[ConfigT], *layers: Mapping[str, object]) -> ConfigT:
+    """Merge the layers, later ones winning, and validate the result.
+
+    Args:
+        config_class: The configuration wanted.
+        layers: Nested mappings, such as a preset, a TOML file, flags and assignments. Lists become tuples, paths
+            become text.
+
+    Raises:
+        UsageError: Keys are unknown or missing, or values are wrong; all faults are named.
+    """
+    text = json.dumps(deep_merge(*layers), default=_to_json)
+    try:
+        return config_class.model_validate_json(text)
+    except ValidationError as error:
+        faults = list(dict.fromkeys(_describe(config_class, entry) for entry in error.errors()))
+    count = "one fault" if len(faults) == 1 else f"{len(faults)} faults"
+    listing = "\n".join(f"  - {fault}" for fault in faults)
+    raise UsageError(f"The configuration ({config_class.__name__}) has {count}:\n{listing}")
