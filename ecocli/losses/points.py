@@ -13,7 +13,7 @@ alone, not on its batch mates, the rank or the accumulation.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 
+@runtime_checkable
 class PointSource(Protocol):
     """Where the losses get their random points from."""
 
