@@ -1,0 +1,215 @@
+"""Panoptic quality of any assignment of exits to images, by arithmetic on recorded counts.
+
+Axes: N images, E exits, K classes, P entries of the sparse count table.
+Source: the derived table of the ECO recipe (ECO-M2F, arXiv 2404.15244, section 3.2), which here also records the
+counts behind each quality. The quality of a data set is not the mean over its images: it is the mean over classes of
+``iou_sum / (tp + fp / 2 + fn / 2)`` with all counts summed first. The sums are linear in the assignment, so the data
+set's PQ at a gate, at a fixed exit or at an oracle is exact, without running the network.
+
+A mixture sends image n to exit e with probability ``weights[n, e]``. Its PQ is taken at the expected counts: exact
+for an assignment (weights 0 and 1), and for a random one the limit of many images. The PQ of single draws scatters
+around a value that lies O(1/N) away; ``random_assignment_pq`` gives those draws.
+
+Values are fractions 0..1; NaN stands for "no class occurs, PQ undefined".
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Float64, Int32, Int64
+
+
+@dataclass(frozen=True, eq=False)
+class CountTable:
+    """Counts per image, exit and class, stored where not all zero; entries grouped by ascending image.
+
+    Attributes:
+        num_images: N.
+        num_exits: E.
+        num_classes: K.
+        image: Image of each entry, ascending.
+        exit_index: Exit of each entry, from 0.
+        class_index: Class of each entry, from 0.
+        iou_sum: Sum of the IoU of matched segments.
+        tp: Matched segments.
+        fp: Predicted segments without match.
+        fn: True segments without match.
+    """
+
+    num_images: int
+    num_exits: int
+    num_classes: int
+    image: Int64[np.ndarray, " P"]
+    exit_index: Int64[np.ndarray, " P"]
+    class_index: Int64[np.ndarray, " P"]
+    iou_sum: Float64[np.ndarray, " P"]
+    tp: Int32[np.ndarray, " P"]
+    fp: Int32[np.ndarray, " P"]
+    fn: Int32[np.ndarray, " P"]
+
+    def __post_init__(self) -> None:
+        for name, values, limit in (
+            ("image", self.image, self.num_images),
+            ("exit", self.exit_index, self.num_exits),
+            ("class", self.class_index, self.num_classes),
+        ):
+            if values.size and not (values.min() >= 0 and values.max() < limit):
+                raise ValueError(
+                    f"{name} index of the count table spans {values.min()}..{values.max()}, "
+                    f"but there are {limit}: expected 0..{limit - 1}"
+                )
+        if self.image.size and bool((np.diff(self.image) < 0).any()):
+            raise ValueError("entries of the count table must be grouped by ascending image")
+
+    @classmethod
+    def from_dense(
+        cls,
+        iou_sum: Float64[np.ndarray, "N E K"],
+        tp: Int64[np.ndarray, "N E K"],
+        fp: Int64[np.ndarray, "N E K"],
+        fn: Int64[np.ndarray, "N E K"],
+    ) -> "CountTable":
+        """Build the table from dense arrays."""
+        image, exit_index, class_index = np.nonzero(tp + fp + fn)
+        at = (image, exit_index, class_index)
+        N, E, K = tp.shape
+        tp_at, fp_at, fn_at = (array[at].astype(np.int32) for array in (tp, fp, fn))
+        return cls(N, E, K, image, exit_index, class_index, iou_sum[at], tp_at, fp_at, fn_at)
+
+    @cached_property
+    def halves(self) -> Float64[np.ndarray, " P"]:
+        """``tp + fp / 2 + fn / 2`` of each entry: what PQ divides by."""
+        return self.tp + 0.5 * self.fp + 0.5 * self.fn
+
+    @cached_property
+    def exit_totals(self) -> Float64[np.ndarray, "E 2 K"]:
+        """IoU sums and halves when every image takes the same exit."""
+        return np.stack([self.totals(self.fixed_assignment(e)) for e in range(self.num_exits)])
+
+    def fixed_assignment(self, exit_index: int) -> Int64[np.ndarray, " N"]:
+        """Send every image to one exit."""
+        return np.full(self.num_images, exit_index, np.int64)
+
+    def totals(self, assignment: Int64[np.ndarray, " N"]) -> Float64[np.ndarray, "2 K"]:
+        """Sum IoU and halves per class, each image at its own exit (an index from 0)."""
+        taken = self.exit_index == assignment[self.image]
+        return self._sums(np.flatnonzero(taken), None)
+
+    def mixture_totals(self, weights: Float64[np.ndarray, "N E"]) -> Float64[np.ndarray, "2 K"]:
+        """Sum expected IoU and halves per class under exit probabilities per image."""
+        return self._sums(np.arange(self.image.size), weights[self.image, self.exit_index])
+
+    def _sums(
+        self, entries: Int64[np.ndarray, " S"], weights: Float64[np.ndarray, " S"] | None
+    ) -> Float64[np.ndarray, "2 K"]:
+        values = (self.iou_sum[entries], self.halves[entries])
+        if weights is not None:
+            values = (values[0] * weights, values[1] * weights)
+        classes = self.class_index[entries]
+        # bincount of nothing at all is an array of integers.
+        return np.stack([np.bincount(classes, value, self.num_classes) for value in values]).astype(np.float64)
+
+
+def pq_of_totals(totals: Float64[np.ndarray, "*lead 2 K"]) -> Float64[np.ndarray, "*lead"]:
+    """Average ``iou_sum / halves`` over the classes that occur; NaN where none does."""
+    iou_sum, halves = totals[..., 0, :], totals[..., 1, :]
+    occurs = halves > 0
+    per_class = np.divide(iou_sum, halves, out=np.zeros_like(iou_sum), where=occurs)
+    number = occurs.sum(axis=-1)
+    averages: Float64[np.ndarray, "*lead"] = np.where(
+        number > 0, per_class.sum(axis=-1) / np.maximum(number, 1), np.nan
+    )
+    return averages
+
+
+def assignment_pq(table: CountTable, assignment: Int64[np.ndarray, " N"]) -> float:
+    """Give the data set's PQ, exactly, with each image at its own exit (an index from 0)."""
+    return float(pq_of_totals(table.totals(assignment)))
+
+
+def mixture_pq(table: CountTable, mixture: Float64[np.ndarray, " E"]) -> float:
+    """Give the data set's PQ at the expected counts of a mixture that ignores the image."""
+    return float(pq_of_totals(np.tensordot(mixture, table.exit_totals, 1)))
+
+
+def mixture_of(assignment: Int64[np.ndarray, " N"], num_exits: int) -> Float64[np.ndarray, " E"]:
+    """Give the share of images at each exit."""
+    return np.bincount(assignment, minlength=num_exits) / max(assignment.size, 1)
+
+
+def oracle_assignment(utilities: Float64[np.ndarray, "N E"], tolerance: float = 1e-12) -> Int64[np.ndarray, " N"]:
+    """Choose each image's best exit; ties go to the shallower, images with an undefined value to the shallowest.
+
+    Args:
+        utilities: Per-image PQ for the oracle of quality, or PQ less the price of the cost for the oracle of a
+            budget; NaN where undefined.
+        tolerance: Values closer than this are a tie.
+    """
+    best = utilities.max(axis=1, keepdims=True)
+    # A comparison with NaN is false throughout, and argmax of an all-false row is 0.
+    choice: Int64[np.ndarray, " N"] = np.argmax(utilities >= best - tolerance, axis=1)
+    return choice
+
+
+def random_assignment_pq(
+    table: CountTable, assignment: Int64[np.ndarray, " N"], draws: int, seed: int
+) -> Float64[np.ndarray, " draws"]:
+    """Give the PQ of random gates that take each exit exactly as often as the assignment does.
+
+    Args:
+        draws: Number of shuffles.
+        seed: The same seed gives the same draws.
+    """
+    generator = np.random.default_rng(seed)
+    return np.array([assignment_pq(table, generator.permutation(assignment)) for _ in range(draws)])
+
+
+def best_fixed_mixture(
+    table: CountTable, exit_costs: Float64[np.ndarray, " E"], budget: float
+) -> Float64[np.ndarray, " E"] | None:
+    """Find the mixture of at most two fixed exits with the best PQ whose mean cost stays within a budget.
+
+    Without a gate this is the best one can do at that cost: exits and their pairwise blends span the upper hull of
+    cost and PQ. A blend's PQ is taken at its expected counts, so it is no straight line between its ends.
+
+    Args:
+        exit_costs: Mean cost of each exit over the images.
+        budget: Largest mean cost allowed, in the same unit.
+
+    Returns:
+        The share of each exit, the cheapest of equally good ones; None when no exit is that cheap.
+    """
+    candidates: list[Float64[np.ndarray, " E"]] = []
+    unit = np.eye(len(exit_costs))
+    affordable = exit_costs <= budget + 1e-9 * np.abs(budget)
+    for cheap in np.flatnonzero(affordable):
+        candidates.append(unit[cheap])
+        for dear in np.flatnonzero(~affordable):
+            share = (budget - exit_costs[cheap]) / (exit_costs[dear] - exit_costs[cheap])
+            candidates.append((1.0 - max(share, 0.0)) * unit[cheap] + max(share, 0.0) * unit[dear])
+    if not candidates:
+        return None
+    quality = np.array([mixture_pq(table, candidate) for candidate in candidates])
+    costs = np.array([candidate @ exit_costs for candidate in candidates])
+    return candidates[int(np.lexsort((costs, -quality))[0])]
+
+
+def fixed_hull(table: CountTable, exit_costs: Float64[np.ndarray, " E"]) -> list[tuple[int, float, float]]:
+    """List the fixed exits on the upper convex hull of (cost, PQ) as (exit index, cost, PQ), cheapest first."""
+    points = sorted(
+        (float(cost), -float(pq), index)
+        for index, (cost, pq) in enumerate(zip(exit_costs, pq_of_totals(table.exit_totals), strict=True))
+    )
+    hull: list[tuple[int, float, float]] = []
+    for cost, negative_pq, index in points:
+        pq = -negative_pq
+        if hull and pq <= hull[-1][2]:
+            continue  # dearer and no better
+        while len(hull) >= 2:
+            (_, cost_a, pq_a), (_, cost_b, pq_b) = hull[-2:]
+            if (pq_b - pq_a) * (cost - cost_a) > (pq - pq_a) * (cost_b - cost_a):
+                break
+            hull.pop()
+        hull.append((index, cost, pq))
+    return hull

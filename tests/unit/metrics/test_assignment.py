@@ -1,0 +1,214 @@
+"""Dataset PQ of assignments, mixtures and oracles, against hand-worked numbers and a plain reference."""
+
+import itertools
+
+import numpy as np
+import pytest
+from helpers_gate import plain_assignment_pq, plain_pq, random_counts, random_table
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ecocli.metrics.assignment import (
+    CountTable,
+    assignment_pq,
+    best_fixed_mixture,
+    fixed_hull,
+    mixture_of,
+    mixture_pq,
+    oracle_assignment,
+    pq_of_totals,
+    random_assignment_pq,
+)
+from ecocli.metrics.bootstrap import (
+    bootstrap_totals,
+    compare_with_mixture,
+    one_hot,
+    percentile_interval,
+    stack_weights,
+)
+from ecocli.metrics.panoptic_quality import ImageCounts, panoptic_quality
+
+
+def hand_counts() -> tuple[np.ndarray, ...]:
+    """Two images, two exits, two classes.
+
+    Image 0: exit 0 misses the one object of class 0; exit 1 finds it with IoU 0.8.
+    Image 1: class 0 found with IoU 0.6 at both exits; class 1 has one false positive at exit 1 only.
+    """
+    iou_sum, tp, fp, fn = np.zeros((2, 2, 2)), *(np.zeros((2, 2, 2), np.int64) for _ in range(3))
+    fn[0, 0, 0] = 1
+    iou_sum[0, 1, 0], tp[0, 1, 0] = 0.8, 1
+    iou_sum[1, :, 0], tp[1, :, 0] = 0.6, 1
+    fp[1, 1, 1] = 1
+    return iou_sum, tp, fp, fn
+
+
+def test_assignment_pq__two_images__hand_worked() -> None:
+    table = CountTable.from_dense(*hand_counts())
+    # Exit 0 everywhere: class 0 has IoU 0.6, TP 1, FN 1: 0.6 / 1.5. Class 1 does not occur.
+    assert assignment_pq(table, np.array([0, 0])) == pytest.approx(0.4, abs=1e-15)
+    # Image 0 at exit 1: 1.4 / 2.
+    assert assignment_pq(table, np.array([1, 0])) == pytest.approx(0.7, abs=1e-15)
+    # Exit 1 everywhere: the false positive makes class 1 occur with PQ 0: (0.7 + 0) / 2.
+    assert assignment_pq(table, np.array([1, 1])) == pytest.approx(0.35, abs=1e-15)
+
+
+def test_mixture_pq__half_and_half__hand_worked() -> None:
+    table = CountTable.from_dense(*hand_counts())
+    # Expected counts of class 0: IoU 0.6 + 0.4, TP 1 + 0.5, FN 0.5, so 1.0 / 1.75; class 1: FP 0.5, PQ 0.
+    assert mixture_pq(table, np.array([0.5, 0.5])) == pytest.approx((1.0 / 1.75) / 2, abs=1e-15)
+
+
+def test_assignment_pq__no_class_occurs__is_nan() -> None:
+    nothing = np.zeros((3, 2, 4), np.int64)
+    table = CountTable.from_dense(nothing.astype(float), nothing, nothing, nothing)
+    assert np.isnan(assignment_pq(table, np.zeros(3, np.int64)))
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10_000), images=st.integers(1, 12), exits=st.integers(1, 5), classes=st.integers(1, 6))
+def test_assignment_pq__random_tables__equals_plain_sum(seed: int, images: int, exits: int, classes: int) -> None:
+    counts = random_counts(seed, images, exits, classes)
+    assignment = np.random.default_rng(seed + 1).integers(0, exits, images)
+    found = assignment_pq(CountTable.from_dense(*counts), assignment)
+    assert found == pytest.approx(plain_assignment_pq(counts, assignment), abs=1e-12, nan_ok=True)
+
+
+def test_assignment_pq__random_table__equals_the_evaluators_panoptic_quality() -> None:
+    counts = random_counts(3, 40, 4, 9)
+    assignment = np.random.default_rng(0).integers(0, 4, 40)
+    total = ImageCounts.zeros(9)
+    for n, e in enumerate(assignment):
+        total = total + ImageCounts(*(array[n, e] for array in counts))
+    peer = panoptic_quality(total).overall.pq
+    assert assignment_pq(CountTable.from_dense(*counts), assignment) == pytest.approx(peer, abs=1e-12)
+
+
+def test_mixture_totals__random_weights__equals_expectation_over_all_assignments() -> None:
+    table = random_table(5, 3, 2, 3)
+    weights = np.random.default_rng(1).dirichlet(np.ones(2), 3)
+    expected = sum(
+        np.prod(weights[np.arange(3), list(choice)]) * table.totals(np.array(choice))
+        for choice in itertools.product(range(2), repeat=3)
+    )
+    np.testing.assert_allclose(table.mixture_totals(weights), expected, atol=1e-12)
+
+
+def test_count_table__class_out_of_range__names_the_span() -> None:
+    counts = np.ones((1, 1, 2), np.int64)
+    table = CountTable.from_dense(counts.astype(float), counts, counts, counts)
+    with pytest.raises(ValueError, match=r"class index of the count table spans 0\.\.1, but there are 1"):
+        CountTable(1, 1, 1, *(getattr(table, name) for name in _ENTRY_FIELDS))
+
+
+def test_count_table__images_out_of_order__is_refused() -> None:
+    table = random_table(0, 4, 2, 2)
+    backwards = {name: getattr(table, name)[::-1].copy() for name in _ENTRY_FIELDS}
+    with pytest.raises(ValueError, match="grouped by ascending image"):
+        CountTable(4, 2, 2, **backwards)
+
+
+_ENTRY_FIELDS = ("image", "exit_index", "class_index", "iou_sum", "tp", "fp", "fn")
+
+
+def test_oracle_assignment__ties_and_undefined__take_the_shallower() -> None:
+    # By hand: a tie at exits 0 and 2; a maximum at 1; undefined at one exit; a tie in decimals but not in binary:
+    # 0.51 - 3 * 0.01 is 0.48 and so is 0.50 - 2 * 0.01.
+    utilities = np.array(
+        [[0.5, 0.4, 0.5], [0.1, 0.3, 0.2], [np.nan, 0.9, 0.1], [0.50 - 2 * 0.01, 0.51 - 3 * 0.01, 0.0]]
+    )
+    assert oracle_assignment(utilities).tolist() == [0, 1, 0, 0]
+
+
+def test_mixture_of__counts_shares() -> None:
+    np.testing.assert_array_equal(mixture_of(np.array([0, 2, 2, 2]), 4), [0.25, 0.0, 0.75, 0.0])
+
+
+def test_random_assignment_pq__same_seed__same_draws_around_the_expected_value() -> None:
+    table = random_table(8, 300, 3, 4)
+    assignment = np.random.default_rng(0).integers(0, 3, 300)
+    draws = random_assignment_pq(table, assignment, 60, seed=1)
+    np.testing.assert_array_equal(draws, random_assignment_pq(table, assignment, 60, seed=1))
+    expected = mixture_pq(table, mixture_of(assignment, 3))
+    # The mean of 60 draws lies within four standard errors, and single draws differ from each other.
+    assert abs(draws.mean() - expected) < 4 * draws.std() / np.sqrt(60) + 1e-4
+    assert draws.std() > 0
+
+
+def test_best_fixed_mixture__three_exits__equals_a_fine_search_over_pairs() -> None:
+    table = random_table(11, 50, 3, 5)
+    costs = np.array([2.0, 3.0, 5.0])
+    budget = 3.4
+    best = max(
+        mixture_pq(table, share * np.eye(3)[i] + (1 - share) * np.eye(3)[j])
+        for i, j in itertools.product(range(3), repeat=2)
+        for share in np.linspace(0, 1, 2001)
+        if share * costs[i] + (1 - share) * costs[j] <= budget + 1e-12
+    )
+    mixture = best_fixed_mixture(table, costs, budget)
+    assert mixture is not None
+    assert mixture @ costs <= budget + 1e-9
+    assert mixture.sum() == pytest.approx(1.0)
+    assert mixture_pq(table, mixture) >= best - 1e-9
+
+
+def test_best_fixed_mixture__deeper_is_worse__keeps_the_cheap_exit() -> None:
+    counts = hand_counts()
+    swapped = tuple(array[:, ::-1] for array in counts)
+    # Exit 0 now scores 0.35 and exit 1 only 0.4 at twice the cost; a budget of 1 affords the first alone.
+    mixture = best_fixed_mixture(CountTable.from_dense(*swapped), np.array([1.0, 2.0]), 1.0)
+    np.testing.assert_array_equal(mixture, [1.0, 0.0])
+    # With the better exit the cheaper one, a budget of 2 still buys only the cheap one.
+    mixture = best_fixed_mixture(CountTable.from_dense(*counts), np.array([1.0, 2.0]), 2.0)
+    np.testing.assert_array_equal(mixture, [1.0, 0.0])
+
+
+def test_best_fixed_mixture__budget_below_every_exit__is_none() -> None:
+    assert best_fixed_mixture(random_table(0, 5, 2, 2), np.array([2.0, 3.0]), 1.9) is None
+
+
+def test_fixed_hull__exit_below_the_line__is_left_out() -> None:
+    # One class, one object: the exits have IoU 0.6, 0.65, 0.9 at costs 1, 2, 3; the line from 0.6 to 0.9 passes 0.75.
+    iou_sum = np.array([0.6, 0.65, 0.9]).reshape(1, 3, 1)
+    ones, zeros = np.ones((1, 3, 1), np.int64), np.zeros((1, 3, 1), np.int64)
+    table = CountTable.from_dense(iou_sum, ones, zeros, zeros)
+    assert fixed_hull(table, np.array([1.0, 2.0, 3.0])) == [(0, 1.0, 0.6), (2, 3.0, 0.9)]
+
+
+def test_fixed_hull__dearer_and_worse__is_left_out() -> None:
+    iou_sum = np.array([0.6, 0.9, 0.8]).reshape(1, 3, 1)
+    ones, zeros = np.ones((1, 3, 1), np.int64), np.zeros((1, 3, 1), np.int64)
+    table = CountTable.from_dense(iou_sum, ones, zeros, zeros)
+    assert [index for index, _, _ in fixed_hull(table, np.array([1.0, 2.0, 3.0]))] == [0, 1]
+
+
+def test_bootstrap_totals__many_images__equals_plain_resampling() -> None:
+    # More images than one slice holds; the reference repeats the draw and adds image by image.
+    counts = random_counts(2, 1500, 2, 3)
+    table = CountTable.from_dense(*counts)
+    assignment = np.random.default_rng(4).integers(0, 2, 1500)
+    totals = bootstrap_totals(table, stack_weights([assignment], 2), replicates=3, seed=9)
+    rng = np.random.default_rng(9)
+    for replicate in range(3):
+        drawn = rng.integers(0, 1500, 1500)
+        sums = [array[drawn, assignment[drawn]].sum(axis=0) for array in counts]
+        assert pq_of_totals(totals[replicate, 0]) == pytest.approx(plain_pq(*sums), abs=1e-12)
+
+
+def test_compare_with_mixture__assignment_equal_to_control__lead_is_zero() -> None:
+    table = random_table(6, 80, 3, 4)
+    fixed = [table.fixed_assignment(e) for e in range(3)]
+    totals = bootstrap_totals(table, stack_weights(fixed, 3), 50, seed=0)
+    comparison = compare_with_mixture(totals[:, 1], totals, np.array([0.0, 1.0, 0.0]))
+    assert comparison.lead == pytest.approx((0.0, 0.0), abs=1e-12)
+    assert comparison.pq[0] < assignment_pq(table, fixed[1]) < comparison.pq[1]
+
+
+def test_percentile_interval__hundred_values__hand_worked() -> None:
+    # Linear quantiles of 0..100: 2.5 and 97.5; undefined replicates do not count.
+    assert percentile_interval(np.append(np.arange(101.0), np.nan)) == pytest.approx((2.5, 97.5))
+    assert all(np.isnan(percentile_interval(np.array([np.nan]))))
+
+
+def test_one_hot__assignment__sums_to_one() -> None:
+    np.testing.assert_array_equal(one_hot(np.array([1, 0]), 2), [[0.0, 1.0], [1.0, 0.0]])
