@@ -1,0 +1,56 @@
+"""An artifact as its readers see it, and the messages about artifacts that do not fit."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic
+
+from ecocli.artifacts.blobs import Blobs
+from ecocli.artifacts.manifest import ManifestT
+from ecocli.errors import ArtifactError
+
+
+@dataclass(frozen=True)
+class Artifact(Generic[ManifestT]):
+    """A verified artifact.
+
+    Attributes:
+        digest: Its identity, the SHA-256 of its OCI manifest.
+        manifest: What it is and what it was made from.
+        blobs: Where its files stand.
+    """
+
+    digest: str
+    manifest: ManifestT
+    blobs: Blobs
+
+    def path_of(self, name: str) -> Path:
+        """Return the path of one file, to be read only; blobs carry no file name extension.
+
+        Raises:
+            ArtifactError: The artifact has no such file.
+        """
+        for entry in self.manifest.files:
+            if entry.name == name:
+                return self.blobs.path(entry.digest)
+        names = ", ".join(entry.name for entry in self.manifest.files) or "no files"
+        raise ArtifactError(
+            f"The {self.manifest.kind} {self.digest} has no file {name!r}; found {names}. "
+            "It was made by another version of eco: run its stage again with --force."
+        )
+
+
+def wrong_kind_error(reference: str, found: str, expected: str) -> ArtifactError:
+    """Return the error for an artifact of another kind than the one wanted."""
+    return ArtifactError(
+        f"{reference} is an artifact of kind {found!r}, expected {expected!r}. `eco store ls --kind {expected}` lists "
+        "the ones there are."
+    )
+
+
+def misfit_error(digest: str, kind: str, reason: Exception) -> ArtifactError:
+    """Return the error for a manifest that this version cannot read."""
+    first = str(reason).splitlines()[0]
+    return ArtifactError(
+        f"The manifest of {digest} does not fit what this version expects of a {kind} ({first}). It was made by "
+        "another version of eco: make it again with --force."
+    )

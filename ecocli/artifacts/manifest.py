@@ -1,0 +1,168 @@
+"""Manifests: what an artifact is, what it was made from, and which files it consists of.
+
+One class per kind. The canonical JSON of a manifest is the config blob of the artifact's OCI manifest, so every field
+is part of the artifact's identity; hosts, times and versions belong to the provenance, outside of it. Stages leave
+``files`` empty: the store fills it in from what it wrote.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Literal, Self, TypeVar, get_args, get_origin
+
+from pydantic import Field, JsonValue, model_validator
+
+from ecocli.artifacts.digest import DIGEST_PATTERN, canonical_json
+from ecocli.config.base import Config
+
+DigestText = Annotated[str, Field(pattern=DIGEST_PATTERN)]
+FileName = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$", max_length=255)
+]
+KindName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,63}$")]
+FileContents = Mapping[str, Path | bytes]
+
+
+class FileEntry(Config):
+    """One file of an artifact.
+
+    Attributes:
+        name: Relative POSIX path inside the artifact.
+        size_bytes: Length of the content.
+        digest: SHA-256 of the content.
+    """
+
+    name: FileName
+    size_bytes: int = Field(ge=0)
+    digest: DigestText
+
+
+class Manifest(Config):
+    """What all kinds of artifacts record.
+
+    Attributes:
+        kind: The kind of artifact, the same word as in the command line.
+        schema_version: Version of the stage that made it; a stage raises it when its results change.
+        stage_config: The resolved configuration of the stage, as JSON data.
+        inputs: Role (``parent``, ``derived``) to digest of each input artifact.
+        dataset_fingerprints: Role (``train``, ``validation``) to fingerprint of each data set.
+        files: The artifact's files by ascending name; filled in by the store.
+    """
+
+    kind: KindName
+    schema_version: int = Field(ge=1)
+    stage_config: dict[str, JsonValue]
+    inputs: dict[str, DigestText]
+    dataset_fingerprints: dict[str, str]
+    files: tuple[FileEntry, ...] = ()
+
+    @model_validator(mode="after")
+    def _names_ascend(self) -> Self:
+        names = [entry.name for entry in self.files]
+        if names != sorted(set(names)):
+            raise ValueError("files must be sorted by name and named once")
+        return self
+
+    def canonical_bytes(self) -> bytes:
+        """Return the canonical JSON of the manifest: the artifact's config blob."""
+        return canonical_json(self.model_dump(mode="json"))
+
+    def with_files(self, files: Sequence[FileEntry]) -> Self:
+        """Return a copy that lists these files, sorted by name."""
+        entries = sorted((entry.model_dump() for entry in files), key=lambda entry: str(entry["name"]))
+        return self.model_validate({**dict(self), "files": tuple(FileEntry(**entry) for entry in entries)})
+
+
+class ParentManifest(Manifest):
+    """A multi-exit model (Step A).
+
+    Attributes:
+        architecture: The resolved architecture configuration.
+        exit_depths: Encoder layers run at each exit, ascending, counted from 1.
+        categories: The categories in the order of the class index.
+        steps: Optimisation steps trained; 0 for imported weights.
+    """
+
+    kind: Literal["parent"] = "parent"
+    architecture: dict[str, JsonValue]
+    exit_depths: tuple[int, ...]
+    categories: tuple[dict[str, JsonValue], ...]
+    steps: int = Field(ge=0)
+
+
+class DerivedManifest(Manifest):
+    """The derived tables (Step B): per image, the quality at each exit and the gate's features.
+
+    Attributes:
+        splits: Names of the data set splits, one table each.
+        exit_depths: Encoder layers run at each exit, ascending.
+        rows: Number of images per split.
+        feature_sizes: Feature name to its length.
+    """
+
+    kind: Literal["derived"] = "derived"
+    splits: tuple[str, ...]
+    exit_depths: tuple[int, ...]
+    rows: dict[str, int]
+    feature_sizes: dict[str, int]
+
+
+class GateManifest(Manifest):
+    """A fitted gate (Step C).
+
+    Attributes:
+        exit_depths: Encoder layers run at each exit the gate can choose, ascending.
+        beta: Weight of the compute cost in the utility.
+        feature: Name of the pooled feature the gate reads.
+        metrics: Scores beside their controls.
+    """
+
+    kind: Literal["gate"] = "gate"
+    exit_depths: tuple[int, ...]
+    beta: float
+    feature: str
+    metrics: dict[str, JsonValue]
+
+
+class ReportManifest(Manifest):
+    """An evaluation or a profile.
+
+    Attributes:
+        summary: The numbers shown on screen, as JSON data.
+    """
+
+    kind: Literal["report"] = "report"
+    summary: dict[str, JsonValue]
+
+
+ManifestT = TypeVar("ManifestT", bound=Manifest)
+
+
+def kind_of_class(manifest_class: type[Manifest]) -> str:
+    """Return the kind that a manifest class stands for.
+
+    Raises:
+        TypeError: The class does not fix ``kind`` to one literal.
+    """
+    annotation = manifest_class.model_fields["kind"].annotation
+    values = get_args(annotation) if get_origin(annotation) is Literal else ()
+    if len(values) != 1 or not re.fullmatch(r"[a-z][a-z0-9-]*", str(values[0])):
+        raise TypeError(f"{manifest_class.__name__}.kind must be a Literal of one kind; found {annotation!r}.")
+    return str(values[0])
+
+
+def base_manifest(config: bytes) -> Manifest:
+    """Read the fields that all kinds share, whatever the kind.
+
+    Args:
+        config: Canonical JSON of a manifest of any kind.
+
+    Raises:
+        ValueError: The bytes are no manifest.
+    """
+    raw = json.loads(config)
+    if not isinstance(raw, dict):
+        raise ValueError("a manifest is a JSON object")
+    shared = {key: value for key, value in raw.items() if key in Manifest.model_fields}
+    return Manifest.model_validate_json(json.dumps(shared))
