@@ -1,8 +1,10 @@
-"""Which device a process computes on, found without loading torch where there is no NVIDIA driver."""
+"""Which device and how many threads a process computes with, settled without loading torch where possible."""
 
 from __future__ import annotations
 
 import ctypes
+import os
+import sys
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -50,3 +52,31 @@ def choose_device(requested: str, local_rank: int = 0) -> str:
             f"at most {count} processes per machine, or use --device cpu."
         )
     return f"cuda:{local_rank}"
+
+
+def limit_threads(requested: int | None = None) -> int:
+    """Set the number of CPU threads for computing and return it.
+
+    Args:
+        requested: None takes ``OMP_NUM_THREADS``, which torchrun sets, or else all cores this process may use.
+
+    Raises:
+        ValueError: ``OMP_NUM_THREADS`` is not a positive number.
+    """
+    count = requested
+    if count is None:
+        text = os.environ.get("OMP_NUM_THREADS")
+        if text is None:
+            # Unlike cpu_count this respects the share of a machine that a batch system grants.
+            count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        elif (first := text.partition(",")[0]).isdecimal() and int(first) > 0:
+            # OpenMP allows one number per level of nesting; only the first matters here.
+            count = int(first)
+        else:
+            raise ValueError(f"The environment variable OMP_NUM_THREADS is {text!r}, expected a positive number.")
+    # Read by libraries when they are loaded; torch is loaded late, if at all, so both ways are needed.
+    os.environ["OMP_NUM_THREADS"] = str(count)
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(count)
+    return count

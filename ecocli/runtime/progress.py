@@ -180,9 +180,7 @@ class Progress:
             self._bars.start()
         bars = self._bars
         total_text = "?" if total is None else str(total)
-        number = bars.add_task(
-            name, total=total, completed=completed, total_text=total_text, state=unit, values=""
-        )
+        number = bars.add_task(name, total=total, completed=completed, total_text=total_text, state=unit, values="")
 
         def show(task: ProgressTask) -> None:
             bars.update(

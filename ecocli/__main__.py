@@ -1,0 +1,111 @@
+"""The entry point ``eco``: runs one command and turns its outcome into an exit code.
+
+Only here does the program decide to leave. An expected error is one paragraph on stderr; anything else is a bug and
+shows its traceback.
+"""
+
+import os
+import shutil
+import sys
+import textwrap
+import traceback
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import typer
+
+from ecocli.app import build_app
+from ecocli.errors import EcoError
+
+# What a shell reports for a process that SIGINT or SIGPIPE ended.
+_INTERRUPTED = 130
+_BROKEN_PIPE = 141
+
+
+def _print_error(message: str) -> None:
+    """Write a message to stderr, wrapped where a person reads it and unbroken where a log is searched."""
+    lines = f"error: {message}".splitlines()
+    if sys.stderr.isatty():
+        width = min(shutil.get_terminal_size().columns, 100)
+        lines = [
+            wrapped
+            for line in lines
+            for wrapped in textwrap.wrap(
+                line,
+                width,
+                subsequent_indent="    " if line.startswith("  ") else "",
+                # Paths and digests are copied from the screen: never cut them.
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+            or [""]
+        ]
+    sys.stderr.write("\n".join(lines) + "\n")
+
+
+def _print_usage_error(error: typer.TyperException) -> None:
+    context = getattr(error, "ctx", None)
+    message = error.format_message().rstrip()
+    if not message.endswith((".", "?", ")")):
+        message += "."
+    if context is not None:
+        message += f" Try '{context.command_path} --help'."
+    _print_error(message)
+
+
+def _run(arguments: Sequence[str]) -> int:
+    if not arguments:
+        with redirect_stdout(sys.stderr):
+            _run(["--help"])
+        return 2
+    command = typer.main.get_command(build_app(arguments))
+    try:
+        with command.make_context("eco", list(arguments)) as context:
+            command.invoke(context)
+    except typer.Exit as leave:
+        return leave.exit_code
+    except typer.TyperException as error:
+        _print_usage_error(error)
+        return 2
+    return 0
+
+
+def _silence_stdout() -> None:
+    # The interpreter flushes stdout when it ends and would complain about the reader that has gone.
+    with Path(os.devnull).open("w") as nothing:
+        os.dup2(nothing.fileno(), sys.stdout.fileno())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: The command line without the program's name; None for that of the process.
+
+    Returns:
+        0 done, 2 wrong usage, 3 bad or missing input data, 4 damaged or mismatched artifact, 5 interrupted with
+        its state saved, 1 a bug. Beside these, 130 after an interrupt that saved nothing and 141 when the reader of
+        stdout has gone, as shells have it.
+    """
+    try:
+        code = _run(sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.flush()
+        return code
+    except EcoError as error:
+        _print_error(str(error))
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        # Ctrl-C before a stage can save, or the second one: nobody promised that a run can go on from here.
+        _print_error("interrupted at once, without saving. Earlier saved state, if any, is still used by a new run.")
+        return _INTERRUPTED
+    except BrokenPipeError:
+        _silence_stdout()
+        return _BROKEN_PIPE
+    except Exception:
+        traceback.print_exc()
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,266 @@
+"""What the commands share: options, surroundings, layered settings, and the one way to print a result.
+
+stdout carries the result and nothing else, so that ``parent=$(eco train-parent ...)`` works; everything else goes to
+stderr. Importing this module loads neither torch nor the store.
+"""
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from ecocli.config.base import Config
+from ecocli.config.loading import deep_merge, load_toml, nest, parse_assignments, resolve_config
+from ecocli.errors import UsageError
+from ecocli.runtime.context import Runtime
+from ecocli.runtime.device import choose_device, limit_threads
+from ecocli.runtime.distributed import World, setup_world, teardown_world
+from ecocli.runtime.interrupt import StopFlag
+from ecocli.runtime.logging import configure_logging
+from ecocli.runtime.progress import Progress
+
+if TYPE_CHECKING:
+    import rich.table
+
+    import ecocli.artifacts.store
+
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+StoreOption = Annotated[
+    Path | None,
+    typer.Option("--store", metavar="DIR", help="Artifact store.  [default: $ECO_STORE, else .eco]"),
+]
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE.toml", help="Settings that override the preset's.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override one setting; may be repeated, goes last."),
+]
+NameOption = Annotated[
+    list[str] | None,
+    typer.Option("--name", metavar="NAME", help="Give the result this name too; may be repeated."),
+]
+ForceOption = Annotated[bool, typer.Option("--force", help="Run again even if the store has the result.")]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Print the settings and inputs, and what would be reused; then stop.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the full result as one JSON object.")]
+SeedOption = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of all random numbers.")]
+DeviceOption = Annotated[
+    str, typer.Option("--device", metavar="auto|cpu|cuda", help="Where to compute; auto takes a GPU if there is one.")
+]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option("--threads", min=1, help="CPU threads.  [default: $OMP_NUM_THREADS, else all usable cores]"),
+]
+DataRootOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-root", metavar="DIR", help="Folder of the data sets.  [default: $ECO_DATASETS, $DETECTRON2_DATASETS]"
+    ),
+]
+
+
+def open_store(store: Path | None) -> "ecocli.artifacts.store.Store":
+    """Open the store of ``--store``, of ``ECO_STORE``, or ``.eco`` in the working directory."""
+    from ecocli.artifacts.store import Store
+
+    return Store(store if store is not None else Path(os.environ.get("ECO_STORE") or ".eco"))
+
+
+def environment_data_root() -> str | None:
+    """Return the folder of data sets that the environment names, to be used below the presets, or None."""
+    return os.environ.get("ECO_DATASETS") or os.environ.get("DETECTRON2_DATASETS") or None
+
+
+def _announce_stop(reason: str) -> None:
+    text = f"{reason}: stopping after the current step, its state is saved"
+    if reason == signal.SIGINT.name:
+        text += "; press Ctrl-C again to leave at once"
+    # A signal handler may interrupt a write to sys.stderr, which then refuses a second one.
+    os.write(2, (text + "\n").encode())
+
+
+@contextmanager
+def make_runtime(device: str = "auto", threads: int | None = None) -> Iterator[Runtime]:
+    """Set up the surroundings of a stage, and take them down again.
+
+    Inside the context SIGTERM, SIGUSR1 and SIGINT set the stop flag, and the processes that torchrun started form a
+    group. Seeds are no part of it: a stage derives them from its configuration.
+
+    Args:
+        device: ``auto``, ``cpu`` or ``cuda``.
+        threads: CPU threads; None for ``OMP_NUM_THREADS`` or all usable cores.
+
+    Raises:
+        UsageError: The device is not there, or the launcher's variables make no sense.
+    """
+    try:
+        name = choose_device(device, World.from_environment().local_rank)
+        count = limit_threads(threads)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    with StopFlag(_announce_stop) as stop:
+        world = setup_world(name)
+        try:
+            yield Runtime(name, world, Progress(world.is_main), stop, configure_logging(world), count)
+        finally:
+            teardown_world(world)
+
+
+def gather_settings(
+    config_path: Path | None = None,
+    flags: Mapping[str, object] | None = None,
+    assignments: Sequence[str] | None = None,
+) -> dict[str, object]:
+    """Merge what the user said: the TOML file, then flags, then ``--set``.
+
+    Args:
+        config_path: TOML file of ``--config``.
+        flags: Dotted key to value; a value of None was not given and is left out.
+        assignments: Texts of ``--set``.
+
+    Raises:
+        UsageError: The file or an assignment cannot be read.
+    """
+    given = {key: value for key, value in (flags or {}).items() if value is not None}
+    return deep_merge(
+        load_toml(config_path) if config_path is not None else {},
+        nest(given),
+        parse_assignments(assignments or ()),
+    )
+
+
+def resolve(
+    config_class: type[ConfigT],
+    *,
+    preset: Mapping[str, object] | Callable[[Mapping[str, object]], Mapping[str, object]] | None = None,
+    config_path: Path | None = None,
+    flags: Mapping[str, object] | None = None,
+    assignments: Sequence[str] | None = None,
+) -> ConfigT:
+    """Resolve a configuration: preset, then TOML file, then flags, then ``--set``; the class's defaults below all.
+
+    Args:
+        config_class: The configuration wanted.
+        preset: Lowest layer, or a function that chooses it from what the user said (as merged by
+            ``gather_settings``), because the data set or architecture may be named in any layer.
+        config_path: TOML file of ``--config``.
+        flags: Dotted key to value; a value of None was not given and is left out.
+        assignments: Texts of ``--set``.
+
+    Raises:
+        UsageError: Something is unknown, missing or wrong; all faults are named.
+    """
+    settings = gather_settings(config_path, flags, assignments)
+    lowest = preset(settings) if callable(preset) else preset or {}
+    return resolve_config(config_class, lowest, settings)
+
+
+def resolve_input(store: "ecocli.artifacts.store.Store", kind: str, reference: str | None, log: logging.Logger) -> str:
+    """Find the digest of an input and say on stderr which one is taken.
+
+    Args:
+        store: Where to look.
+        kind: Kind of artifact, which is also the name read where no reference is given.
+        reference: Digest, unique prefix or name, or None.
+        log: Told the digest.
+
+    Raises:
+        ArtifactError: Nothing, or more than one artifact, fits.
+    """
+    wanted = kind if reference is None else reference
+    digest = store.resolve(wanted, kind)
+    log.info("%s %s (%s)", kind, digest, "the latest" if reference is None else wanted)
+    return digest
+
+
+def emit_result(
+    world: World,
+    data: Mapping[str, object],
+    *,
+    text: str | None = None,
+    table: "rich.table.Table | None" = None,
+    as_json: bool = False,
+) -> None:
+    """Print the result on stdout, from rank 0 only.
+
+    Args:
+        world: The processes of this run.
+        data: The full result, printed as one line of JSON under ``--json``; NaN becomes null.
+        text: What is printed otherwise: a digest, a path, or several lines.
+        table: What is printed otherwise, instead of or after the text; never cut off in a pipe.
+        as_json: Whether ``--json`` was given.
+    """
+    if not world.is_main:
+        return
+    if as_json:
+        from pydantic_core import to_json
+
+        sys.stdout.write(to_json(data, inf_nan_mode="null").decode() + "\n")
+    else:
+        if text is not None:
+            sys.stdout.write(text + "\n")
+        if table is not None:
+            from rich.console import Console
+
+            console = Console(file=sys.stdout)
+            if not console.is_terminal:
+                console.width = max(console.width, console.measure(table).maximum)
+            console.print(table)
+    # A reader that has gone away is noticed here, not when the interpreter shuts down.
+    sys.stdout.flush()
+
+
+def _lines(values: Mapping[str, object], prefix: str = "  ") -> Iterator[str]:
+    from pydantic_core import to_json
+
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _lines(value, f"{prefix}{key}.")
+        elif value is not None:
+            yield f"{prefix}{key} = {to_json(value).decode()}"
+
+
+def print_dry_run(
+    world: World,
+    stage: str,
+    config: Config,
+    inputs: Mapping[str, str],
+    *,
+    action_digest: str | None = None,
+    reused: str | None = None,
+    as_json: bool = False,
+) -> None:
+    """Print what ``--dry-run`` promises: the resolved settings, the inputs, and what would be reused.
+
+    Args:
+        world: The processes of this run.
+        stage: Name of the command.
+        config: Resolved configuration.
+        inputs: Role to digest.
+        action_digest: What was asked, where the stage can say it beforehand.
+        reused: Digest of the artifact that would be returned without running, or None.
+        as_json: Whether ``--json`` was given.
+    """
+    settings = config.model_dump(mode="json")
+    data: dict[str, object] = {
+        "stage": stage,
+        "action": action_digest,
+        "inputs": dict(inputs),
+        "config": settings,
+        "reused": reused,
+    }
+    lines = [f"{stage}: " + (f"would reuse {reused}" if reused else "would run")]
+    if action_digest:
+        lines.append(f"action {action_digest}")
+    lines += ["inputs", *_lines(dict(inputs))] if inputs else []
+    lines += ["config", *_lines(settings)]
+    emit_result(world, data, text="\n".join(lines), as_json=as_json)

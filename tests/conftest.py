@@ -1,0 +1,53 @@
+"""What holds for every test: checked shapes, a store of its own, no data sets of the machine, few threads."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+# Before the first import of the package: every annotated shape and type is checked at run time, in tests only.
+install_import_hook("ecocli", "beartype.beartype")
+
+# For torch and its children, before anything loads it: two busy test runs on one machine slow each other down.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+_VARIABLES_OF_THE_MACHINE = (
+    "DETECTRON2_DATASETS",
+    "ECO_DATASETS",
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_RANK",
+    "SLURM_ARRAY_TASK_ID",
+    "SLURM_ARRAY_TASK_COUNT",
+)
+
+
+@pytest.fixture(autouse=True)
+def _isolated_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ECO_STORE", str(tmp_path / "store"))
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    for name in _VARIABLES_OF_THE_MACHINE:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _few_threads() -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """The folder of reference tensors and figures, which is not part of the repository; skips where it is absent."""
+    named = os.environ.get("ECO_SHARED")
+    folder = Path(named) if named else Path(__file__).resolve().parents[2] / "shared"
+    if not (folder / "golden").is_dir():
+        pytest.skip("the folder of golden tensors is not here; set ECO_SHARED to run this test")
+    return folder
