@@ -126,9 +126,7 @@ def random_scene(
         pred_top, pred_left = max(top + down, 0), max(left + right, 0)
         pred_map[pred_top : pred_top + tall, pred_left : pred_left + wide] = order + 1
     true_ids = sorted(set(categories_of) & set(np.unique(true_map).tolist()))
-    truth = [
-        Truth(i, categories_of[i], bool(rng.random() < 0.2), int((true_map == i).sum())) for i in true_ids
-    ]
+    truth = [Truth(i, categories_of[i], bool(rng.random() < 0.2), int((true_map == i).sum())) for i in true_ids]
     pred_categories = list(categories_of.values())
     pred = []
     for pred_id in np.unique(pred_map[pred_map > 0]).tolist():

@@ -31,9 +31,7 @@ def main() -> None:
     scene = random_scene(np.random.default_rng(0), 480, 640, 20, CATEGORIES)
     ours = best_ms(lambda: count_panoptic_image(*scene, CATEGORIES))
     official = best_ms(lambda: reference_counts(*scene, CATEGORIES))
-    print(
-        f"ours {ours:.2f} ms, official algorithm {official:.2f} ms per image: {official / ours:.1f} x faster"
-    )
+    print(f"ours {ours:.2f} ms, official algorithm {official:.2f} ms per image: {official / ours:.1f} x faster")
 
 
 if __name__ == "__main__":

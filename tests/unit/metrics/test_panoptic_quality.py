@@ -148,9 +148,7 @@ def test_count_panoptic_image__any_scene__equals_plain_reference_exactly(
     counts = count_panoptic_image(pred_map, pred, true_map, truth, CATEGORIES)
     expected = reference_counts(pred_map, pred, true_map, truth, CATEGORIES)
     tallies = [expected[category_id] for category_id in CATEGORIES]
-    assert as_lists(counts) == [
-        [getattr(t, field) for t in tallies] for field in ("iou_sum", "tp", "fp", "fn")
-    ]
+    assert as_lists(counts) == [[getattr(t, field) for t in tallies] for field in ("iou_sum", "tp", "fp", "fn")]
     quality = panoptic_quality(counts)
     average = reference_average(tallies)
     assert (quality.pq, quality.sq, quality.rq) == (average or (None, None, None))
@@ -159,9 +157,7 @@ def test_count_panoptic_image__any_scene__equals_plain_reference_exactly(
 
 def test_panoptic_quality__things_and_stuff__are_averaged_apart() -> None:
     # By hand: class 0: 1.5 / (2 + 0.5) = 0.6; class 1 has nothing; class 2: no match, SQ 0 by definition.
-    counts = ImageCounts(
-        np.array([1.5, 0.0, 0.0]), np.array([2, 0, 0]), np.array([1, 0, 0]), np.array([0, 0, 4])
-    )
+    counts = ImageCounts(np.array([1.5, 0.0, 0.0]), np.array([2, 0, 0]), np.array([1, 0, 0]), np.array([0, 0, 4]))
     quality = panoptic_quality(counts, (True, True, False))
     assert quality.pq == pytest.approx(0.3)
     assert quality.overall.num_classes == 2

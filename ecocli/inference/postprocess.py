@@ -1,0 +1,244 @@
+"""Predictions of one image to panoptic, semantic and instance results at the image's original size.
+
+Axes: Q queries, K classes, h w stride-4 cells, H W original pixels, M masks, N instances. Source of the rules:
+Mask2Former (arXiv 2112.01527) and its published inference. Masks are resized bilinearly to the padded input,
+cropped to the image and resized to the original size; everything is decided there.
+
+Unlike the source, full-resolution masks exist a few at a time: hopeless queries leave first, and the argmax over
+queries is kept while they stream by. Results are the same, memory is some masks instead of two times Q.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int, Int32
+from torch import Tensor
+
+Size = tuple[int, int]
+"""Height and width, in pixels."""
+
+_MASKS_AT_ONCE = 8
+_PIXELS_AT_ONCE = 1 << 16
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The sizes an image passes through.
+
+    Attributes:
+        padded_size: The network's input, padding included.
+        image_size: The image within it, from the top left corner.
+        original_size: The image as it lies on disk.
+    """
+
+    padded_size: Size
+    image_size: Size
+    original_size: Size
+
+
+@dataclass(frozen=True)
+class PredictedSegment:
+    """One segment of a predicted panoptic map.
+
+    Attributes:
+        id: Value of its pixels in the map, from 1.
+        class_index: Rank of its category.
+        category_id: The data set's id of its category.
+        is_thing: Whether it is one object; a stuff segment holds all of its class.
+        area: Its pixels.
+    """
+
+    id: int
+    class_index: int
+    category_id: int
+    is_thing: bool
+    area: int
+
+
+@dataclass(frozen=True)
+class PanopticRule:
+    """What turns predictions into segments besides the predictions.
+
+    Attributes:
+        is_thing: For each class whether it is a thing.
+        category_ids: The data set's id of each class.
+        object_threshold: A query takes part when its class probability exceeds this.
+        overlap_threshold: A segment stays when it keeps at least this ratio of its own mask.
+    """
+
+    is_thing: tuple[bool, ...]
+    category_ids: tuple[int, ...]
+    object_threshold: float = 0.8
+    overlap_threshold: float = 0.8
+
+
+@dataclass(frozen=True)
+class Instances:
+    """Scored instances, best first; several may share a mask (one query, several classes).
+
+    Attributes:
+        class_index: Rank of the category.
+        score: Class probability x mean mask probability inside the mask.
+        mask_index: Row of ``masks``.
+        masks: The distinct masks.
+    """
+
+    class_index: Int[Tensor, " N"]
+    score: Float[Tensor, " N"]
+    mask_index: Int[Tensor, " N"]
+    masks: Bool[Tensor, "M H W"]
+
+
+def resize_masks(pred_masks: Float[Tensor, "Q h w"], geometry: Geometry) -> Float[Tensor, "Q H W"]:
+    """Resize mask logits to the padded input, cut the padding off and resize to the original size."""
+    masks = _bilinear(pred_masks.float(), geometry.padded_size)
+    height, width = geometry.image_size
+    return _bilinear(masks[:, :height, :width], geometry.original_size)
+
+
+def panoptic_inference(
+    pred_logits: Float[Tensor, "Q K1"],
+    pred_masks: Float[Tensor, "Q h w"],
+    geometry: Geometry,
+    rule: PanopticRule,
+) -> tuple[Int32[np.ndarray, "H W"], tuple[PredictedSegment, ...]]:
+    """Merge the confident queries of one image into a panoptic map.
+
+    Args:
+        pred_logits: Class logits, "no object" last.
+        pred_masks: Mask logits at stride 4 of the padded input.
+        geometry: The sizes of the image.
+        rule: Kinds and ids of the classes, thresholds.
+
+    Returns:
+        The map, 0 where nothing is predicted, and its segments with ids 1, 2, ...
+    """
+    scores, labels = pred_logits.float().softmax(dim=-1).max(dim=-1)
+    kept = (labels != pred_logits.shape[-1] - 1) & (scores > rule.object_threshold)
+    classes = labels[kept].tolist()
+    if not classes:
+        return np.zeros(geometry.original_size, np.int32), ()
+    owner, inside, own_area = _assign_pixels(scores[kept], pred_masks[kept], geometry)
+    claimed = torch.bincount(owner.flatten(), minlength=len(classes)).tolist()
+    won = torch.bincount(owner[inside], minlength=len(classes)).tolist()
+
+    segment_of_query = [0] * len(classes)
+    segment_of_stuff: dict[int, int] = {}
+    class_of_segment: list[int] = []
+    areas: list[int] = []
+    for query, class_index in enumerate(classes):
+        if won[query] == 0 or claimed[query] / own_area[query] < rule.overlap_threshold:
+            continue
+        segment = 0 if rule.is_thing[class_index] else segment_of_stuff.get(class_index, 0)
+        if segment == 0:
+            class_of_segment.append(class_index)
+            areas.append(0)
+            segment = len(areas)
+            segment_of_stuff[class_index] = segment
+        segment_of_query[query] = segment
+        areas[segment - 1] += won[query]
+    table = torch.tensor(segment_of_query, dtype=torch.int32, device=owner.device)
+    panoptic_map = (table[owner] * inside).cpu().numpy()
+    segments = tuple(
+        PredictedSegment(number, index, rule.category_ids[index], rule.is_thing[index], area)
+        for number, (index, area) in enumerate(zip(class_of_segment, areas, strict=True), start=1)
+    )
+    return panoptic_map, segments
+
+
+def semantic_inference(
+    pred_logits: Float[Tensor, "Q K1"], pred_masks: Float[Tensor, "Q h w"], geometry: Geometry
+) -> Float[Tensor, "K H W"]:
+    """Return the score of every class at every pixel: class probability x mask probability, over the queries."""
+    probability = pred_logits.float().softmax(dim=-1)[:, :-1]
+    total = torch.zeros(
+        probability.shape[1], geometry.original_size[0] * geometry.original_size[1], device=pred_logits.device
+    )
+    for chunk in _chunks(pred_masks.shape[0]):
+        masks = resize_masks(pred_masks[chunk], geometry).sigmoid()
+        total.addmm_(probability[chunk].T, masks.flatten(1))
+    return total.view(-1, *geometry.original_size)
+
+
+def semantic_map(
+    pred_logits: Float[Tensor, "Q K1"], pred_masks: Float[Tensor, "Q h w"], geometry: Geometry
+) -> Int[Tensor, "H W"]:
+    """Return the best class of every pixel without holding the scores of all classes at once."""
+    probability = pred_logits.float().softmax(dim=-1)[:, :-1]
+    masks = torch.cat([resize_masks(pred_masks[chunk], geometry) for chunk in _chunks(pred_masks.shape[0])])
+    pixels = masks.sigmoid_().flatten(1)
+    best = [
+        (probability.T @ pixels[:, start : start + _PIXELS_AT_ONCE]).argmax(dim=0)
+        for start in range(0, pixels.shape[1], _PIXELS_AT_ONCE)
+    ]
+    return torch.cat(best).view(geometry.original_size)
+
+
+def instance_inference(
+    pred_logits: Float[Tensor, "Q K1"],
+    pred_masks: Float[Tensor, "Q h w"],
+    geometry: Geometry,
+    is_thing: Sequence[bool],
+    max_instances: int = 100,
+) -> Instances:
+    """Score the best (query, class) pairs of one image as instances; stuff among them is dropped.
+
+    Args:
+        pred_logits: Class logits, "no object" last.
+        pred_masks: Mask logits at stride 4 of the padded input.
+        geometry: The sizes of the image.
+        is_thing: For each class whether it is a thing.
+        max_instances: Pairs taken before stuff is dropped.
+    """
+    probability = pred_logits.float().softmax(dim=-1)[:, :-1]
+    K = probability.shape[1]
+    pair_score, pair = probability.flatten().topk(min(max_instances, probability.numel()), sorted=False)
+    thing = torch.tensor(is_thing, device=pair.device)[pair % K]
+    pair_score, pair = pair_score[thing], pair[thing]
+    queries, mask_index = torch.unique(pair // K, return_inverse=True)
+    masks = torch.empty((queries.numel(), *geometry.original_size), dtype=torch.bool, device=pair.device)
+    mask_score = torch.empty(queries.numel(), device=pair.device)
+    for chunk in _chunks(queries.numel()):
+        logits = resize_masks(pred_masks[queries[chunk]], geometry)
+        inside = logits > 0
+        pixels = inside.sum(dim=(1, 2))
+        mask_score[chunk] = (logits.sigmoid() * inside).sum(dim=(1, 2)) / (pixels + 1e-6)
+        masks[chunk] = inside
+    score = pair_score * mask_score[mask_index]
+    order = score.argsort(descending=True, stable=True)
+    return Instances((pair % K)[order], score[order], mask_index[order], masks)
+
+
+def _assign_pixels(
+    scores: Float[Tensor, " Q"], pred_masks: Float[Tensor, "Q h w"], geometry: Geometry
+) -> tuple[Int[Tensor, "H W"], Bool[Tensor, "H W"], list[int]]:
+    """Find each pixel's best query, whether it lies inside that query's mask, and the area of every mask."""
+    owner = torch.zeros(geometry.original_size, dtype=torch.int64, device=scores.device)
+    inside = torch.zeros(geometry.original_size, dtype=torch.bool, device=scores.device)
+    best = torch.full(geometry.original_size, -1.0, device=scores.device)
+    own_area: list[int] = []
+    for chunk in _chunks(scores.shape[0]):
+        masks = resize_masks(pred_masks[chunk], geometry).sigmoid()
+        solid = masks >= 0.5
+        own_area += solid.sum(dim=(1, 2)).tolist()
+        chunk_best, chunk_owner = masks.mul_(scores[chunk, None, None]).max(dim=0)
+        # Strictly better: of equal queries the first one keeps the pixel, as in one argmax over all.
+        better = chunk_best > best
+        best = torch.where(better, chunk_best, best)
+        owner = torch.where(better, chunk_owner + chunk.start, owner)
+        inside = torch.where(better, solid.gather(0, chunk_owner[None])[0], inside)
+    return owner, inside, own_area
+
+
+def _bilinear(masks: Float[Tensor, "Q h w"], size: Size) -> Float[Tensor, "Q H W"]:
+    if masks.shape[-2:] == size:
+        return masks
+    return F.interpolate(masks[None], size=size, mode="bilinear", align_corners=False)[0]
+
+
+def _chunks(count: int) -> Iterator[slice]:
+    for start in range(0, count, _MASKS_AT_ONCE):
+        yield slice(start, min(start + _MASKS_AT_ONCE, count))
