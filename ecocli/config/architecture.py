@@ -3,7 +3,7 @@
 A config only holds numbers; ``ecocli.model.builders`` is the one place that turns them into modules.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt
 
@@ -32,6 +32,32 @@ class ResNetConfig(Config):
     bottleneck_channels: PositiveInt = 64
     norm: NormName = "frozen_bn"
     stride_in_1x1: bool = False
+
+
+class SwinConfig(Config):
+    """A Swin Transformer with Mask2Former's norms after each stage.
+
+    Attributes:
+        embed_dim: Channels of res2; doubles with every stage.
+        depths: Blocks of res2, res3, res4, res5.
+        num_heads: Attention heads of each stage.
+        window_size: Side of the attention window in cells of stride 4 and up.
+        mlp_ratio: Hidden width of a block's MLP over its channels.
+        qkv_bias: Whether the query, key and value projection has a bias.
+        drop_path_rate: Stochastic depth of the last block in training, rising linearly from 0.
+    """
+
+    kind: Literal["swin"] = "swin"
+    embed_dim: PositiveInt = 96
+    depths: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (2, 2, 6, 2)
+    num_heads: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (3, 6, 12, 24)
+    window_size: PositiveInt = 7
+    mlp_ratio: float = Field(default=4.0, gt=0)
+    qkv_bias: bool = True
+    drop_path_rate: float = Field(default=0.3, ge=0, lt=1)
+
+
+BackboneConfig = Annotated[ResNetConfig | SwinConfig, Field(discriminator="kind")]
 
 
 class PixelDecoderConfig(Config):
@@ -66,7 +92,7 @@ class ArchitectureConfig(Config):
     """
 
     name: str
-    backbone: ResNetConfig
+    backbone: BackboneConfig
     pixel_decoder: PixelDecoderConfig = PixelDecoderConfig()
     transformer_decoder: TransformerDecoderConfig = TransformerDecoderConfig()
     num_classes: PositiveInt
@@ -76,9 +102,27 @@ class ArchitectureConfig(Config):
     overlap_threshold: float = Field(default=0.8, ge=0, le=1)
 
 
+_SWIN_S = SwinConfig(depths=(2, 2, 18, 2))
+_SWIN_B = SwinConfig(embed_dim=128, depths=(2, 2, 18, 2), num_heads=(4, 8, 16, 32))
+_SWIN_L = SwinConfig(embed_dim=192, depths=(2, 2, 18, 2), num_heads=(6, 12, 24, 48))
+# Pre-trained at 384 pixels: the window grows to 12 cells, everything else stays.
+_SWIN_B_384 = _SWIN_B.model_copy(update={"window_size": 12})
+_SWIN_L_384 = _SWIN_L.model_copy(update={"window_size": 12})
+_QUERIES_200 = TransformerDecoderConfig(num_queries=200)
+
 # One entry per name of `--arch`; num_classes is the COCO panoptic count unless the data set says otherwise.
 ARCHITECTURES: dict[str, ArchitectureConfig] = {
     "m2f-r50": ArchitectureConfig(name="m2f-r50", backbone=ResNetConfig(), num_classes=133),
+    "m2f-swin-t": ArchitectureConfig(name="m2f-swin-t", backbone=SwinConfig(), num_classes=133),
+    "m2f-swin-s": ArchitectureConfig(name="m2f-swin-s", backbone=_SWIN_S, num_classes=133),
+    "m2f-swin-b": ArchitectureConfig(name="m2f-swin-b", backbone=_SWIN_B, num_classes=133),
+    "m2f-swin-b-384": ArchitectureConfig(name="m2f-swin-b-384", backbone=_SWIN_B_384, num_classes=133),
+    "m2f-swin-l": ArchitectureConfig(
+        name="m2f-swin-l", backbone=_SWIN_L, transformer_decoder=_QUERIES_200, num_classes=133
+    ),
+    "m2f-swin-l-384": ArchitectureConfig(
+        name="m2f-swin-l-384", backbone=_SWIN_L_384, transformer_decoder=_QUERIES_200, num_classes=133
+    ),
     # The built-in data's model: the same classes, small. Its backbone sees little of the image (one 3 x 3
     # convolution per stage), so that context has to come from the encoder layers.
     "m2f-shapes": ArchitectureConfig(

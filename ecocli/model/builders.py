@@ -2,19 +2,31 @@
 
 from torch import nn
 
-from ecocli.config.architecture import ArchitectureConfig, ResNetConfig
+from ecocli.config.architecture import ArchitectureConfig, ResNetConfig, SwinConfig
 from ecocli.model.mask2former import Mask2Former
 from ecocli.model.pixel_decoder import PixelDecoder
 from ecocli.model.resnet import ResNet
+from ecocli.model.swin import SwinTransformer
 from ecocli.model.transformer_decoder import TransformerDecoder
 
 
-def build_backbone(config: ResNetConfig) -> tuple[nn.Module, dict[str, int]]:
+def build_backbone(config: ResNetConfig | SwinConfig) -> tuple[nn.Module, dict[str, int]]:
     """Build a backbone.
 
     Returns:
         The module, and the width of its outputs by name.
     """
+    if isinstance(config, SwinConfig):
+        swin = SwinTransformer(
+            embed_dim=config.embed_dim,
+            depths=config.depths,
+            num_heads=config.num_heads,
+            window_size=config.window_size,
+            mlp_ratio=config.mlp_ratio,
+            qkv_bias=config.qkv_bias,
+            drop_path_rate=config.drop_path_rate,
+        )
+        return swin, swin.channels
     backbone = ResNet(
         blocks=config.blocks,
         stem_channels=config.stem_channels,
