@@ -137,14 +137,10 @@ def _descriptor(raw: dict[str, object]) -> Descriptor:
     return Descriptor(digest, size, title)
 
 
-def index_entry(name: str, digest: str, size_bytes: int) -> dict[str, object]:
-    """Return the index entry of a named artifact."""
-    return {
-        "mediaType": MANIFEST_TYPE,
-        "digest": digest,
-        "size": size_bytes,
-        "annotations": {REF_NAME: name},
-    }
+def index_entry(name: str | None, digest: str, size_bytes: int) -> dict[str, object]:
+    """Return the index entry of an artifact, with or without a name."""
+    entry: dict[str, object] = {"mediaType": MANIFEST_TYPE, "digest": digest, "size": size_bytes}
+    return entry if name is None else {**entry, "annotations": {REF_NAME: name}}
 
 
 def build_index(entries: list[dict[str, object]]) -> bytes:

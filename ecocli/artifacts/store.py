@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import JsonValue, ValidationError
 
+from ecocli.artifacts.actions import Actions, digests_of_files
 from ecocli.artifacts.artifact import Artifact, misfit_error, wrong_kind_error
 from ecocli.artifacts.blobs import Blobs, Fault, damage_error
-from ecocli.artifacts.digest import canonical_json, hex_of, is_digest
+from ecocli.artifacts.digest import canonical_json, hex_of
 from ecocli.artifacts.files import make_directory, touch, write_bytes
 from ecocli.artifacts.layout import Layout
 from ecocli.artifacts.locking import locked
@@ -57,6 +58,7 @@ class Store:
     def __init__(self, root: Path | str) -> None:
         self.layout = Layout(Path(root))
         self.blobs = Blobs(self.layout.blobs, self.layout.scratch)
+        self.actions = Actions(self.layout.actions, self.layout.scratch)
         self.refs = Names(self.layout.refs, self.layout.index, self.layout.scratch)
 
     @property
@@ -114,13 +116,11 @@ class Store:
                 break
         else:
             raise damage_error(self.closure_faults(digest, full=False)[0])
-        self._write_json(
-            self.layout.provenance / f"{hex_of(digest)}.json", {**local_provenance(), **(provenance or {})}
-        )
+        self.write_provenance(digest, {**local_provenance(), **(provenance or {})})
         for name in names:
             self.set_name(name, digest)
         if action is not None:
-            self._write_json(self.action_path(action), {"artifact": digest})
+            self.actions.write(action, digest)
             self._remove_run(action)
         return Artifact(digest, stored, self.blobs)
 
@@ -135,8 +135,21 @@ class Store:
         config = self.blobs.put_bytes(stored.canonical_bytes())
         return stored, self.blobs.put_bytes(build_manifest(stored.kind, config, stored.files)).digest
 
-    def _write_json(self, path: Path, value: Mapping[str, JsonValue]) -> None:
-        write_bytes(path, canonical_json(value), self.layout.scratch)
+    def write_provenance(self, digest: str, provenance: Mapping[str, JsonValue]) -> None:
+        """Record where an artifact comes from, beside it."""
+        write_bytes(self.provenance_path(digest), canonical_json(provenance), self.layout.scratch)
+
+    def provenance_path(self, digest: str) -> Path:
+        """Return the file that records the origin of an artifact."""
+        return self.layout.provenance / f"{hex_of(digest)}.json"
+
+    def read_provenance(self, digest: str) -> dict[str, JsonValue]:
+        """Return what is recorded on the origin of an artifact; nothing if there is no readable record."""
+        try:
+            found = json.loads(self.provenance_path(digest).read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
 
     def set_name(self, name: str, digest: str) -> None:
         """Let a name stand for an artifact.
@@ -198,13 +211,21 @@ class Store:
         """Return the verified manifest fields that all kinds share, without looking at the files.
 
         Raises:
-            ArtifactError: It is missing, damaged or no artifact of eco.
+            ArtifactError: It is missing, damaged, contradicts itself or is no artifact of eco.
         """
-        config = self.blobs.read(self.read_oci(digest).config, f"artifact {digest}")
+        oci = self.read_oci(digest)
         try:
-            return base_manifest(config)
+            manifest = base_manifest(self.blobs.read(oci.config, f"artifact {digest}"))
         except ValueError as error:
-            raise misfit_error(digest, "manifest", error) from error
+            raise misfit_error(digest, oci.kind, error) from error
+        listed = tuple(Descriptor(entry.digest, entry.size_bytes, entry.name) for entry in manifest.files)
+        if (manifest.kind, listed) != (oci.kind, oci.layers):
+            raise ArtifactError(
+                f"The artifact {digest} contradicts itself: its manifest is of kind {manifest.kind!r} with "
+                f"{len(listed)} files, its OCI manifest of kind {oci.kind!r} with {len(oci.layers)} layers, expected "
+                "the same. It was not written by eco: make it again with --force."
+            )
+        return manifest
 
     def get(self, digest: str, manifest_class: type[ManifestT]) -> Artifact[ManifestT]:
         """Return an artifact after verifying size and SHA-256 of all its files.
@@ -215,17 +236,11 @@ class Store:
         oci, kind = self.read_oci(digest), kind_of_class(manifest_class)
         if oci.kind != kind:
             raise wrong_kind_error(digest, oci.kind, kind)
-        config = self.blobs.read(oci.config, f"{kind} {digest}")
+        self.read_base(digest)
         try:
-            manifest = manifest_class.model_validate_json(config)
+            manifest = manifest_class.model_validate_json(self.blobs.read(oci.config, f"{kind} {digest}"))
         except ValidationError as error:
             raise misfit_error(digest, kind, error) from error
-        listed = tuple(Descriptor(entry.digest, entry.size_bytes, entry.name) for entry in manifest.files)
-        if listed != oci.layers:
-            raise ArtifactError(
-                f"The {kind} {digest} contradicts itself: its manifest lists {len(listed)} files, its OCI manifest "
-                f"{len(oci.layers)} layers, expected the same. Make it again with --force."
-            )
         for layer in oci.layers:
             self.blobs.check(layer, f"{kind} {digest}")
         return Artifact(digest, manifest, self.blobs)
@@ -250,23 +265,6 @@ class Store:
         faults += [self.blobs.fault(layer, owner, full=full) for layer in oci.layers]
         return [fault for fault in faults if fault is not None]
 
-    def action_path(self, action_digest: str) -> Path:
-        """Return the file of an action's entry."""
-        return self.layout.actions / f"{hex_of(action_digest)}.json"
-
-    def read_action(self, action_digest: str) -> str | None:
-        """Return the artifact that an action's entry names; None if there is no readable entry."""
-        path = self.action_path(action_digest)
-        try:
-            digest = json.loads(path.read_bytes())["artifact"]
-            hex_of(digest)
-        except FileNotFoundError:
-            return None
-        except (ValueError, KeyError, TypeError, OSError) as error:
-            _log.warning("The action entry %s is damaged (%s): its stage is run again.", path, error)
-            return None
-        return str(digest)
-
     def find_action(self, action_digest: str) -> str | None:
         """Return the artifact that an action has made before.
 
@@ -276,7 +274,7 @@ class Store:
         Raises:
             ArtifactError: A file of the artifact has the wrong size. Damage is never passed over in silence.
         """
-        digest = self.read_action(action_digest)
+        digest = self.actions.read(action_digest)
         if digest is None:
             return None
         faults = self.closure_faults(digest, full=False)
@@ -287,7 +285,7 @@ class Store:
             _log.warning("%s The stage runs again.", faults[0].sentence())
             return None
         # The entry before its blobs: then the collector never sees a fresh entry with old blobs.
-        touch(self.action_path(action_digest))
+        touch(self.actions.path(action_digest))
         oci = self.read_oci(digest)
         for descriptor in (Descriptor(digest, 0), oci.config, *oci.layers):
             touch(self.blobs.path(descriptor.digest))
@@ -300,13 +298,9 @@ class Store:
     def digests(self) -> list[str]:
         """Return all artifacts that names, actions or provenance know, ascending, damaged ones included."""
         known = {ref.digest for ref in self.refs.read_all().values()}
-        known |= {digest for action in self.action_digests() if (digest := self.read_action(action))}
-        known |= _digests_of_files(self.layout.provenance)
+        known |= {digest for action in self.actions.listed() if (digest := self.actions.read(action))}
+        known |= set(digests_of_files(self.layout.provenance))
         return sorted(known)
-
-    def action_digests(self) -> list[str]:
-        """Return all actions that have an entry, ascending."""
-        return sorted(_digests_of_files(self.layout.actions))
 
     def resolve(self, reference: str, kind: str | None) -> str:
         """Return the digest that a name, a digest or a unique digest prefix stands for; see `references.resolve`."""
@@ -343,10 +337,3 @@ class Store:
         from ecocli.artifacts.transfer import pull
 
         return pull(self, source, reference, name=name, with_inputs=with_inputs)
-
-
-def _digests_of_files(directory: Path) -> set[str]:
-    if not directory.is_dir():
-        return set()
-    digests = {f"sha256:{path.stem}" for path in directory.iterdir() if path.suffix == ".json"}
-    return {digest for digest in digests if is_digest(digest)}

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -67,8 +68,10 @@ def write_table(path: Path, table: pa.Table) -> None:
         UsageError: The file system refuses.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    split = list(_vector_columns(table.schema))
-    text = [field.name for field in table.schema if _is_text(field.type)]
+    encoding: dict[str, Any] = {
+        "use_dictionary": [field.name for field in table.schema if _is_text(field.type)],
+        "column_encoding": dict.fromkeys(_vector_columns(table.schema), "BYTE_STREAM_SPLIT") or None,
+    }
     with storage_errors(path):
         try:
             pq.write_table(
@@ -77,8 +80,7 @@ def write_table(path: Path, table: pa.Table) -> None:
                 row_group_size=ROW_GROUP_ROWS,
                 compression="zstd",
                 compression_level=1,
-                use_dictionary=text,
-                column_encoding=dict.fromkeys(split, "BYTE_STREAM_SPLIT") or None,
+                **encoding,
             )
             temporary.replace(path)
         finally:

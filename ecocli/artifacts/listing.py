@@ -1,0 +1,57 @@
+"""One line on every artifact of a store. Damaged ones are listed too, with what is wrong."""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ecocli.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from ecocli.artifacts.store import Store
+
+
+@dataclass(frozen=True)
+class Listing:
+    """One artifact in a list.
+
+    Attributes:
+        digest: Its identity.
+        kind: Its kind; empty if that cannot be read.
+        names: All names that stand for it, ascending.
+        size_bytes: Sum of its files and its manifest.
+        created_at: UTC time in ISO 8601; empty if not recorded.
+        problem: Why it cannot be read; empty for a readable one. The files are not verified here.
+    """
+
+    digest: str
+    kind: str
+    names: tuple[str, ...]
+    size_bytes: int
+    created_at: str
+    problem: str = ""
+
+
+def list_artifacts(store: "Store", kind: str | None = None) -> tuple[Listing, ...]:
+    """Return a line on every artifact, newest first.
+
+    Args:
+        store: The store to list; it need not exist.
+        kind: List only this kind, and those whose kind cannot be read.
+    """
+    names = defaultdict(list)
+    for name, digest in store.names().items():
+        names[digest].append(name)
+    lines = [_line(store, digest, tuple(names[digest])) for digest in store.digests()]
+    wanted = [line for line in lines if kind is None or line.kind in (kind, "")]
+    return tuple(sorted(wanted, key=lambda line: (line.created_at, line.digest), reverse=True))
+
+
+def _line(store: "Store", digest: str, names: tuple[str, ...]) -> Listing:
+    created_at = str(store.read_provenance(digest).get("created_at", ""))
+    try:
+        oci = store.read_oci(digest)
+    except ArtifactError as error:
+        return Listing(digest, "", names, 0, created_at, str(error))
+    manifest = store.blobs.descriptor(digest)
+    sizes = [blob.size_bytes for blob in (manifest, oci.config, *oci.layers) if blob is not None]
+    return Listing(digest, oci.kind, names, sum(sizes), created_at)
