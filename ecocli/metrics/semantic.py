@@ -1,0 +1,70 @@
+"""Mean intersection over union of semantic maps, with the truth taken from panoptic annotations.
+
+Axes: K classes (rank of the category), H W pixels. Source: the definition that Mask2Former's published numbers use
+(detectron2's semantic evaluator): all classes of the panoptic data, things merged, crowds included, void pixels left
+out on both sides; the mean is over classes that occur in the truth. No ``panoptic_semseg`` folder is needed, the truth
+comes from the panoptic maps.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int32, Int64, Integer
+
+from ecocli.metrics.panoptic_quality import PredictedLike
+
+IGNORED = -1
+
+
+@dataclass(frozen=True)
+class SemanticQuality:
+    """Fractions; None where the truth has no pixel to score.
+
+    Attributes:
+        miou: Mean IoU over the classes that occur in the truth.
+        pixel_accuracy: Share of labelled pixels with the right class.
+        per_class: IoU of each class, None for one that the truth lacks.
+    """
+
+    miou: float | None
+    pixel_accuracy: float | None
+    per_class: tuple[float | None, ...]
+
+
+def semantic_truth(
+    true_map: Int32[np.ndarray, "H W"], true_segments: Sequence[PredictedLike], category_ids: Sequence[int]
+) -> Int64[np.ndarray, "H W"]:
+    """Turn a panoptic annotation into class indices, ``IGNORED`` where nothing is labelled."""
+    class_of = {category_id: index for index, category_id in enumerate(category_ids)}
+    ordered = sorted(true_segments, key=lambda segment: segment.id)
+    ids = np.array([0, *(segment.id for segment in ordered)], np.int32)
+    classes = np.array([IGNORED, *(class_of[segment.category_id] for segment in ordered), IGNORED], np.int64)
+    slot = np.searchsorted(ids, true_map)
+    slot[np.append(ids, -1)[slot] != true_map] = len(ids)
+    truth: Int64[np.ndarray, "H W"] = classes[slot]
+    return truth
+
+
+def count_confusion(
+    pred_classes: Integer[np.ndarray, "H W"], true_classes: Integer[np.ndarray, "H W"], num_classes: int
+) -> Int64[np.ndarray, "K K"]:
+    """Count the labelled pixels of one image by true class (row) and predicted class (column)."""
+    labelled = true_classes != IGNORED
+    pairs = true_classes[labelled].astype(np.int64) * num_classes + pred_classes[labelled]
+    return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def semantic_quality(confusion: Int64[np.ndarray, "K K"]) -> SemanticQuality:
+    """Score the summed confusion matrix of a data set."""
+    right = confusion.diagonal()
+    true_pixels = confusion.sum(axis=1)
+    union = true_pixels + confusion.sum(axis=0) - right
+    per_class = tuple(
+        hit / whole if pixels else None
+        for hit, whole, pixels in zip(right.tolist(), union.tolist(), true_pixels.tolist(), strict=True)
+    )
+    scored = [iou for iou in per_class if iou is not None]
+    if not scored:
+        return SemanticQuality(None, None, per_class)
+    return SemanticQuality(sum(scored) / len(scored), int(right.sum()) / int(true_pixels.sum()), per_class)
