@@ -1,0 +1,225 @@
+"""Opens data sets in the layouts found on users' disks.
+
+COCO: PNG folders beside or inside ``annotations/``, images beside it or inside ``images/``. Cityscapes: flat panoptic
+folders with and without train ids; images are found by id, because the file names in its JSON do not exist. Others:
+a TOML file names the folders. Sources: detectron2's, mmdetection's and DETR's documented folder trees, and
+cityscapesScripts' ``createPanopticImgs``.
+"""
+
+import difflib
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ecocli.config.dataset import DATASET_PRESETS, CustomDataset, DatasetConfig
+from ecocli.config.loading import load_toml, resolve_config
+from ecocli.data.annotations import read_annotations
+from ecocli.data.categories import CITYSCAPES, CITYSCAPES_TRAIN_IDS, COCO, SHAPES, Category
+from ecocli.data.panoptic import ImageRecord, PanopticDataset, RecordTable
+from ecocli.data.shapes_files import ensure_shapes
+from ecocli.errors import DataError, UsageError
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a split lies: annotation file and panoptic folder belong together."""
+
+    annotations: Path
+    panoptic: Path
+    images: Path
+
+
+def data_root(config: DatasetConfig) -> Path:
+    """Give the folder that holds the data sets: the configured one, else ``datasets`` in the working directory."""
+    return Path(config.root if config.root is not None else "datasets")
+
+
+def open_dataset(config: DatasetConfig, split: str, *, advance: Callable[[int], None] | None = None) -> PanopticDataset:
+    """Open one split; the ``shapes`` are generated when they are not there yet.
+
+    Args:
+        config: Which data set and where.
+        split: ``train`` or ``val``, or a name from the user's TOML file.
+        advance: Told the number of images just drawn while ``shapes`` is generated.
+
+    Raises:
+        UsageError: No data set or split has this name.
+        DataError: Files are missing, or annotations are faulty.
+    """
+    name = config.name
+    if name.endswith(".toml"):
+        return _open_custom(Path(name), split)
+    if name not in DATASET_PRESETS:
+        near = difflib.get_close_matches(name, DATASET_PRESETS, n=1)
+        hint = f"Did you mean {near[0]!r}?" if near else f"Known are {', '.join(sorted(DATASET_PRESETS))}."
+        raise UsageError(
+            f"There is no data set {name!r}. {hint} A data set of your own is named by the path of a .toml file."
+        )
+    if split not in ("train", "val"):
+        raise UsageError(f"The data set {name} has no split {split!r}, expected train or val.")
+    root = data_root(config)
+    if name == "shapes":
+        return _open_shapes(ensure_shapes(root, config.shapes, advance=advance), split)
+    if name == "coco":
+        return _open_coco(root, split)
+    return _open_cityscapes(root, split)
+
+
+def _open_shapes(folder: Path, split: str) -> PanopticDataset:
+    place = _Place(folder / "annotations" / f"panoptic_{split}.json", folder / f"panoptic_{split}", folder / split)
+    return _open("shapes", split, place, SHAPES)
+
+
+def _open_coco(root: Path, split: str) -> PanopticDataset:
+    year_split = f"{split}2017"
+    bases = (root / "coco", root)
+    annotations = _first(
+        [base / "annotations" / f"panoptic_{year_split}.json" for base in bases],
+        "COCO's panoptic annotation file",
+        "Download panoptic_annotations_trainval2017.zip from cocodataset.org, or name the folder that holds coco/ "
+        "with --data-root or ECO_DATASETS.",
+    )
+    base = annotations.parent.parent
+    archives = [folder / f"panoptic_{year_split}.zip" for folder in (base / "annotations", base)]
+    inner = next((archive for archive in archives if archive.is_file()), None)
+    panoptic = _first(
+        [base / f"panoptic_{year_split}", base / "annotations" / f"panoptic_{year_split}"],
+        "COCO's folder of panoptic PNG files",
+        f"The inner archive {inner} is not extracted yet: unzip it where it lies."
+        if inner is not None
+        else "It comes as an inner archive of panoptic_annotations_trainval2017.zip: unzip that too.",
+    )
+    images = _first(
+        [base / year_split, base / "images" / year_split],
+        "COCO's image folder",
+        f"Download {year_split}.zip from cocodataset.org and extract it beside annotations/.",
+    )
+    return _open("coco", split, _Place(annotations, panoptic, images), COCO)
+
+
+def _open_cityscapes(root: Path, split: str) -> PanopticDataset:
+    bases = (root / "cityscapes", root)
+    hint = (
+        "Make it with cityscapesScripts: CITYSCAPES_DATASET=/path/to/cityscapes python -m "
+        "cityscapesscripts.preparation.createPanopticImgs"
+    )
+    # The version without train ids is Mask2Former's; where both exist, it goes first.
+    stems = [f"cityscapes_panoptic_{split}", f"cityscapes_panoptic_{split}_trainId"]
+    found = [folder / f"{stem}.json" for stem in stems for base in bases for folder in (base / "gtFine", base)]
+    annotations = _first(found, "Cityscapes' panoptic annotation file", hint)
+    panoptic = _first([annotations.with_suffix("")], "Cityscapes' folder of panoptic PNG files", hint)
+    parent = annotations.parent
+    images = _first(
+        [folder / "leftImg8bit" / split for folder in (parent, parent.parent)],
+        "Cityscapes' image folder",
+        "Extract leftImg8bit_trainvaltest.zip beside gtFine/.",
+    )
+    expected = CITYSCAPES_TRAIN_IDS if annotations.stem.endswith("_trainId") else CITYSCAPES
+    return _open("cityscapes", split, _Place(annotations, panoptic, images), expected, _cityscapes_image)
+
+
+def _cityscapes_image(record: ImageRecord) -> str:
+    """Name the image of a record; ``images[].file_name`` of the JSON names a file that does not exist."""
+    city = record.image_id.split("_")[0]
+    return f"{city}/{record.image_id}_leftImg8bit.png"
+
+
+def _open_custom(path: Path, split: str) -> PanopticDataset:
+    if not path.is_file():
+        raise DataError(f"The data set file {path} is missing. Expected a TOML file that names the folders.")
+    description = resolve_config(CustomDataset, load_toml(path))
+    if split not in description.splits:
+        raise UsageError(
+            f"The data set file {path} has no split {split!r}; it has {', '.join(sorted(description.splits))}. "
+            f"Add a table [splits.{split}] with images, annotations and panoptic."
+        )
+    named = description.splits[split]
+    base = path.parent
+    hint = f"Correct the path in [splits.{split}] of {path}; paths are relative to that file."
+    place = _Place(
+        _first([base / named.annotations], "The annotation file", hint),
+        _first([base / named.panoptic], "The folder of panoptic PNG files", hint),
+        _first([base / named.images], "The image folder", hint),
+    )
+    return _open(description.name, split, place, None)
+
+
+def _first(candidates: Sequence[Path], what: str, hint: str) -> Path:
+    """Choose the first path that exists."""
+    for candidate in candidates:
+        if candidate.exists():
+            return candidate
+    tried = ", ".join(str(candidate) for candidate in candidates)
+    raise DataError(f"{what[0].upper()}{what[1:]} was not found; tried {tried}. {hint}")
+
+
+def _open(
+    name: str,
+    split: str,
+    place: _Place,
+    expected: tuple[Category, ...] | None,
+    image_name: Callable[[ImageRecord], str] | None = None,
+) -> PanopticDataset:
+    annotations = read_annotations(place.annotations)
+    if expected is not None:
+        _check_categories(place.annotations, annotations.categories, expected)
+    records = annotations.records
+    if image_name is not None:
+        records.file_names = [image_name(record) for record in records]
+    _check_files(place.images, records.file_names, f"{name} images")
+    _check_files(place.panoptic, records.panoptic_names, f"{name} panoptic PNG files")
+    return PanopticDataset(
+        name,
+        split,
+        annotations.categories,
+        records,
+        place.images,
+        place.panoptic,
+        place.annotations,
+        annotations.has_number_ids,
+    )
+
+
+def _check_categories(path: Path, found: tuple[Category, ...], expected: tuple[Category, ...]) -> None:
+    """Refuse a known data set with other categories: class indices of trained models would be wrong."""
+    wanted = [(category.id, category.name, category.is_thing) for category in expected]
+    given = [(category.id, category.name, category.is_thing) for category in found]
+    if given != wanted:
+        odd = [row for row in given if row not in wanted] or [row for row in wanted if row not in given]
+        id_, name, _ = odd[0]
+        raise DataError(
+            f"The annotation file {path} has {len(given)} categories that differ from the expected {len(wanted)}, "
+            f"first at id {id_} ({name}). Use the original file, or describe a data set of your own in a .toml file."
+        )
+
+
+def _check_files(folder: Path, names: Iterable[str], what: str) -> None:
+    """Compare the wanted names with listings of the folders: a few calls, not one per file."""
+    listings: dict[str, set[str]] = {}
+    missing = []
+    count = 0
+    for name in names:
+        count += 1
+        parent, _, base = name.rpartition("/")
+        if parent not in listings:
+            listings[parent] = _list_folder(folder / parent)
+        if base not in listings[parent]:
+            missing.append(name)
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {count} {what} are missing in {folder}, the first is {missing[0]}. "
+            "An archive was probably not extracted fully: extract it again."
+        )
+
+
+def _list_folder(folder: Path) -> set[str]:
+    try:
+        return set(os.listdir(folder))  # noqa: PTH208 - names alone, a hundred thousand of them
+    except OSError:
+        return set()
+
+
+def take(dataset: PanopticDataset, indices: Sequence[int]) -> PanopticDataset:
+    """Restrict a data set to some of its images; the fingerprint then covers those alone."""
+    return replace(dataset, records=RecordTable([dataset.records[index] for index in indices]))
