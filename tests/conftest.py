@@ -4,14 +4,19 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from jaxtyping import install_import_hook
 
 # Before the first import of the package: every annotated shape and type is checked at run time, in tests only.
-install_import_hook("ecocli", "beartype.beartype")
+install_import_hook("ecocli", "typechecking.check_types")
 
 # For torch and its children, before anything loads it: two busy test runs on one machine slow each other down.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# The same examples in every run, and no time limit that a busy machine could exceed.
+hypothesis.settings.register_profile("project", derandomize=True, deadline=None, database=None)
+hypothesis.settings.load_profile("project")
 
 _VARIABLES_OF_THE_MACHINE = (
     "DETECTRON2_DATASETS",

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 
+_WIDEST_TABLE = 10_000
+
 StoreOption = Annotated[
     Path | None,
     typer.Option("--store", metavar="DIR", help="Artifact store.  [default: $ECO_STORE, else .eco]"),
@@ -72,7 +74,7 @@ def open_store(store: Path | None) -> "ecocli.artifacts.store.Store":
     """Open the store of ``--store``, of ``ECO_STORE``, or ``.eco`` in the working directory."""
     from ecocli.artifacts.store import Store
 
-    return Store(store if store is not None else Path(os.environ.get("ECO_STORE") or ".eco"))
+    return Store(store) if store is not None else Store.default()
 
 
 def environment_data_root() -> str | None:
@@ -213,7 +215,8 @@ def emit_result(
 
             console = Console(file=sys.stdout)
             if not console.is_terminal:
-                console.width = max(console.width, console.measure(table).maximum)
+                unbounded = console.options.update(width=_WIDEST_TABLE)
+                console.width = max(console.width, console.measure(table, options=unbounded).maximum)
             console.print(table)
     # A reader that has gone away is noticed here, not when the interpreter shuts down.
     sys.stdout.flush()

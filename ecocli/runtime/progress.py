@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import rich.progress
@@ -92,7 +92,6 @@ class Progress:
         self,
         enabled: bool = True,
         *,
-        stream: TextIO | None = None,
         interval_s: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -100,12 +99,10 @@ class Progress:
 
         Args:
             enabled: False for silence, as on every rank but 0.
-            stream: Where to write; stderr by default.
             interval_s: Least time between two plain lines of one task, in seconds.
             clock: Counts seconds.
         """
         self._enabled = enabled
-        self._stream = stream
         self._interval_s = interval_s
         self._clock = clock
         self._bars: rich.progress.Progress | None = None
@@ -122,25 +119,22 @@ class Progress:
             unit: Singular name of what is counted.
             completed: Units done by an earlier run.
         """
-        stream = sys.stderr if self._stream is None else self._stream
         if not self._enabled:
             yield ProgressTask(name, total, unit, completed, self._clock, lambda task: None)
-        elif stream.isatty():
-            with self._bar_task(stream, name, total, unit, completed) as task:
+        elif sys.stderr.isatty():
+            with self._bar_task(name, total, unit, completed) as task:
                 yield task
         else:
-            with self._line_task(stream, name, total, unit, completed) as task:
+            with self._line_task(name, total, unit, completed) as task:
                 yield task
 
     @contextmanager
-    def _line_task(
-        self, stream: TextIO, name: str, total: int | None, unit: str, completed: int
-    ) -> Iterator[ProgressTask]:
+    def _line_task(self, name: str, total: int | None, unit: str, completed: int) -> Iterator[ProgressTask]:
         last_s = self._clock()
 
         def write(task: ProgressTask) -> None:
-            stream.write(task.describe() + "\n")
-            stream.flush()
+            sys.stderr.write(task.describe() + "\n")
+            sys.stderr.flush()
 
         def show(task: ProgressTask) -> None:
             nonlocal last_s
@@ -157,9 +151,7 @@ class Progress:
             write(task)
 
     @contextmanager
-    def _bar_task(
-        self, stream: TextIO, name: str, total: int | None, unit: str, completed: int
-    ) -> Iterator[ProgressTask]:
+    def _bar_task(self, name: str, total: int | None, unit: str, completed: int) -> Iterator[ProgressTask]:
         from rich.console import Console
         from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
         from rich.progress import Progress as Bars
@@ -173,7 +165,7 @@ class Progress:
                 TimeElapsedColumn(),
                 TimeRemainingColumn(),
                 TextColumn("{task.fields[values]}"),
-                console=Console(file=stream),
+                console=Console(file=sys.stderr),
                 # stdout carries the result and must never be drawn into the display.
                 redirect_stdout=False,
             )

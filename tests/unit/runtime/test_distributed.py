@@ -1,0 +1,53 @@
+"""A world of one process, and the environment. Several processes: tests/distributed."""
+
+import pytest
+import torch
+
+from ecocli.runtime.distributed import World, setup_world, teardown_world
+
+
+def test_from_environment__nothing_set__is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert World.from_environment() == World(rank=0, world_size=1, local_rank=0)
+
+
+def test_from_environment__torchrun__is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("RANK", "5"), ("WORLD_SIZE", "8"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    world = World.from_environment()
+    assert world == World(rank=5, world_size=8, local_rank=1)
+    assert not world.is_main
+
+
+@pytest.mark.parametrize(
+    "name, value, words",
+    [
+        ("WORLD_SIZE", "two", "WORLD_SIZE is 'two', expected a whole number of at least 1"),
+        ("WORLD_SIZE", "0", "WORLD_SIZE is '0', expected a whole number of at least 1"),
+        ("RANK", "-1", "RANK is '-1', expected a whole number of at least 0"),
+        ("LOCAL_RANK", "", "LOCAL_RANK is '', expected a whole number of at least 0"),
+    ],
+)
+def test_from_environment__no_number__raises(name: str, value: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        World.from_environment({name: value})
+
+
+def test_from_environment__rank_outside__raises() -> None:
+    with pytest.raises(ValueError, match="RANK=2 and WORLD_SIZE=2, expected a rank below the world size"):
+        World.from_environment({"RANK": "2", "WORLD_SIZE": "2"})
+
+
+def test_world__of_one__answers_for_itself() -> None:
+    world = setup_world()
+    world.barrier()
+    tensor = torch.tensor([1.0, 2.0])
+    assert world.is_main
+    assert world.any(True)
+    assert not world.any(False)
+    assert world.sum_(tensor) is tensor
+    assert tensor.tolist() == [1.0, 2.0]
+    assert world.gather_objects({"a": 1}) == [{"a": 1}]
+    assert world.broadcast_object("x") == "x"
+    teardown_world(world)
+    assert not torch.distributed.is_initialized()
