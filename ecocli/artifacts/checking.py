@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ecocli.artifacts.blobs import NO_FILE, Fault
 from ecocli.artifacts.digest import is_digest
 from ecocli.artifacts.oci import Descriptor, parse_index
-from ecocli.errors import ArtifactError
+from ecocli.errors import ArtifactError, UsageError
 
 if TYPE_CHECKING:
     from ecocli.artifacts.store import Store
@@ -24,13 +24,17 @@ def verify(store: "Store", reference: str | None = None) -> tuple[Fault, ...]:
 
     Raises:
         ArtifactError: The reference is unknown or ambiguous.
+        UsageError: There is no store.
     """
     if reference is not None:
         digest = store.resolve(reference, None)
         faults = store.closure_faults(digest, full=True)
         return tuple(faults or _contradiction(store, digest))
     if not store.layout.is_store():
-        return ()
+        raise UsageError(
+            f"There is no store at {store.root}: expected a folder made by eco. Check --store and ECO_STORE; artifacts of "
+            "a plain OCI layout are verified by `eco store pull`."
+        )
     return (*_layout_faults(store), *_blob_faults(store), *_entry_faults(store))
 
 

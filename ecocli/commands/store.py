@@ -1,0 +1,183 @@
+"""``eco store``: list, show, verify, clean and copy artifacts.
+
+stdout carries the table or the JSON object. ``verify`` leaves with code 4 when anything is damaged. One process runs these
+commands; none of them loads torch.
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ecocli.commands.common import JsonOption, StoreOption, emit_result, open_store
+from ecocli.errors import ArtifactError
+from ecocli.runtime.distributed import World
+from ecocli.runtime.logging import configure_logging
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ecocli.artifacts.store import Store
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+_DAY_S = 24 * 3600.0
+
+ReferenceArgument = Annotated[
+    str, typer.Argument(metavar="REF", help="Name, digest or unique digest prefix of an artifact.")
+]
+InputsOption = Annotated[bool, typer.Option("--with-inputs", help="Copy all artifacts it was made from as well.")]
+OtherNameOption = Annotated[
+    str | None, typer.Option("--name", metavar="NAME", help="Its name there.  [default: REF, if that is a name]")
+]
+
+
+def _table(*columns: str) -> "Table":
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for column in columns:
+        # Folded, never cut: digests and paths are copied from the screen.
+        table.add_column(column, overflow="fold", justify="right" if column == "bytes" else "left")
+    return table
+
+
+def _open(store: Path | None) -> "Store":
+    configure_logging(World())
+    return open_store(store)
+
+
+@app.command("ls")
+def list_artifacts(
+    kind: Annotated[str | None, typer.Option("--kind", metavar="KIND", help="List only this kind.")] = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List all artifacts, newest first."""
+    opened = _open(store)
+    listings = opened.list(kind)
+    table = _table("kind", "digest", "names", "bytes", "created (UTC)")
+    for line in listings:
+        created = line.created_at.removesuffix("+00:00").replace("T", " ")
+        label = line.kind or "damaged"
+        table.add_row(label, line.digest[:19], ", ".join(line.names), f"{line.size_bytes:,}", created)
+    data = {"store": str(opened.root), "artifacts": [asdict(line) for line in listings]}
+    emit_result(World(), data, table=table, as_json=as_json)
+
+
+@app.command("show")
+def show(reference: ReferenceArgument, store: StoreOption = None, as_json: JsonOption = False) -> None:
+    """Show one artifact: its names, manifest, files and where it was made."""
+    import json
+
+    opened = _open(store)
+    digest = opened.resolve(reference, None)
+    opened.read_base(digest)
+    oci = opened.read_oci(digest)
+    manifest = json.loads(opened.blobs.read(oci.config, f"artifact {digest}"))
+    files = manifest.pop("files")
+    names = [name for name, its_digest in opened.names().items() if its_digest == digest]
+    provenance = opened.read_provenance(digest)
+    paths = {entry["name"]: str(opened.blobs.path(entry["digest"])) for entry in files}
+    data = {
+        "digest": digest,
+        "kind": oci.kind,
+        "names": names,
+        "manifest": manifest,
+        "files": [{**entry, "path": paths[entry["name"]]} for entry in files],
+        "provenance": provenance,
+    }
+    lines = [f"{oci.kind} {digest}", f"names: {', '.join(names) or 'none'}", "manifest:"]
+    lines += [f"  {key}: {json.dumps(value)}" for key, value in manifest.items()]
+    lines += ["provenance:", *(f"  {key}: {json.dumps(value)}" for key, value in provenance.items()), "files:"]
+    table = _table("file", "bytes", "path")
+    for entry in files:
+        table.add_row(entry["name"], f"{entry['size_bytes']:,}", paths[entry["name"]])
+    emit_result(World(), data, text="\n".join(lines), table=table, as_json=as_json)
+
+
+@app.command("verify")
+def verify(
+    reference: Annotated[str | None, typer.Argument(metavar="[REF]", help="Verify only this artifact.")] = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Read everything and list all damage; leaves with code 4 if there is any."""
+    opened = _open(store)
+    faults = opened.verify(reference)
+    table = _table("problem", "of", "file", "expected", "found")
+    for fault in faults:
+        table.add_row(fault.problem, fault.owner, str(fault.path), fault.expected, fault.found)
+    data = {"store": str(opened.root), "faults": [{**asdict(fault), "path": str(fault.path)} for fault in faults]}
+    what = f"store {opened.root}" if reference is None else reference
+    if faults:
+        emit_result(World(), data, table=table, as_json=as_json)
+        raise ArtifactError(
+            f"Found {len(faults)} faults in {what}, expected none; they are listed on stdout. Make damaged artifacts "
+            "again with --force or pull them again, or remove them with `eco store gc --damaged`."
+        )
+    emit_result(World(), data, text=f"{what} is intact", as_json=as_json)
+
+
+@app.command("gc")
+def collect(
+    grace_days: Annotated[
+        float, typer.Option("--grace-days", min=0.0, help="Keep what was made or used in so many days.")
+    ] = 14.0,
+    damaged: Annotated[
+        bool, typer.Option("--damaged", help="Remove damaged artifacts too, with their names, whatever their age.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove what no name needs and nobody used lately."""
+    found = _open(store).gc(grace_s=grace_days * _DAY_S, dry_run=dry_run, damaged=damaged)
+    table = _table("removed" if not dry_run else "would remove", "which")
+    rows = [("name", name) for name in found.names]
+    rows += [("artifact", digest) for digest in found.artifacts]
+    rows += [("blob", str(path)) for path in found.blobs]
+    rows += [("leftover", str(path)) for path in found.leftovers]
+    for row in rows:
+        table.add_row(*row)
+    data = {
+        "dry_run": dry_run,
+        "names": found.names,
+        "artifacts": found.artifacts,
+        "blobs": [str(path) for path in found.blobs],
+        "leftovers": [str(path) for path in found.leftovers],
+        "freed_bytes": found.freed_bytes,
+    }
+    verb = "would free" if dry_run else "freed"
+    text = f"{verb} {found.freed_bytes:,} bytes"
+    emit_result(World(), data, text=text, table=table if rows else None, as_json=as_json)
+
+
+@app.command("push")
+def push(
+    reference: ReferenceArgument,
+    target: Annotated[Path, typer.Argument(metavar="DIR", help="A store, an OCI layout, or a folder to be made.")],
+    name: OtherNameOption = None,
+    with_inputs: InputsOption = False,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Copy an artifact to another store or OCI layout; from there skopeo takes it to a registry."""
+    digest = _open(store).push(reference, target, name=name, with_inputs=with_inputs)
+    emit_result(World(), {"digest": digest, "target": str(target)}, text=digest, as_json=as_json)
+
+
+@app.command("pull")
+def pull(
+    source: Annotated[Path, typer.Argument(metavar="DIR", help="A store or an OCI layout.")],
+    reference: ReferenceArgument,
+    name: OtherNameOption = None,
+    with_inputs: InputsOption = False,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Copy an artifact from another store or OCI layout into this one."""
+    digest = _open(store).pull(source, reference, name=name, with_inputs=with_inputs)
+    emit_result(World(), {"digest": digest, "source": str(source)}, text=digest, as_json=as_json)
