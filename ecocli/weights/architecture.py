@@ -1,0 +1,168 @@
+"""Read an architecture off a state dict: every size of a Mask2Former shows in its tensors' names and shapes.
+
+Only head counts do not show (but for Swin's); the published 8 is taken, or the count of a preset.
+"""
+
+import math
+import re
+
+from ecocli.config.architecture import (
+    ARCHITECTURES,
+    ArchitectureConfig,
+    NormName,
+    PixelDecoderConfig,
+    ResNetConfig,
+    SwinConfig,
+    TransformerDecoderConfig,
+)
+from ecocli.errors import DataError
+from ecocli.weights.renaming import State
+
+_HEADS = 8
+_LEVELS = 3
+_PIXEL = "sem_seg_head.pixel_decoder."
+_LAYER = _PIXEL + "transformer.encoder.layers."
+_PREDICTOR = "sem_seg_head.predictor."
+UNNAMED = "imported"
+
+
+def _shape(state: State, name: str, dimensions: int) -> tuple[int, ...]:
+    tensor = state.get(name)
+    if tensor is None or tensor.dim() != dimensions:
+        found = "is missing" if tensor is None else f"has shape {tuple(tensor.shape)}"
+        raise DataError(f"This is no Mask2Former with a ResNet or Swin backbone: {name} {found}.")
+    return tuple(tensor.shape)
+
+
+def _count(state: State, pattern: str) -> int:
+    """Number of members of a numbered list of modules."""
+    found = {int(match.group(1)) for name in state if (match := re.match(pattern, name))}
+    if found != set(range(len(found))):
+        raise DataError(f"The layers of {pattern.replace(chr(92), '')} are numbered {sorted(found)}, with gaps.")
+    return len(found)
+
+
+def _infer_resnet(state: State) -> ResNetConfig:
+    blocks = tuple(_count(state, rf"backbone\.res{stage}\.(\d+)\.") for stage in (2, 3, 4, 5))
+    norm: NormName = "gn"
+    if "backbone.stem.conv1.norm.running_mean" in state:
+        # Frozen statistics come without a step counter.
+        counted = "backbone.stem.conv1.norm.num_batches_tracked" in state
+        norm = "sync_bn" if counted else "frozen_bn"
+    return ResNetConfig(
+        blocks=blocks,  # type: ignore[arg-type]  # validated to be four counts from 1
+        stem_channels=_shape(state, "backbone.stem.conv1.weight", 4)[0],
+        res2_channels=_shape(state, "backbone.res2.0.conv3.weight", 4)[0],
+        bottleneck_channels=_shape(state, "backbone.res2.0.conv1.weight", 4)[0],
+        norm=norm,
+    )
+
+
+def _infer_swin(state: State) -> SwinConfig:
+    first = "backbone.layers.0.blocks.0."
+    embed_dim = _shape(state, "backbone.patch_embed.proj.weight", 4)[0]
+    tables = [
+        _shape(state, f"backbone.layers.{stage}.blocks.0.attn.relative_position_bias_table", 2) for stage in range(4)
+    ]
+    return SwinConfig(
+        embed_dim=embed_dim,
+        depths=tuple(_count(state, rf"backbone\.layers\.{stage}\.blocks\.(\d+)\.") for stage in range(4)),  # type: ignore[arg-type]  # as above
+        num_heads=tuple(table[1] for table in tables),  # type: ignore[arg-type]  # as above
+        window_size=(math.isqrt(tables[0][0]) + 1) // 2,
+        mlp_ratio=_shape(state, first + "mlp.fc1.weight", 2)[0] / embed_dim,
+        qkv_bias=first + "attn.qkv.bias" in state,
+    )
+
+
+def infer_architecture(state: State, name: str = UNNAMED) -> ArchitectureConfig:
+    """Read the sizes of a Mask2Former off its state dict.
+
+    Args:
+        state: Tensors by the original's names.
+        name: What to call the architecture if no preset has these sizes.
+
+    Returns:
+        The architecture; it carries the name of the preset with the same sizes, class count and norm apart.
+
+    Raises:
+        DataError: The tensors are not those of a Mask2Former.
+    """
+    queries, hidden_dim = _shape(state, _PREDICTOR + "query_feat.weight", 2)
+    points, remainder = divmod(_shape(state, _LAYER + "0.self_attn.attention_weights.weight", 2)[0], _HEADS * _LEVELS)
+    if remainder or not points:
+        raise DataError(f"The encoder's attention weights do not divide into {_HEADS} heads and {_LEVELS} levels.")
+    backbone = _infer_swin(state) if "backbone.patch_embed.proj.weight" in state else _infer_resnet(state)
+    found = ArchitectureConfig(
+        name=name,
+        backbone=backbone,
+        pixel_decoder=PixelDecoderConfig(
+            hidden_dim=hidden_dim,
+            mask_dim=_shape(state, _PIXEL + "mask_features.weight", 4)[0],
+            encoder_layers=_count(state, re.escape(_LAYER) + r"(\d+)\."),
+            heads=_HEADS,
+            points=points,
+            feedforward_dim=_shape(state, _LAYER + "0.linear1.weight", 2)[0],
+        ),
+        transformer_decoder=TransformerDecoderConfig(
+            layers=_count(state, re.escape(_PREDICTOR) + r"transformer_ffn_layers\.(\d+)\."),
+            heads=_HEADS,
+            feedforward_dim=_shape(state, _PREDICTOR + "transformer_ffn_layers.0.linear1.weight", 2)[0],
+            num_queries=queries,
+        ),
+        num_classes=_shape(state, _PREDICTOR + "class_embed.weight", 2)[0] - 1,
+    )
+    for preset in ARCHITECTURES.values():
+        if not architecture_differences(found, preset):
+            return found.model_copy(update={"name": preset.name})
+    return found
+
+
+def architecture_differences(found: ArchitectureConfig, expected: ArchitectureConfig) -> list[str]:
+    """Sizes in which two architectures differ, as text; the class count, norms and training settings do not count.
+
+    The number of encoder layers does not count either: a fixed-depth parent is the same architecture.
+    """
+    differences = []
+    if found.backbone.kind != expected.backbone.kind:
+        return [f"backbone.kind is {found.backbone.kind}, expected {expected.backbone.kind}"]
+    for part in ("backbone", "pixel_decoder", "transformer_decoder"):
+        ours, theirs = getattr(found, part).model_dump(), getattr(expected, part).model_dump()
+        for key, value in ours.items():
+            if key not in ("norm", "drop_path_rate", "encoder_layers") and value != theirs[key]:
+                differences.append(f"{part}.{key} is {value}, expected {theirs[key]}")
+    return differences
+
+
+def apply_preset(found: ArchitectureConfig, preset: ArchitectureConfig) -> ArchitectureConfig:
+    """The preset with what a checkpoint decides: class count, encoder layers, norm.
+
+    Raises:
+        DataError: The checkpoint has other sizes than the preset.
+    """
+    # What shapes cannot tell comes from the preset.
+    heads = found.model_copy(
+        update={
+            "pixel_decoder": found.pixel_decoder.model_copy(
+                update={
+                    "heads": preset.pixel_decoder.heads,
+                    "points": found.pixel_decoder.points * found.pixel_decoder.heads // preset.pixel_decoder.heads,
+                }
+            ),
+            "transformer_decoder": found.transformer_decoder.model_copy(
+                update={"heads": preset.transformer_decoder.heads}
+            ),
+        }
+    )
+    differences = architecture_differences(heads, preset)
+    if differences:
+        raise DataError(
+            f"The checkpoint is of another model than {preset.name}: {'; '.join(differences)}. Leave --arch out to "
+            "take the architecture from the checkpoint, or give the file of that model."
+        )
+    update: dict[str, object] = {
+        "num_classes": found.num_classes,
+        "pixel_decoder": preset.pixel_decoder.model_copy(update={"encoder_layers": found.pixel_decoder.encoder_layers}),
+    }
+    if isinstance(preset.backbone, ResNetConfig) and isinstance(found.backbone, ResNetConfig):
+        update["backbone"] = preset.backbone.model_copy(update={"norm": found.backbone.norm})
+    return preset.model_copy(update=update)

@@ -1,0 +1,113 @@
+"""Write a model for other programs: a folder that transformers loads, or a file with the original's names.
+
+Both carry the weights of one exit depth: the encoder may be cut, which makes a fixed-depth model of it.
+"""
+
+import json
+import pickle
+import re
+from collections.abc import Mapping, Sequence
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from ecocli.config.architecture import ArchitectureConfig
+from ecocli.errors import UsageError
+from ecocli.weights.huggingface import folder_configs
+from ecocli.weights.mappings import HF_MASK2FORMER
+from ecocli.weights.renaming import State, from_original
+
+_NO_OBJECT_WEIGHT = 0.1
+_ENCODER_LAYER = re.compile(r"sem_seg_head\.pixel_decoder\.transformer\.encoder\.layers\.(\d+)\.")
+_EMPTY_WEIGHT = "criterion.empty_weight"
+
+
+def cut_encoder(state: Mapping[str, Tensor], encoder_layers: int) -> State:
+    """The state dict without the encoder layers beyond a depth.
+
+    Args:
+        state: Tensors by the original's names.
+        encoder_layers: Layers to keep, a count from 1.
+
+    Raises:
+        UsageError: The model has fewer layers, or none would be left.
+    """
+    deepest = 1 + max((int(found.group(1)) for name in state if (found := _ENCODER_LAYER.match(name))), default=-1)
+    if not 1 <= encoder_layers <= deepest:
+        raise UsageError(f"There is no exit after {encoder_layers} encoder layers: the model has {deepest}.")
+    return {
+        name: tensor
+        for name, tensor in state.items()
+        if (found := _ENCODER_LAYER.match(name)) is None or int(found.group(1)) < encoder_layers
+    }
+
+
+def _with_empty_weight(state: State, num_classes: int) -> State:
+    """Add the criterion's constant, which both programs keep in their state dicts."""
+    weight = torch.ones(num_classes + 1)
+    weight[-1] = _NO_OBJECT_WEIGHT
+    return state | {_EMPTY_WEIGHT: weight}
+
+
+def write_original(
+    architecture: ArchitectureConfig, state: Mapping[str, Tensor], encoder_layers: int | None = None
+) -> State:
+    """State dict with exactly the original's entries.
+
+    Args:
+        architecture: Of the model.
+        state: The model's state dict.
+        encoder_layers: Cut the encoder there; None keeps all layers.
+
+    Raises:
+        UsageError: The model has no such encoder depth.
+    """
+    kept = cut_encoder(state, encoder_layers or architecture.pixel_decoder.encoder_layers)
+    return _with_empty_weight(kept, architecture.num_classes)
+
+
+def to_pickle(state: Mapping[str, Tensor]) -> bytes:
+    """Serialise a state dict as detectron2's ``.pkl``: numpy arrays under ``model``."""
+    arrays = {name: tensor.detach().cpu().numpy() for name, tensor in state.items()}
+    return pickle.dumps({"model": arrays, "__author__": "eco"}, protocol=2)
+
+
+def write_huggingface(
+    architecture: ArchitectureConfig,
+    state: Mapping[str, Tensor],
+    labels: Sequence[str],
+    encoder_layers: int | None = None,
+) -> dict[str, bytes]:
+    """A Hugging Face Mask2Former folder.
+
+    Args:
+        architecture: Of the model.
+        state: The model's state dict.
+        labels: Name of each class index.
+        encoder_layers: Cut the encoder there; None keeps all layers.
+
+    Returns:
+        File contents by name: configuration, image processor, weights.
+
+    Raises:
+        UsageError: transformers has no such model, or the model no such encoder depth.
+    """
+    layers = encoder_layers or architecture.pixel_decoder.encoder_layers
+    kept = cut_encoder(state, layers)
+    renamed, unknown = from_original(kept, HF_MASK2FORMER)
+    left = [name for name in unknown if not name.endswith(".relative_position_index")]
+    if left:
+        raise UsageError(f"transformers has no place for {', '.join(left[:5])}. Export with --format original.")
+    for name, tensor in list(renamed.items()):
+        # Frozen norms have no step counter, the peer's norms insist on one.
+        if name.endswith(".running_mean"):
+            counter = name.removesuffix("running_mean") + "num_batches_tracked"
+            renamed.setdefault(counter, torch.zeros((), dtype=torch.int64))
+        renamed[name] = tensor.detach().cpu().contiguous()
+    files = {
+        name: (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+        for name, content in folder_configs(architecture, labels, layers).items()
+    }
+    tensors = _with_empty_weight(renamed, architecture.num_classes)
+    return files | {"model.safetensors": save(dict(sorted(tensors.items())), metadata={"format": "pt"})}

@@ -1,0 +1,229 @@
+"""Fit foreign weights into a model: full Mask2Formers under either naming, and backbones of other tasks.
+
+What fits is loaded; what the file lacks or has in another shape is listed; a tensor that neither the model nor the
+table of known extras knows stops everything, because then the file is of another model than it seems.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ecocli.errors import DataError
+from ecocli.model.mask2former import Mask2Former
+from ecocli.weights.files import load_state
+from ecocli.weights.mappings import (
+    BACKBONE_PREFIXES,
+    BACKBONE_SOURCES,
+    FULL_IGNORED,
+    HF_MASK2FORMER,
+    NOT_IN_BACKBONES,
+    OLD_NAMES,
+)
+from ecocli.weights.renaming import State, matches_any, to_original
+
+_BACKBONE = "backbone."
+_HF_MARK = "model.transformer_module."
+_FULL_MARK = "sem_seg_head."
+# A published file may count BatchNorm steps where our frozen norm has no counter, and the reverse.
+_COUNTERS = ("*.num_batches_tracked",)
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """A tensor that was left alone because its shape differs.
+
+    Attributes:
+        name: The original's name.
+        found: Shape in the file.
+        expected: Shape in the model.
+    """
+
+    name: str
+    found: tuple[int, ...]
+    expected: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name} {list(self.found)}, expected {list(self.expected)}"
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of the tensors of a file.
+
+    Attributes:
+        source: What the file was recognised as.
+        loaded: Names that were loaded, by the original's naming.
+        missing: Entries of the model that the file lacks; they keep their values.
+        mismatched: Entries of another shape; they keep their values.
+        ignored: Names in the file that the model has no use for.
+    """
+
+    source: str
+    loaded: tuple[str, ...]
+    missing: tuple[str, ...]
+    mismatched: tuple[Mismatch, ...]
+    ignored: tuple[str, ...]
+
+    def summary(self) -> str:
+        """One paragraph for a person."""
+        text = f"{self.source}: {len(self.loaded)} tensors loaded"
+        for label, names in (
+            ("kept as they were because the file lacks them", self.missing),
+            ("kept as they were because the shapes differ", [str(item) for item in self.mismatched]),
+        ):
+            if names:
+                text += f"; {len(names)} {label}: {shorten(names)}"
+        return text + "."
+
+
+def shorten(names: Sequence[str]) -> str:
+    """The first few of many names."""
+    shown = ", ".join(names[:_SHOWN])
+    return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"
+
+
+@dataclass(frozen=True)
+class RecognisedState:
+    """A state dict under the original's names.
+
+    Attributes:
+        source: What it was recognised as.
+        tensors: By the original's name.
+        ignored: Names in the file that carry nothing for a model.
+        is_full: Whether it is a whole Mask2Former, not only a backbone.
+    """
+
+    source: str
+    tensors: State
+    ignored: tuple[str, ...]
+    is_full: bool
+
+
+def recognise(state: Mapping[str, Tensor], origin: str) -> RecognisedState:
+    """Find out what a state dict is and give it the original's names.
+
+    Args:
+        state: Tensors by the names of the file.
+        origin: The file, for messages.
+
+    Raises:
+        DataError: It is of no known kind, or holds tensors that such a file never has.
+    """
+    if any(name.startswith(_HF_MARK) for name in state):
+        renamed, unknown = to_original(state, HF_MASK2FORMER)
+        source = "Hugging Face Mask2Former"
+    elif any(name.startswith(_FULL_MARK) for name in state):
+        renamed, unknown = {_current_name(name): tensor for name, tensor in state.items()}, ()
+        source = "Mask2Former with the original names"
+    else:
+        return _recognise_backbone(state, origin)
+    extras = tuple(name for name in (*renamed, *unknown) if matches_any(name, FULL_IGNORED))
+    unexpected = [name for name in unknown if name not in extras]
+    if unexpected:
+        raise DataError(f"{origin} looks like a {source}, but holds unexpected tensors: {shorten(unexpected)}.")
+    return RecognisedState(source, {n: t for n, t in renamed.items() if n not in extras}, extras, is_full=True)
+
+
+def _current_name(name: str) -> str:
+    for pattern, replacement in OLD_NAMES:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def _recognise_backbone(state: Mapping[str, Tensor], origin: str) -> RecognisedState:
+    for prefix, beside in BACKBONE_PREFIXES:
+        for source in BACKBONE_SOURCES:
+            if prefix + source.mark not in state:
+                continue
+            inside = {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
+            ignored = [n for n in state if not n.startswith(prefix)]
+            unexpected = [n for n in ignored if not matches_any(n, beside)]
+            extras = [n for n in inside if matches_any(n, source.ignored)]
+            wanted = {n: t for n, t in inside.items() if n not in extras}
+            renamed, unknown = to_original(wanted, source.rows) if source.rows else (wanted, ())
+            unexpected += [prefix + n for n in unknown]
+            if unexpected:
+                raise DataError(
+                    f"{origin} looks like a {source.name} backbone, but holds unexpected tensors: "
+                    f"{shorten(unexpected)}."
+                )
+            return RecognisedState(
+                f"{source.name} backbone" + (f" under {prefix}" if prefix else ""),
+                {_BACKBONE + n: t for n, t in renamed.items()},
+                (*ignored, *(prefix + n for n in extras)),
+                is_full=False,
+            )
+    raise DataError(
+        f"{origin} is no checkpoint that is known here: its tensors are {shorten(sorted(state))}. Expected a "
+        "Mask2Former (original or Hugging Face names), or a ResNet or Swin backbone."
+    )
+
+
+def fit_weights(model: Mask2Former, recognised: RecognisedState, origin: str) -> LoadReport:
+    """Copy what fits into a model.
+
+    Args:
+        model: Changed in place, and only if nothing is wrong.
+        recognised: The tensors.
+        origin: The file, for messages.
+
+    Raises:
+        DataError: The file holds tensors the model lacks, or does not fill the backbone: it is of another model.
+    """
+    own = model.state_dict()
+    unexpected = [n for n in recognised.tensors if n not in own and not matches_any(n, _COUNTERS)]
+    if unexpected:
+        raise DataError(
+            f"{origin} ({recognised.source}) is of another model: it holds {shorten(unexpected)}, which this "
+            "architecture does not have. Choose the architecture of the file."
+        )
+    fitting, mismatched = {}, []
+    for name, tensor in recognised.tensors.items():
+        if name in own:
+            found, expected = tuple(tensor.shape), tuple(own[name].shape)
+            if found == expected:
+                fitting[name] = tensor
+            else:
+                mismatched.append(Mismatch(name, found, expected))
+    missing = [n for n in own if n not in recognised.tensors]
+    optional = [_BACKBONE + pattern for pattern in NOT_IN_BACKBONES]
+    lacking = [n for n in missing if n.startswith(_BACKBONE) and not matches_any(n, optional)]
+    misfits = [str(item) for item in mismatched if item.name.startswith(_BACKBONE)]
+    if lacking or misfits:
+        problem = f"lacks {shorten(lacking)}" if lacking else f"has other shapes: {shorten(misfits)}"
+        raise DataError(
+            f"{origin} ({recognised.source}) is of another model: for this backbone it {problem}. Choose the "
+            "architecture of the file."
+        )
+    with torch.no_grad():
+        for name, tensor in fitting.items():
+            own[name].copy_(tensor)
+    return LoadReport(
+        recognised.source,
+        tuple(fitting),
+        tuple(n for n in missing if not matches_any(n, _COUNTERS)),
+        tuple(mismatched),
+        recognised.ignored,
+    )
+
+
+def load_initial_weights(model: Mask2Former, path: Path) -> LoadReport:
+    """Start a model from published weights, of a whole Mask2Former or of a backbone alone.
+
+    Args:
+        model: Changed in place, and only if nothing is wrong.
+        path: ``.pkl``, ``.pth``, ``.safetensors`` or a Hugging Face folder.
+
+    Returns:
+        What was loaded and what was not: a class layer for another data set, for example.
+
+    Raises:
+        DataError: The file is damaged, unknown, asks to execute something, or is of another model.
+    """
+    recognised = recognise(load_state(path), str(path))
+    return fit_weights(model, recognised, str(path))
