@@ -92,14 +92,20 @@ class AugmentationConfig(Config):
     color: Literal["none", "mild", "ssd"] = "none"
     keep_empty_masks: bool = False
 
+    @property
+    def crop_size(self) -> tuple[int, int] | None:
+        """Height and width of the crop, if there is one."""
+        if self.crop_height_px is None or self.crop_width_px is None:
+            return None
+        return self.crop_height_px, self.crop_width_px
+
     @model_validator(mode="after")
     def _check(self) -> "AugmentationConfig":
-        cropped = self.crop_height_px is not None and self.crop_width_px is not None
         if (self.crop_height_px is None) != (self.crop_width_px is None):
             raise ValueError("crop_height_px and crop_width_px go together: set both or neither")
         if self.scale_range is not None and self.short_edges_px:
             raise ValueError("scale_range and short_edges_px exclude each other: set one of them")
-        if self.scale_range is not None and not cropped:
+        if self.scale_range is not None and self.crop_size is None:
             raise ValueError("scale_range is relative to the crop: set crop_height_px and crop_width_px as well")
         if self.scale_range is not None and not 0.0 < self.scale_range[0] <= self.scale_range[1]:
             raise ValueError("scale_range must be ascending and positive, such as [0.1, 2.0]")

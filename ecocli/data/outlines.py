@@ -48,9 +48,11 @@ class Patch:
 
 def regular(center: tuple[float, float], radius: float, corners: int, turn: float) -> FloatArray:
     """Give the corners of a regular polygon [N, 2] of the given circumscribed radius."""
-    angles = turn + np.arange(corners, dtype=np.float32) * np.float32(2 * math.pi / corners)
-    unit = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    return np.asarray(unit * np.float32(radius) + np.asarray(center, np.float32), np.float32)
+    angles = np.arange(corners, dtype=np.float32) * np.float32(2 * math.pi / corners) + np.float32(turn)
+    points = np.empty((corners, 2), np.float32)
+    points[:, 0] = np.cos(angles) * np.float32(radius) + np.float32(center[0])
+    points[:, 1] = np.sin(angles) * np.float32(radius) + np.float32(center[1])
+    return points
 
 
 def star(center: tuple[float, float], radius: float, turn: float, spikes: int, depth: float) -> FloatArray:

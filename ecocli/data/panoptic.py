@@ -255,7 +255,7 @@ def decode_id_map(picture: Image.Image) -> NDArray[np.int32]:
 def encode_id_map(id_map: NDArray[np.int32]) -> Image.Image:
     """Turn a map [H, W] of segment ids below 2^24 into an RGB panoptic picture."""
     packed = np.ascontiguousarray(id_map, dtype="<u4").view(np.uint8).reshape(*id_map.shape, 4)
-    return Image.fromarray(np.ascontiguousarray(packed[..., :3]))
+    return Image.fromarray(packed).convert("RGB")
 
 
 def describe_id_fault(path: Path, only_png: set[int], only_json: set[int]) -> str:
