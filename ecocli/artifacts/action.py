@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TypeVar
 
 from pydantic import JsonValue
 
@@ -20,9 +19,10 @@ from ecocli.artifacts.names import check_name
 from ecocli.artifacts.store import Store
 from ecocli.config.base import Config
 from ecocli.errors import DataError
+from ecocli.runtime.distributed import World
 
-T = TypeVar("T")
 _log = logging.getLogger(__name__)
+_ALONE = World()
 
 
 @dataclass(frozen=True)
@@ -81,26 +81,6 @@ class Action:
                 raise ValueError(f"The manifest's {name} is {found!r}, the action's is {expected!r}.")
 
 
-class Ranks(Protocol):
-    """The part of `runtime.distributed.World` that is needed here."""
-
-    @property
-    def is_main(self) -> bool:
-        """Whether this process writes the result."""
-        ...
-
-    def broadcast_object(self, obj: T) -> T:
-        """Give every process the object of the main one."""
-        ...
-
-
-class _Alone:
-    is_main = True
-
-    def broadcast_object(self, obj: T) -> T:
-        return obj
-
-
 def run_or_reuse(
     action: Action,
     manifest_class: type[ManifestT],
@@ -110,7 +90,7 @@ def run_or_reuse(
     force: bool = False,
     names: Sequence[str] = (),
     provenance: Mapping[str, JsonValue] | None = None,
-    world: Ranks | None = None,
+    world: World = _ALONE,
     stop: Callable[[], bool] | None = None,
 ) -> Artifact[ManifestT]:
     """Return the artifact of an action, computing it only if the store does not have it.
@@ -125,7 +105,7 @@ def run_or_reuse(
         force: Compute it even if the store has it.
         names: Names to set beside the kind's own.
         provenance: Recorded beside the artifact if it is computed.
-        world: The processes of this run, all of which call this function; None for a single one.
+        world: The processes of this run, all of which call this function.
         stop: Asked while waiting for another job that computes the same; true ends the wait.
 
     Raises:
@@ -136,20 +116,19 @@ def run_or_reuse(
     all_names = list(dict.fromkeys([kind_of_class(manifest_class), *names]))
     for name in all_names:
         check_name(name)
-    ranks = _Alone() if world is None else world
 
     def look_up() -> str | None:
-        return ranks.broadcast_object(store.find_action(action.digest) if ranks.is_main and not force else None)
+        return world.broadcast_object(store.find_action(action.digest) if world.is_main and not force else None)
 
     digest = look_up()
     if digest is None:
         # Only the main process takes the lock; the others wait for its broadcast.
-        with store.lock(action.digest, stop) if ranks.is_main else nullcontext():
+        with store.lock(action.digest, stop) if world.is_main else nullcontext():
             digest = look_up()
             if digest is None:
-                return _compute(action, manifest_class, store, work, force, all_names, provenance, ranks)
+                return _compute(action, manifest_class, store, work, force, all_names, provenance, world)
     artifact = store.get(digest, manifest_class)
-    if ranks.is_main:
+    if world.is_main:
         _log.info("Reusing the %s %s.", artifact.manifest.kind, digest)
         for name in all_names:
             store.set_name(name, digest)
@@ -164,21 +143,21 @@ def _compute(
     force: bool,
     names: Sequence[str],
     provenance: Mapping[str, JsonValue] | None,
-    ranks: Ranks,
+    world: World,
 ) -> Artifact[ManifestT]:
     try:
         manifest, files = work(store.run_dir(action.digest))
         digest = None
-        if ranks.is_main:
+        if world.is_main:
             action.check_manifest(manifest)
             digest = store.put(manifest, files, action=action.digest, provenance=provenance, names=names).digest
     except (OSError, DataError):
         # Where locks do not hold, another process may have finished the same action and cleared the run folder.
-        digest = store.find_action(action.digest) if isinstance(ranks, _Alone) and not force else None
+        digest = store.find_action(action.digest) if world.world_size == 1 and not force else None
         if digest is None:
             raise
         _log.warning("Another process finished the same action first; using its result.")
-    digest = ranks.broadcast_object(digest)
+    digest = world.broadcast_object(digest)
     if digest is None:
         raise RuntimeError("The main process of the run sent no digest.")
     return store.get(digest, manifest_class)

@@ -32,8 +32,8 @@ def verify(store: "Store", reference: str | None = None) -> tuple[Fault, ...]:
         return tuple(faults or _contradiction(store, digest))
     if not store.layout.is_store():
         raise UsageError(
-            f"There is no store at {store.root}: expected a folder made by eco. Check --store and ECO_STORE; artifacts of "
-            "a plain OCI layout are verified by `eco store pull`."
+            f"There is no store at {store.root}: expected a folder made by eco. Check --store and ECO_STORE; artifacts "
+            "of a plain OCI layout are verified by `eco store pull`."
         )
     return (*_layout_faults(store), *_blob_faults(store), *_entry_faults(store))
 

@@ -1,7 +1,7 @@
 """``eco store``: list, show, verify, clean and copy artifacts.
 
-stdout carries the table or the JSON object. ``verify`` leaves with code 4 when anything is damaged. One process runs these
-commands; none of them loads torch.
+stdout carries the table or the JSON object. ``verify`` leaves with code 4 when anything is damaged. One process runs
+these commands; none of them loads torch.
 """
 
 from dataclasses import asdict
