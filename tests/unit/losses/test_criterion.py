@@ -13,9 +13,9 @@ from ecocli.losses.targets import PackedTargets, pack_targets
 SIZE = (12, 20)
 
 
-def make_case(counts: tuple[int, ...], P: int = 3, Q: int = 5, K: int = 4) -> tuple[Tensor, Tensor, list, list]:
+def make_case(counts: tuple[int, ...]) -> tuple[Tensor, Tensor, list, list]:
     generator = torch.Generator().manual_seed(sum(counts))
-    B = len(counts)
+    P, B, Q, K = 3, len(counts), 5, 4
     logits = torch.randn(P, B, Q, K + 1, generator=generator)
     masks = 2 * torch.randn(P, B, Q, 6, 10, generator=generator)
     labels = [torch.randint(0, K, (count,), generator=generator) for count in counts]

@@ -1,0 +1,174 @@
+"""``eco train-parent``: Step A of the recipe; prints the parent's digest."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ecocli.commands.common import (
+    ConfigOption,
+    DataRootOption,
+    DeviceOption,
+    DryRunOption,
+    ForceOption,
+    JsonOption,
+    NameOption,
+    SeedOption,
+    SetOption,
+    StoreOption,
+    ThreadsOption,
+    emit_result,
+    environment_data_root,
+    make_runtime,
+    open_store,
+    print_dry_run,
+    resolve,
+    resolve_input,
+)
+from ecocli.config.loading import deep_merge, resolve_config
+from ecocli.errors import UsageError
+
+if TYPE_CHECKING:
+    from ecocli.artifacts.store import Store
+    from ecocli.config.architecture import ArchitectureConfig
+
+
+def train_parent(
+    dataset: Annotated[
+        str | None,
+        typer.Option("--dataset", metavar="NAME", help="shapes, coco, cityscapes, or a .toml file.  [default: shapes]"),
+    ] = None,
+    arch: Annotated[
+        str | None, typer.Option("--arch", metavar="NAME", help="Architecture preset.  [default: the data set's]")
+    ] = None,
+    init: Annotated[
+        str | None,
+        typer.Option("--init", metavar="PARENT", help="Start from this parent's weights, such as imported ones."),
+    ] = None,
+    layers: Annotated[int | None, typer.Option("--layers", min=1, help="Encoder layers.  [default: 6]")] = None,
+    exits: Annotated[
+        str | None,
+        typer.Option("--exits", metavar="K,K,..", help="Encoder depths of the exits.  [default: 2 to the deepest]"),
+    ] = None,
+    alpha: Annotated[
+        str | None,
+        typer.Option(
+            "--alpha", metavar="depth|uniform|A,A,..", help="Loss weight of each exit.  [default: depth, its depth]"
+        ),
+    ] = None,
+    exits_per_step: Annotated[
+        str | None,
+        typer.Option("--exits-per-step", metavar="N|all", help="Exits drawn per step.  [default: the data set's]"),
+    ] = None,
+    steps: Annotated[int | None, typer.Option("--steps", min=0, help="Optimisation steps.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", min=1, help="Images per step, over all processes.")
+    ] = None,
+    lr: Annotated[float | None, typer.Option("--lr", help="Peak learning rate.")] = None,
+    workers: Annotated[int | None, typer.Option("--workers", min=0, help="Processes that load images.")] = None,
+    data_root: DataRootOption = None,
+    store: StoreOption = None,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+    name: NameOption = None,
+    seed: SeedOption = None,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    force: ForceOption = False,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train the parent model with all its exits (Step A) and print its digest.
+
+    A run that was interrupted or killed goes on when the same command is given again.
+    """
+    from ecocli.config.train_parent import TrainParentConfig, train_parent_preset
+    from ecocli.stages import train_parent as stage
+
+    opened = open_store(store)
+    with make_runtime(device, threads) as runtime:
+        inputs, initial = _resolve_init(opened, init, runtime.log)
+        # The folder that the environment names gives way to all that the user says.
+        surroundings = {"dataset": {"root": environment_data_root()}}
+        resolved = resolve(
+            TrainParentConfig,
+            preset=lambda settings: deep_merge(train_parent_preset(settings, initial), surroundings),
+            config_path=config,
+            flags={
+                "dataset.name": dataset,
+                "dataset.root": None if data_root is None else str(data_root),
+                "architecture.name": arch,
+                "architecture.pixel_decoder.encoder_layers": layers,
+                "exit_depths": None if exits is None else _numbers("--exits", exits, int),
+                "alpha": None if alpha is None else _numbers("--alpha", alpha, float, ("depth", "uniform")),
+                "exits_per_step": None if exits_per_step is None else _count_or_all("--exits-per-step", exits_per_step),
+                "steps": steps,
+                "batch_size": batch_size,
+                "optimizer.lr": lr,
+                "execution.workers": workers,
+                "seed": seed,
+            },
+            assignments=assignments,
+        )
+        if dry_run:
+            action, settings, _ = stage.plan(resolved, inputs, runtime)
+            print_dry_run(
+                runtime.world,
+                stage.STAGE,
+                settings,
+                inputs,
+                action_digest=action.digest,
+                reused=None if force else opened.find_action(action.digest),
+                as_json=as_json,
+            )
+            return
+        artifact = stage.run(resolved, inputs, opened, runtime, force=force, names=name or ())
+        manifest = artifact.manifest.model_dump(mode="json")
+        emit_result(
+            runtime.world,
+            {"digest": artifact.digest, "manifest": manifest},
+            text=artifact.digest,
+            as_json=as_json,
+        )
+
+
+def _resolve_init(
+    store: "Store", reference: str | None, log: logging.Logger
+) -> tuple[dict[str, str], "ArchitectureConfig | None"]:
+    """Find the parent to start from, and its architecture."""
+    if reference is None:
+        return {}, None
+    from ecocli.artifacts.manifest import ParentManifest
+    from ecocli.config.architecture import ArchitectureConfig
+
+    if "/" in reference or Path(reference).is_file():
+        raise UsageError(
+            f"--init is {reference!r}, expected the name or digest of a parent. Take published weights in with "
+            "`eco import` first; it prints the digest."
+        )
+    digest = resolve_input(store, "parent", reference, log)
+    manifest = store.get(digest, ParentManifest).manifest
+    return {"init": digest}, resolve_config(ArchitectureConfig, manifest.architecture)
+
+
+def _numbers(option: str, text: str, kind: type[int] | type[float], words: Sequence[str] = ()) -> object:
+    """Read a comma-separated list of numbers, or one of some words."""
+    if text in words:
+        return text
+    try:
+        return [kind(item) for item in text.split(",")]
+    except ValueError as error:
+        example = "2,3,4" if kind is int else "1,2,4"
+        expected = " or ".join([*words, f"numbers such as {example}"])
+        raise UsageError(f"{option} is {text!r}, expected {expected}.") from error
+
+
+def _count_or_all(option: str, text: str) -> int | str:
+    if text == "all":
+        return text
+    try:
+        return int(text)
+    except ValueError as error:
+        raise UsageError(f"{option} is {text!r}, expected all or a number such as 1.") from error

@@ -1,0 +1,257 @@
+"""Settings of Step A, training a multi-exit parent, and the recipes of the built-in data sets.
+
+Sources of the recipes: Mask2Former (arXiv 2112.01527), its COCO and Cityscapes settings, and ECO-M2F (arXiv
+2404.15244), which keeps them. Differences: bfloat16 in place of float16, since it needs no loss scaling and
+runs everywhere; and one sampled exit per step for COCO and Cityscapes, as in the authors' own runs, where the
+paper's Eq. 3 writes the sum over all exits (``exits_per_step = "all"``).
+"""
+
+import difflib
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from ecocli.config.architecture import ARCHITECTURES, ArchitectureConfig
+from ecocli.config.base import Config
+from ecocli.config.dataset import DatasetConfig
+from ecocli.config.loading import deep_merge
+from ecocli.errors import UsageError
+
+NonNegativeFloat = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class OptimizerConfig(Config):
+    """AdamW with full-model gradient clipping.
+
+    Attributes:
+        lr: Peak learning rate.
+        backbone_lr_multiplier: Factor of the backbone's learning rate.
+        weight_decay: For everything but norms, embeddings and position biases, which have none.
+        clip_norm: Bound of the norm of all gradients together; 0 for no clipping.
+        ema_decay: Keep an exponential moving average of the weights with this decay per step, and deliver it
+            in place of the last weights; 0 for none.
+    """
+
+    lr: PositiveFloat = 1e-4
+    backbone_lr_multiplier: NonNegativeFloat = 0.1
+    weight_decay: NonNegativeFloat = 0.05
+    clip_norm: NonNegativeFloat = 0.01
+    ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+
+
+class ScheduleConfig(Config):
+    """How the learning rate goes from step to step, after a linear warm-up.
+
+    Attributes:
+        kind: ``constant``; ``step``, a factor at each milestone; ``polynomial`` or ``cosine`` decay to zero.
+        warmup_steps: Length of the warm-up.
+        warmup_factor: Where the warm-up starts, as a fraction of the full rate.
+        milestone_ratios: Where the rate drops, as fractions of all steps, so that they move with ``steps``.
+        gamma: Factor at each milestone.
+        power: Exponent of the polynomial decay.
+    """
+
+    kind: Literal["constant", "step", "polynomial", "cosine"] = "cosine"
+    warmup_steps: NonNegativeInt = 10
+    warmup_factor: Ratio = 1.0
+    milestone_ratios: tuple[Ratio, ...] = (0.888889, 0.962962)
+    gamma: Ratio = 0.1
+    power: PositiveFloat = 0.9
+
+
+class LossConfig(Config):
+    """Weights of the losses, in the matching too, and the points on which masks are compared.
+
+    Attributes:
+        class_weight: Weight of the class term.
+        mask_weight: Weight of the masks' cross-entropy.
+        dice_weight: Weight of the masks' dice term.
+        no_object_weight: Class weight of "no object"; all others weigh 1.
+        num_points: Points per mask.
+        oversample_ratio: Candidates drawn per point.
+        importance_ratio: Fraction of the points chosen by uncertainty.
+    """
+
+    class_weight: NonNegativeFloat = 2.0
+    mask_weight: NonNegativeFloat = 5.0
+    dice_weight: NonNegativeFloat = 5.0
+    no_object_weight: NonNegativeFloat = 0.1
+    num_points: PositiveInt = 12544
+    oversample_ratio: Annotated[float, Field(ge=1.0)] = 3.0
+    importance_ratio: Ratio = 0.75
+
+
+class ExecutionConfig(Config):
+    """How the work is done. Nothing here is part of an artifact's identity.
+
+    Attributes:
+        accumulation: Parts in which each process works through its share of a batch; the loss is that of the
+            whole batch.
+        workers: Processes that load images; 0 loads them in the training process.
+        checkpoint_every: Steps between two saved states.
+        activation_checkpointing: Recompute the transformer layers in the backward pass to save memory.
+        compile: Run the model through ``torch.compile``.
+        tensorboard: Folder for TensorBoard event files.
+        wandb: Project for Weights & Biases.
+    """
+
+    accumulation: PositiveInt = 1
+    workers: NonNegativeInt = 0
+    checkpoint_every: PositiveInt = 500
+    activation_checkpointing: bool = False
+    compile: bool = False
+    tensorboard: str | None = None
+    wandb: str | None = None
+
+
+class TrainParentConfig(Config):
+    """Everything Step A needs.
+
+    Attributes:
+        dataset: The data.
+        split: The split to train on.
+        architecture: The model.
+        exit_depths: Encoder layers run at each exit, ascending, counted from 1.
+        alpha: Weight of each exit's loss: ``depth`` (its depth, growing with it as Eq. 3 wants), ``uniform``
+            (the paper's control), or one number per exit.
+        exits_per_step: Exits drawn at random for each step, or ``all``.
+        steps: Optimisation steps.
+        batch_size: Images per step, over all processes.
+        seed: Seed of everything random.
+        precision: Number format of the forward pass; weights and losses are always float32.
+        log_every: Steps averaged in one line of the metrics.
+        optimizer: Optimiser.
+        schedule: Learning rate schedule.
+        loss: Losses.
+        execution: How the work is done; no part of the serialised settings.
+    """
+
+    dataset: DatasetConfig
+    split: str = "train"
+    architecture: ArchitectureConfig
+    exit_depths: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+    alpha: Literal["depth", "uniform"] | tuple[PositiveFloat, ...] = "depth"
+    exits_per_step: PositiveInt | Literal["all"] = "all"
+    steps: NonNegativeInt
+    batch_size: PositiveInt
+    seed: NonNegativeInt = 0
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    log_every: PositiveInt = 20
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    loss: LossConfig = LossConfig()
+    execution: ExecutionConfig = Field(default=ExecutionConfig(), exclude=True)
+
+    @model_validator(mode="after")
+    def _check_exits(self) -> "TrainParentConfig":
+        layers = self.architecture.pixel_decoder.encoder_layers
+        if list(self.exit_depths) != sorted(set(self.exit_depths)):
+            raise ValueError(f"exit_depths must ascend, each depth once, found {list(self.exit_depths)}")
+        if self.exit_depths[-1] > layers:
+            raise ValueError(
+                f"exit_depths ends with {self.exit_depths[-1]}, but the encoder has {layers} layers: leave out "
+                "deeper exits, or raise --layers"
+            )
+        if not isinstance(self.alpha, str) and len(self.alpha) != len(self.exit_depths):
+            raise ValueError(f"alpha has {len(self.alpha)} weights for {len(self.exit_depths)} exits: give one each")
+        if self.exits_per_step != "all" and self.exits_per_step > len(self.exit_depths):
+            raise ValueError(f"exits_per_step is {self.exits_per_step}, but there are {len(self.exit_depths)} exits")
+        return self
+
+    @property
+    def exits_in_step(self) -> int:
+        """Number of exits trained in each step."""
+        return len(self.exit_depths) if self.exits_per_step == "all" else self.exits_per_step
+
+    @property
+    def exit_weights(self) -> tuple[float, ...]:
+        """Alpha of each exit."""
+        if self.alpha == "depth":
+            return tuple(float(depth) for depth in self.exit_depths)
+        if self.alpha == "uniform":
+            return (1.0,) * len(self.exit_depths)
+        return tuple(float(weight) for weight in self.alpha)
+
+
+_COCO: dict[str, Any] = {
+    "architecture": {"name": "m2f-r50", "num_classes": 133},
+    "exits_per_step": 1,
+    "steps": 368_750,
+    "batch_size": 16,
+    "precision": "bfloat16",
+    "optimizer": {"lr": 1e-4, "clip_norm": 0.01},
+    "schedule": {"kind": "step"},
+    "execution": {"checkpoint_every": 2000, "workers": 4},
+}
+
+TRAIN_PARENT_PRESETS: dict[str, Mapping[str, Any]] = {
+    "shapes": {
+        "architecture": {"name": "m2f-shapes", "num_classes": 11},
+        "steps": 2000,
+        "batch_size": 8,
+        "optimizer": {"lr": 1e-3, "backbone_lr_multiplier": 1.0, "clip_norm": 1.0},
+        "schedule": {"kind": "cosine", "warmup_steps": 100, "warmup_factor": 0.01},
+        "loss": {"num_points": 256},
+        "execution": {"checkpoint_every": 250},
+    },
+    "coco": _COCO,
+    "cityscapes": {
+        **_COCO,
+        "architecture": {"name": "m2f-r50", "num_classes": 19},
+        "steps": 90_000,
+        "schedule": {"kind": "polynomial", "power": 0.9},
+    },
+}
+"""Recipe of each built-in data set; a data set of the user's starts from COCO's."""
+
+
+def train_parent_preset(
+    settings: Mapping[str, Any], initial_architecture: ArchitectureConfig | None = None
+) -> dict[str, object]:
+    """Choose the lowest layer of settings from what the user said.
+
+    The data set picks the recipe, the architecture's name its sizes, and the number of encoder layers the exits:
+    all from 2 to the deepest.
+
+    Args:
+        settings: What the user said, merged; names that do not exist are left to validation.
+        initial_architecture: Architecture of the parent that training starts from; it replaces the recipe's, unless
+            another one is named.
+
+    Raises:
+        UsageError: No preset has the architecture's name, and the settings do not describe it either.
+    """
+    dataset = _section(settings, "dataset")
+    recipe = TRAIN_PARENT_PRESETS.get(str(dataset.get("name", "shapes")), _COCO)
+    said = _section(settings, "architecture")
+    if initial_architecture is not None and "name" not in said:
+        sizes = initial_architecture
+    else:
+        sizes = _named_architecture(said, recipe["architecture"]["name"])
+    architecture = deep_merge(sizes.model_dump(mode="json"), {"num_classes": recipe["architecture"]["num_classes"]})
+    pixel_decoder = _section(deep_merge(architecture, said), "pixel_decoder")
+    layers = pixel_decoder.get("encoder_layers")
+    deepest = layers if isinstance(layers, int) and layers >= 1 else sizes.pixel_decoder.encoder_layers
+    exits = list(range(min(2, deepest), deepest + 1))
+    return deep_merge(recipe, {"dataset": {}, "architecture": architecture, "exit_depths": exits})
+
+
+def _named_architecture(said: Mapping[str, Any], usual: str) -> ArchitectureConfig:
+    name = str(said.get("name", usual))
+    if name in ARCHITECTURES:
+        return ARCHITECTURES[name]
+    if "backbone" in said:  # an architecture of the user's own, described in full
+        return ARCHITECTURES[usual]
+    near = difflib.get_close_matches(name, ARCHITECTURES, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"There are {', '.join(sorted(ARCHITECTURES))}."
+    raise UsageError(
+        f"The architecture {name!r} is unknown; {hint} An architecture of your own needs a section [architecture] "
+        "with a backbone in the --config file."
+    )
+
+
+def _section(settings: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    section = settings.get(name)
+    return section if isinstance(section, Mapping) else {}

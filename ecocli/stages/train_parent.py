@@ -1,0 +1,185 @@
+"""Step A: trains a parent, a Mask2Former with an exit after each of several encoder layers.
+
+Inputs: ``init``, optional, a parent whose weights training starts from. The artifact holds ``model.safetensors`` (the
+state dict under Mask2Former's names), ``metrics.jsonl`` (see ``ecocli.training.metrics_log``) and ``loss.png``. How the
+work is done (device, processes, accumulation, workers) is no part of what was asked; on the CPU with a fixed number
+of threads and processes, the same settings give the same bytes, also after a kill.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import JsonValue
+
+from ecocli.artifacts.action import Action, run_or_reuse
+from ecocli.artifacts.artifact import Artifact
+from ecocli.artifacts.manifest import FileContents, ParentManifest
+from ecocli.artifacts.store import Store
+from ecocli.config.train_parent import TrainParentConfig
+from ecocli.data.datasets import open_dataset
+from ecocli.data.panoptic import PanopticDataset
+from ecocli.runtime.context import Runtime
+
+if TYPE_CHECKING:
+    from ecocli.model.mask2former import Mask2Former
+
+STAGE = "train-parent"
+SCHEMA_VERSION = 1
+
+
+def plan(
+    config: TrainParentConfig, inputs: Mapping[str, str], runtime: Runtime
+) -> tuple[Action, TrainParentConfig, PanopticDataset]:
+    """Open the data and say exactly what is asked.
+
+    Args:
+        config: The settings; the number of classes is taken from the data.
+        inputs: Digest of the parent to start from, as ``init``; may be empty.
+        runtime: Where and with whom to run.
+
+    Returns:
+        The action, the settings it holds, and the data.
+
+    Raises:
+        DataError: The data set is missing or faulty.
+        UsageError: There is no such data set.
+    """
+    dataset = _open(config, runtime)
+    classes = {"num_classes": len(dataset.categories)}
+    resolved = config.model_copy(update={"architecture": config.architecture.model_copy(update=classes)})
+    # Listing and hashing a large data set takes a while: once is enough.
+    fingerprint = runtime.world.broadcast_object(dataset.fingerprint if runtime.world.is_main else "")
+    return Action(STAGE, SCHEMA_VERSION, resolved, inputs, {config.split: fingerprint}), resolved, dataset
+
+
+def run(
+    config: TrainParentConfig,
+    inputs: Mapping[str, str],
+    store: Store,
+    runtime: Runtime,
+    *,
+    force: bool = False,
+    names: Sequence[str] = (),
+) -> Artifact[ParentManifest]:
+    """Train a parent, go on with an interrupted training, or return the parent that is there.
+
+    Args:
+        config: The settings.
+        inputs: Digest of the parent to start from, as ``init``; may be empty.
+        store: Where the parent goes; keeps the state of an unfinished training.
+        runtime: Where and with whom to run.
+        force: Train even if the store has the result.
+        names: Names for the result, beside ``parent``.
+
+    Raises:
+        InterruptedRunError: A signal stopped the training; its state is saved.
+        DataError: The data set is missing or faulty, or the loss is not finite.
+        UsageError: The settings do not fit together, or the store cannot be written.
+        ArtifactError: The parent to start from is damaged or does not fit.
+    """
+    action, resolved, dataset = plan(config, inputs, runtime)
+    provenance: dict[str, JsonValue] = {
+        "device": runtime.device,
+        "world_size": runtime.world.world_size,
+        "threads": runtime.threads,
+        "execution": resolved.execution.model_dump(mode="json"),
+    }
+
+    def work(folder: Path) -> tuple[ParentManifest, FileContents]:
+        return _train(action, resolved, dataset, inputs, store, runtime, folder, provenance)
+
+    return run_or_reuse(
+        action,
+        ParentManifest,
+        store,
+        work,
+        force=force,
+        names=names,
+        provenance=provenance,
+        world=runtime.world,
+        stop=lambda: runtime.stop.requested,
+    )
+
+
+def _open(config: TrainParentConfig, runtime: Runtime) -> PanopticDataset:
+    with ExitStack() as stack:
+        report: Callable[[int], None] | None = None
+
+        def advance(count: int) -> None:
+            # The display starts with the first image drawn: mostly the data is there already.
+            nonlocal report
+            if report is None:
+                shapes = config.dataset.shapes
+                task = stack.enter_context(
+                    runtime.progress.task("drawing shapes", total=shapes.train + shapes.val, unit="image")
+                )
+                report = task.advance
+            report(count)
+
+        return open_dataset(config.dataset, config.split, advance=advance)
+
+
+def _train(
+    action: Action,
+    config: TrainParentConfig,
+    dataset: PanopticDataset,
+    inputs: Mapping[str, str],
+    store: Store,
+    runtime: Runtime,
+    folder: Path,
+    provenance: dict[str, JsonValue],
+) -> tuple[ParentManifest, FileContents]:
+    # torch is loaded only where something is computed; a result that is there is returned without it.
+    from ecocli.artifacts.tensors import write_tensors
+    from ecocli.data.training import TrainingDataset
+    from ecocli.training.curves import draw_loss_curve
+    from ecocli.training.loop import Trainer
+    from ecocli.training.metrics_log import read_metrics
+
+    samples = TrainingDataset(dataset, config.dataset.augmentation, config.seed, cache=config.dataset.cache_images)
+    model = _initial_model(config, inputs, store, runtime)
+    result = Trainer(config, model, samples, runtime, folder).run()
+    steps = config.steps - result.first_step
+    provenance["resumed_at_step"] = result.first_step
+    provenance["training_seconds"] = round(result.seconds, 3)
+    provenance["images_per_second"] = round(steps * config.batch_size / max(result.seconds, 1e-9), 3)
+    manifest = ParentManifest(
+        schema_version=action.schema_version,
+        stage_config=action.stage_config,
+        inputs=dict(action.inputs),
+        dataset_fingerprints=dict(action.fingerprints),
+        architecture=config.architecture.model_dump(mode="json"),
+        exit_depths=config.exit_depths,
+        categories=tuple({**asdict(category), "color": list(category.color)} for category in dataset.categories),
+        steps=config.steps,
+    )
+    if not runtime.world.is_main:
+        return manifest, {}
+    weights = folder / "model.safetensors"
+    write_tensors(weights, result.weights)
+    return manifest, {
+        "model.safetensors": weights,
+        "metrics.jsonl": result.metrics,
+        "loss.png": draw_loss_curve(read_metrics(result.metrics)),
+    }
+
+
+def _initial_model(
+    config: TrainParentConfig, inputs: Mapping[str, str], store: Store, runtime: Runtime
+) -> "Mask2Former":
+    from ecocli.artifacts.tensors import load_tensors
+    from ecocli.model.builders import build_model
+    from ecocli.runtime.seeds import seed_everything
+    from ecocli.training.warm_start import load_initial_weights
+
+    seed_everything("init", config.seed)
+    model = build_model(config.architecture)
+    if "init" in inputs:
+        initial = store.get(inputs["init"], ParentManifest)
+        notes = load_initial_weights(model, load_tensors(initial.path_of("model.safetensors")), initial.digest)
+        for note in notes if runtime.world.is_main else []:
+            runtime.log.info("%s", note)
+    return model

@@ -1,0 +1,165 @@
+"""From the endless stream of training images to the parts that a process works on.
+
+The stream is one for all processes: step s takes the positions s B .. (s + 1) B - 1 of a batch size B, process r of W
+takes every W-th of them, beginning with the r-th, and works through its share in equal parts. Position, not
+process or part, decides what an image looks like and which random points its losses use. So dividing a batch
+otherwise changes nothing but the order of additions, and a resumed run sees what it would have seen.
+"""
+
+import itertools
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from torch.utils.data import DataLoader, Dataset
+
+from ecocli.data.sampler import ShuffledStream
+from ecocli.data.training import TrainingSample
+from ecocli.errors import EcoError, UsageError
+
+
+@runtime_checkable
+class SampleSource(Protocol):
+    """Training images by (epoch, image index), as ``ecocli.data.training.TrainingDataset`` gives them."""
+
+    def __len__(self) -> int:
+        """Count the images."""
+        ...
+
+    def __getitem__(self, key: tuple[int, int], /) -> TrainingSample:
+        """Return an image, the same whenever it is asked for."""
+        ...
+
+
+@dataclass(frozen=True)
+class TrainingPart:
+    """The images that one process works on at once.
+
+    Attributes:
+        samples: The images.
+        positions: Position of each in the stream.
+    """
+
+    samples: tuple[TrainingSample, ...]
+    positions: tuple[int, ...]
+
+    @property
+    def image_ids(self) -> list[str]:
+        """Name of each image."""
+        return [sample.image_id for sample in self.samples]
+
+    @property
+    def counts(self) -> list[int]:
+        """Number of objects of each image."""
+        return [len(sample.labels) for sample in self.samples]
+
+
+@dataclass(frozen=True)
+class BatchDivision:
+    """How a batch is divided among processes and parts.
+
+    Attributes:
+        batch_size: Images per step, over all processes.
+        rank: Number of this process.
+        world_size: Number of processes.
+        accumulation: Parts per process.
+    """
+
+    batch_size: int
+    rank: int = 0
+    world_size: int = 1
+    accumulation: int = 1
+
+    def __post_init__(self) -> None:
+        """Check that the division has no rest.
+
+        Raises:
+            UsageError: It has one.
+        """
+        pieces = self.world_size * self.accumulation
+        if self.batch_size % pieces:
+            raise UsageError(
+                f"The batch size is {self.batch_size}, expected a multiple of {pieces}: {self.world_size} processes "
+                f"times {self.accumulation} accumulated parts. Change --batch-size, execution.accumulation or the "
+                "number of processes."
+            )
+
+    @property
+    def part_size(self) -> int:
+        """Images per part."""
+        return self.batch_size // (self.world_size * self.accumulation)
+
+
+_Key = tuple[int, tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """The keys of this process's parts, each with its position: what a data loader calls a batch sampler."""
+
+    num_images: int
+    seed: int
+    division: BatchDivision
+    first_step: int
+    steps: int
+
+    def __iter__(self) -> Iterator[list[_Key]]:
+        division = self.division
+        start = self.first_step * division.batch_size
+        stream = ShuffledStream(
+            self.num_images, self.seed, rank=division.rank, world_size=division.world_size, start=start
+        )
+        keys = zip(itertools.count(start + division.rank, division.world_size), stream, strict=False)
+        for _ in range((self.steps - self.first_step) * division.accumulation):
+            yield [next(keys) for _ in range(division.part_size)]
+
+
+class _PositionedSamples(Dataset[tuple[int, TrainingSample] | EcoError]):
+    def __init__(self, samples: SampleSource) -> None:
+        self._samples = samples
+
+    def __getitem__(self, item: _Key) -> tuple[int, TrainingSample] | EcoError:
+        position, key = item
+        try:
+            return position, self._samples[key]
+        except EcoError as error:
+            # Raised again by the training process: raised here, in a worker, it would lose its form.
+            return error
+
+
+def _gather_part(items: list[tuple[int, TrainingSample] | EcoError]) -> TrainingPart | EcoError:
+    found: list[tuple[int, TrainingSample]] = []
+    for item in items:
+        if isinstance(item, EcoError):
+            return item
+        found.append(item)
+    return TrainingPart(tuple(sample for _, sample in found), tuple(position for position, _ in found))
+
+
+def _ignore_signals(worker: int) -> None:
+    # A launcher signals whole process groups; the training process alone decides when its workers stop.
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def load_parts(
+    samples: SampleSource, seed: int, division: BatchDivision, *, first_step: int, steps: int, workers: int
+) -> Iterator[TrainingPart | EcoError]:
+    """Yield this process's parts of every step, or in place of one the error of an image that cannot be read.
+
+    Args:
+        samples: The training images.
+        seed: Seed of their order.
+        division: How batches are divided.
+        first_step: Step to begin with.
+        steps: Steps of the whole run.
+        workers: Processes that load ahead; 0 loads when asked.
+    """
+    yield from DataLoader(
+        _PositionedSamples(samples),
+        batch_sampler=_Parts(len(samples), seed, division, first_step, steps),
+        collate_fn=_gather_part,
+        num_workers=workers,
+        worker_init_fn=_ignore_signals,
+    )

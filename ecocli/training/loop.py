@@ -1,0 +1,282 @@
+"""Step A of ECO-M2F: training all exits of one model, on one process or many, resumable after any kill.
+
+Axes: P predictions (exits x supervised predictions), B images. Source: ECO-M2F (arXiv 2404.15244, section 3.1) on
+Mask2Former's recipe (arXiv 2112.01527).
+
+What the exits of a step share, and why the expected loss is that of Eq. 3 nonetheless:
+
+- Backbone, projections and every encoder layer run once, up to the deepest exit of the step; an exit at depth k
+  reads the tokens after k layers, which are what a model cut there would compute. Exact.
+- All exits pass the shared decoder as one larger batch; no layer of it mixes images. Exact.
+- Targets are prepared, moved and counted once. Exact.
+- The random points are drawn once per image. Each prediction's points follow the original's law, and the expectation
+  of a sum does not ask whether its terms are independent. Exact in expectation.
+- With fewer exits per step than there are, the drawn ones are weighted up (see ``exits``). Exact in expectation.
+
+Nothing random has a state of its own: every number is derived from the seed and the step (or the image's position in
+the stream), so a saved state is weights, optimiser and step. Normalisers are summed over processes and parts before
+the forward pass; dividing a batch changes the loss by rounding only.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ecocli.config.train_parent import TrainParentConfig
+from ecocli.data.batching import make_training_batch
+from ecocli.errors import DataError, EcoError, InterruptedRunError
+from ecocli.losses.criterion import Criterion, CriterionOutput
+from ecocli.losses.points import SeededPoints
+from ecocli.losses.targets import pack_targets
+from ecocli.model.mask2former import Mask2Former
+from ecocli.runtime.context import Runtime
+from ecocli.runtime.seeds import derive_seed
+from ecocli.training.batches import BatchDivision, SampleSource, TrainingPart, load_parts
+from ecocli.training.exits import StepExits, choose_exits
+from ecocli.training.metrics_log import nest_values
+from ecocli.training.schedules import learning_rate_factor
+from ecocli.training.state import TrainingState
+from ecocli.training.supervised import TrainedModel, checkpoint_activations
+from ecocli.training.trackers import open_trackers
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# Reported per exit: its whole loss, then the terms of its final prediction.
+_TERMS = ("loss", "class", "mask", "dice")
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What training leaves.
+
+    Attributes:
+        weights: The model's state dict, averaged if asked for.
+        metrics: The metrics file.
+        first_step: Step this process started from.
+        seconds: Time this process trained, without the runs it resumed.
+    """
+
+    weights: dict[str, Tensor]
+    metrics: Path
+    first_step: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _StepReport:
+    loss: float
+    terms: dict[str, float]
+    learning_rate: float
+    grad_norm: float
+
+
+class Trainer:
+    """One training run in one process of possibly many."""
+
+    def __init__(
+        self, config: TrainParentConfig, model: Mask2Former, samples: SampleSource, runtime: Runtime, folder: Path
+    ) -> None:
+        """Prepare a run, or take up the one in the folder.
+
+        Args:
+            config: The settings.
+            model: Freshly initialised, the same on every process; trained in place.
+            samples: The training images.
+            runtime: Where and with whom to run.
+            folder: Keeps the run's saved states and metrics; on a file system that all processes share.
+
+        Raises:
+            UsageError: The batch cannot be divided evenly.
+        """
+        self._config = config
+        self._runtime = runtime
+        self._samples = samples
+        self._device = torch.device(runtime.device)
+        self._division = BatchDivision(
+            config.batch_size, runtime.world.rank, runtime.world.world_size, config.execution.accumulation
+        )
+        self._model = model.to(self._device).train()
+        loss = config.loss
+        self._criterion = Criterion(
+            num_classes=model.num_classes,
+            class_weight=loss.class_weight,
+            mask_weight=loss.mask_weight,
+            dice_weight=loss.dice_weight,
+            no_object_weight=loss.no_object_weight,
+            num_points=loss.num_points,
+            oversample_ratio=loss.oversample_ratio,
+            importance_ratio=loss.importance_ratio,
+        )
+        self._state = TrainingState(config, self._model, self._device, runtime.world, folder)
+        if config.execution.activation_checkpointing:
+            checkpoint_activations(self._model)
+        every_exit = config.exits_in_step == len(config.exit_depths)
+        self._forward = TrainedModel(
+            self._model,
+            device=self._device,
+            world_size=runtime.world.world_size,
+            all_layers_used=every_exit and config.exit_depths[-1] == model.num_encoder_layers,
+            compile_model=config.execution.compile,
+        )
+
+    def run(self) -> TrainingResult:
+        """Train to the end.
+
+        Raises:
+            InterruptedRunError: A signal asked to stop; the state is saved.
+            DataError: An image cannot be read, or a loss or gradient is not finite; the last saved state stays.
+            UsageError: A state cannot be saved.
+        """
+        config, runtime, state = self._config, self._runtime, self._state
+        first = state.step
+        parts = load_parts(
+            self._samples,
+            config.seed,
+            self._division,
+            first_step=first,
+            steps=config.steps,
+            workers=config.execution.workers,
+        )
+        trackers = open_trackers(config.execution, runtime.log) if runtime.world.is_main else []
+        start_s = time.monotonic()
+        with runtime.progress.task("training", total=config.steps, unit="step", completed=first) as task:
+            while state.step < config.steps:
+                step = state.step
+                report = self._train_step(step, parts)
+                state.window.add(
+                    {"loss": report.loss, "lr": report.learning_rate, "grad_norm": report.grad_norm, **report.terms}
+                )
+                state.step = step + 1
+                if state.step % config.log_every == 0 or state.step == config.steps:
+                    means = state.window.take_means()
+                    if runtime.world.is_main:
+                        state.metrics.write(nest_values(state.step, means))
+                        for tracker in trackers:
+                            tracker.write(state.step, means)
+                if state.step % config.execution.checkpoint_every == 0 or state.step == config.steps:
+                    state.save()
+                seconds = time.monotonic() - start_s
+                task.advance(
+                    1,
+                    loss=report.loss,
+                    **{f"exit{name.split('.')[1]}": v for name, v in report.terms.items() if name.endswith(".loss")},
+                    lr=report.learning_rate,
+                    images_per_s=(state.step - first) * config.batch_size / seconds,
+                )
+        for tracker in trackers:
+            tracker.close()
+        return TrainingResult(state.weights(), state.metrics.path, first, time.monotonic() - start_s)
+
+    def _train_step(self, step: int, parts: Iterator[TrainingPart | EcoError]) -> _StepReport:
+        config, world, state = self._config, self._runtime.world, self._state
+        own = [next(parts) for _ in range(config.execution.accumulation)]
+        num_masks, class_weight_sum = self._agree(step, own)
+        exits = choose_exits(config.exit_depths, config.exit_weights, config.exits_in_step, config.seed, step)
+        # For what draws from the global generator, such as stochastic depth in a backbone.
+        torch.manual_seed(derive_seed("step", config.seed, step, world.rank))
+        learning_rate = config.optimizer.lr * learning_rate_factor(config.schedule, step, config.steps)
+        state.optimizer.zero_grad(set_to_none=True)
+        sums = torch.zeros(1 + len(_TERMS) * len(exits.depths), device=self._device)
+        not_finite: list[str] = []
+        ready = [part for part in own if isinstance(part, TrainingPart)]
+        for number, part in enumerate(ready, start=1):
+            if number < len(ready):
+                with self._forward.without_sync():
+                    out = self._backward(part, exits, num_masks, class_weight_sum)
+            else:
+                out = self._backward(part, exits, num_masks, class_weight_sum)
+            sums += self._summarise(out, exits)
+            finite = out.image_losses.isfinite().tolist()
+            not_finite += [image for image, good in zip(part.image_ids, finite, strict=True) if not good]
+        # Normalised by a process's share, the losses average over processes, as the gradients do.
+        totals = (world.sum_(sums.double().cpu()) / world.world_size).tolist()
+        if not all(map(math.isfinite, totals)):
+            images = [image for images in world.gather_objects(not_finite) for image in images]
+            raise self._divergence_error(step, "loss", images)
+        grad_norm = state.apply_gradients(learning_rate)
+        if not math.isfinite(grad_norm):
+            images = [i for ids in world.gather_objects([i for part in ready for i in part.image_ids]) for i in ids]
+            raise self._divergence_error(step, "gradient", images)
+        names = [f"exits.{depth}.{term}" for term in _TERMS for depth in exits.depths]
+        return _StepReport(totals[0], dict(zip(names, totals[1:], strict=True)), learning_rate, grad_norm)
+
+    def _agree(self, step: int, own: list[TrainingPart | EcoError]) -> tuple[float, float]:
+        """Sum the normalisers over parts and processes; stop together if one process has to.
+
+        Returns:
+            This process's share of the number of objects and of the sum of class weights.
+        """
+        world = self._runtime.world
+        failure = next((str(part) for part in own if isinstance(part, EcoError)), None)
+        counts = [count for part in own if isinstance(part, TrainingPart) for count in part.counts]
+        votes = torch.tensor(
+            [
+                float(sum(counts)),
+                self._criterion.class_weight_sum(counts, self._model.num_queries),
+                float(failure is not None),
+                float(self._runtime.stop.requested),
+            ],
+            dtype=torch.float64,
+        )
+        num_masks, class_weight_sum, failures, stops = world.sum_(votes).tolist()
+        if failures:
+            found = [text for text in world.gather_objects(failure) if text is not None]
+            raise DataError(" ".join(dict.fromkeys(found)))
+        if stops:
+            path = self._state.save()
+            reason = self._runtime.stop.reason or "A signal to another process"
+            raise InterruptedRunError(
+                f"{reason} stopped the training after step {step} of {self._config.steps}. The state is saved in "
+                f"{path}; the same command goes on from there."
+            )
+        return max(num_masks, 1.0) / world.world_size, class_weight_sum / world.world_size
+
+    def _backward(
+        self, part: TrainingPart, exits: StepExits, num_masks: float, class_weight_sum: float
+    ) -> CriterionOutput:
+        config = self._config
+        model = self._model
+        batch = make_training_batch(
+            part.samples, model.pixel_mean, model.pixel_std, model.size_divisor, device=self._device
+        )
+        height, width = batch.images.shape[-2:]
+        targets = pack_targets(
+            [sample.labels for sample in part.samples], [sample.masks for sample in part.samples], (height, width)
+        ).to(self._device)
+        dtype = _DTYPES[config.precision]
+        with torch.autocast(self._device.type, dtype=dtype, enabled=dtype != torch.float32):
+            logits, masks = self._forward(batch.images, exits.depths)
+        per_exit = logits.shape[0] // len(exits.depths)
+        out = self._criterion(
+            logits,
+            masks,
+            targets,
+            torch.tensor(exits.weights).repeat_interleave(per_exit),
+            SeededPoints([derive_seed("points", config.seed, p) for p in part.positions], self._device),
+            num_masks=num_masks,
+            class_weight_sum=class_weight_sum,
+        )
+        torch.autograd.backward(self._state.scaled(out.total))
+        return out
+
+    def _summarise(self, out: CriterionOutput, exits: StepExits) -> Tensor:
+        """Return the total loss, then each of ``_TERMS`` for every exit."""
+        shape = (len(exits.depths), -1)
+        terms = [losses.view(shape) for losses in (out.class_losses, out.mask_losses, out.dice_losses)]
+        criterion = self._criterion
+        weights = (criterion.class_weight, criterion.mask_weight, criterion.dice_weight)
+        whole = sum(weight * term.sum(dim=1) for weight, term in zip(weights, terms, strict=True))
+        return torch.cat([out.total.detach()[None], torch.as_tensor(whole), *(term[:, -1] for term in terms)])
+
+    def _divergence_error(self, step: int, what: str, images: list[str]) -> DataError:
+        shown = ", ".join(images[:20]) + (f" and {len(images) - 20} more" if len(images) > 20 else "")
+        return DataError(
+            f"The {what} of step {step + 1} is not finite, with the images {shown}. Expected a finite one. "
+            f"Nothing of this step was kept; the last good state is that after step {self._state.saved_step}. Check "
+            "these images with `eco data check`; if they are sound, lower --lr, lengthen schedule.warmup_steps or set "
+            "precision=float32."
+        )

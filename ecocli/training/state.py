@@ -1,0 +1,126 @@
+"""The part of a training run that changes: weights, optimiser, averages, loss scale, metrics, step.
+
+It saves itself to the run's folder and takes up what lies there. Only the main process writes; all of them read.
+"""
+
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ecocli.config.train_parent import TrainParentConfig
+from ecocli.runtime.distributed import World
+from ecocli.training.checkpoints import RunState, load_optimizer_tensors, load_state, optimizer_tensors, save_state
+from ecocli.training.ema import WeightAverage
+from ecocli.training.metrics_log import MetricsLog, MetricsWindow
+from ecocli.training.optimizer import build_optimizer, group_parameters, set_learning_rate
+
+
+class TrainingState:
+    """What changes from step to step.
+
+    Attributes:
+        step: Steps done.
+        saved_step: Step of the latest saved state.
+        optimizer: The optimiser.
+        window: Metrics since the last line of the log.
+        metrics: The log.
+    """
+
+    def __init__(
+        self, config: TrainParentConfig, model: nn.Module, device: torch.device, world: World, folder: Path
+    ) -> None:
+        """Start at step 0, or where the state in the folder left off.
+
+        Args:
+            config: The settings.
+            model: On its device, with its first weights.
+            device: The model's.
+            world: The processes; all must see the same folder.
+            folder: Folder of the run.
+        """
+        settings = config.optimizer
+        self._model = model
+        self._world = world
+        self._folder = folder
+        self._clip_norm = settings.clip_norm or math.inf
+        self._groups = group_parameters(model, settings.weight_decay, settings.backbone_lr_multiplier)
+        self._parameters = [parameter for group in self._groups for parameter in group.parameters]
+        self._names = {
+            id(parameter): name
+            for group in self._groups
+            for name, parameter in zip(group.names, group.parameters, strict=True)
+        }
+        self.optimizer = build_optimizer(self._groups)
+        self._average = WeightAverage(model, settings.ema_decay) if settings.ema_decay else None
+        self._scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
+        self.metrics = MetricsLog(folder / "metrics.jsonl")
+        self.window = MetricsWindow()
+        self.step = 0
+        self.saved_step = 0
+        self._resume()
+
+    def _resume(self) -> None:
+        found = load_state(self._folder) if self._world.is_main else None
+        # The main process decides, so that all go on from the same step.
+        step = self._world.broadcast_object(None if found is None else found.step)
+        if step is not None:
+            state = load_state(self._folder) if found is None else found
+            if state is None or state.step != step:
+                raise FileNotFoundError(
+                    f"{self._folder} shows this process no state of step {step}: it must lie on a shared file system"
+                )
+            self._model.load_state_dict(dict(state.tensors["model"]))
+            load_optimizer_tensors(self.optimizer, self._names, state.tensors["optimizer"])
+            if self._average is not None:
+                self._average.load_state_dict(state.tensors["average"])
+            self._scaler.load_state_dict(state.values["scaler"])
+            self.window = MetricsWindow(state.values["window"])
+            self.step = self.saved_step = state.step
+        if self._world.is_main:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self.metrics.resume(self.step)
+        self._world.barrier()
+
+    def save(self) -> Path:
+        """Save the state after ``step`` and return where it lies."""
+        path = self._folder
+        if self._world.is_main:
+            self.metrics.sync()
+            tensors = {
+                "model": self._model.state_dict(),
+                "optimizer": optimizer_tensors(self.optimizer, self._names),
+            }
+            if self._average is not None:
+                tensors["average"] = self._average.state_dict()
+            values = {"scaler": self._scaler.state_dict(), "window": self.window.state()}
+            path = save_state(self._folder, RunState(self.step, tensors, values))
+        self.saved_step = self.step
+        return path
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        """Scale a loss for float16; the loss itself otherwise."""
+        return self._scaler.scale(loss)
+
+    def apply_gradients(self, learning_rate: float) -> float:
+        """Clip, take one step of the optimiser, average.
+
+        Returns:
+            Norm of all gradients before clipping. If it is not finite nothing is changed, except with float16, where a
+            step whose scaled gradients overflow is left out, the scale is lowered, and the norm counts as 0.
+        """
+        set_learning_rate(self.optimizer, learning_rate)
+        self._scaler.unscale_(self.optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._clip_norm).item()
+        overflow = self._scaler.is_enabled() and not math.isfinite(norm)
+        if math.isfinite(norm) or overflow:
+            self._scaler.step(self.optimizer)
+            self._scaler.update()
+            if self._average is not None:
+                self._average.update(self._model)
+        return 0.0 if overflow else norm
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the model's state dict, averaged if asked for."""
+        return self._model.state_dict() if self._average is None else self._average.state_dict()

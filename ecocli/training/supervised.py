@@ -1,0 +1,94 @@
+"""The model as the training loop calls it: all supervised predictions of some exits, on one or many processes.
+
+Axes: B images, E exits, S supervised predictions, Q queries, K classes, P predictions (E x S), H W pixels.
+"""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
+
+from ecocli.model.mask2former import Mask2Former
+
+
+class SupervisedModel(nn.Module):
+    """A model whose output is a plain pair of tensors, exits and decoder layers on one axis."""
+
+    def __init__(self, model: Mask2Former) -> None:
+        """Wrap a model."""
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, images: Float[Tensor, "B 3 H W"], exit_depths: tuple[int, ...]
+    ) -> tuple[Float[Tensor, "P B Q K1"], Float[Tensor, "P B Q H4 W4"]]:
+        """Predict at each exit; the S predictions of the first exit come first, its final one last of them."""
+        predictions = self.model(images, exit_depths, all_layers=True)
+        return predictions.pred_logits.flatten(0, 1), predictions.pred_masks.flatten(0, 1)
+
+
+class TrainedModel:
+    """A supervised model, compiled and spread over processes as asked."""
+
+    def __init__(
+        self,
+        model: Mask2Former,
+        *,
+        device: torch.device,
+        world_size: int,
+        all_layers_used: bool,
+        compile_model: bool,
+    ) -> None:
+        """Prepare a model that lies on its device.
+
+        Args:
+            model: The model.
+            device: Where it lies.
+            world_size: Number of processes; with more than one the gradients are averaged over them.
+            all_layers_used: Whether every step uses every parameter; without this promise the backward pass
+                of several processes looks for the unused ones.
+            compile_model: Whether to use ``torch.compile``.
+        """
+        module: nn.Module = SupervisedModel(model)
+        if compile_model:
+            module = cast("nn.Module", torch.compile(module))
+        self._parallel: DistributedDataParallel | None = None
+        if world_size > 1:
+            self._parallel = DistributedDataParallel(
+                module,
+                device_ids=[device] if device.type == "cuda" else None,
+                find_unused_parameters=not all_layers_used,
+            )
+        self._module = module if self._parallel is None else self._parallel
+
+    def __call__(
+        self, images: Float[Tensor, "B 3 H W"], exit_depths: tuple[int, ...]
+    ) -> tuple[Float[Tensor, "P B Q K1"], Float[Tensor, "P B Q H4 W4"]]:
+        """Predict; see ``SupervisedModel.forward``."""
+        logits, masks = self._module(images, exit_depths)
+        return logits, masks
+
+    def without_sync(self) -> AbstractContextManager[None]:
+        """Return a context in which gradients add up in each process alone: all parts of a step but the last."""
+        return nullcontext() if self._parallel is None else self._parallel.no_sync()
+
+
+def checkpoint_activations(model: Mask2Former) -> None:
+    """Let the transformer layers recompute their activations in the backward pass."""
+    for layer in _transformer_layers(model):
+        # An instance attribute hides the method; a wrapper module would change the names in the state dict.
+        layer.__dict__["forward"] = partial(checkpoint, layer.forward, use_reentrant=False)
+
+
+def _transformer_layers(model: Mask2Former) -> Iterator[nn.Module]:
+    head = model.sem_seg_head
+    yield from head.pixel_decoder.encoder.layers
+    yield from head.predictor.transformer_cross_attention_layers
+    yield from head.predictor.transformer_self_attention_layers
+    yield from head.predictor.transformer_ffn_layers

@@ -1,0 +1,59 @@
+"""Weights of one model as the start of another.
+
+All entries must fit, with two exceptions that re-targeting a published model needs: the class head is drawn anew where
+the number of classes differs, and an encoder may have fewer layers than the one the weights come from (its first ones
+are taken). Anything else that does not fit is an error, since a silently missing layer would only show in the results.
+"""
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from ecocli.errors import ArtifactError
+
+_CLASS_HEAD = re.compile(r"sem_seg_head\.predictor\.class_embed\.(weight|bias)")
+_ENCODER_LAYER = re.compile(r"sem_seg_head\.pixel_decoder\.transformer\.encoder\.layers\.\d+\..*")
+
+
+def load_initial_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> list[str]:
+    """Load what fits.
+
+    Args:
+        model: Freshly initialised.
+        weights: Entries of another model's state dict.
+        source: Where they come from, for the message.
+
+    Returns:
+        What was not taken, one sentence each.
+
+    Raises:
+        ArtifactError: The weights are of another architecture.
+    """
+    own = model.state_dict()
+    dropped = sorted(name for name in weights if name not in own)
+    fresh = sorted(name for name in own if name not in weights or own[name].shape != weights[name].shape)
+    new_head = [name for name in fresh if name in weights and _CLASS_HEAD.fullmatch(name)]
+    misfits = [
+        *(f"{name} is missing" for name in fresh if name not in weights),
+        *(
+            f"{name} has shape {list(weights[name].shape)}, expected {list(own[name].shape)}"
+            for name in fresh
+            if name in weights and name not in new_head
+        ),
+        *(f"{name} is unknown" for name in dropped if not _ENCODER_LAYER.fullmatch(name)),
+    ]
+    if misfits:
+        raise ArtifactError(
+            f"The weights of {source} do not fit the architecture: {misfits[0]}"
+            + (f" (and {len(misfits) - 1} more)" if len(misfits) > 1 else "")
+            + ". Leave out --arch and --layers to take the architecture of the weights, or name other weights "
+            "with --init."
+        )
+    model.load_state_dict({**own, **{name: weights[name] for name in own if name not in fresh}})
+    notes = []
+    if new_head:
+        notes.append("The class head is drawn anew: the number of classes differs.")
+    if dropped:
+        notes.append(f"The deeper encoder layers are left out: {len(dropped)} tensors.")
+    return notes
