@@ -23,11 +23,23 @@ from ecocli.errors import DataError, UsageError
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a split lies: annotation file and panoptic folder belong together."""
+    """Where a split lies and what is expected there.
 
+    Attributes:
+        name: Name of the data set.
+        annotations: JSON file.
+        panoptic: Folder of the panoptic PNG files.
+        images: Folder of the images.
+        categories: The categories the file must have, if they are known.
+        image_name: Names the image file of a record, where the annotation file cannot be trusted.
+    """
+
+    name: str
     annotations: Path
     panoptic: Path
     images: Path
+    categories: tuple[Category, ...] | None = None
+    image_name: Callable[[ImageRecord], str] | None = None
 
 
 def data_root(config: DatasetConfig) -> Path:
@@ -35,43 +47,89 @@ def data_root(config: DatasetConfig) -> Path:
     return Path(config.root if config.root is not None else "datasets")
 
 
-def open_dataset(config: DatasetConfig, split: str, *, advance: Callable[[int], None] | None = None) -> PanopticDataset:
+def open_dataset(
+    config: DatasetConfig,
+    split: str,
+    *,
+    advance: Callable[[int], None] | None = None,
+    check_files: bool = True,
+) -> PanopticDataset:
     """Open one split; the ``shapes`` are generated when they are not there yet.
 
     Args:
         config: Which data set and where.
         split: ``train`` or ``val``, or a name from the user's TOML file.
         advance: Told the number of images just drawn while ``shapes`` is generated.
+        check_files: Look whether every annotated file is there, by listing the folders.
 
     Raises:
         UsageError: No data set or split has this name.
         DataError: Files are missing, or annotations are faulty.
     """
+    if split not in split_names(config):
+        known = ", ".join(split_names(config))
+        raise UsageError(
+            f"The data set {config.name} has no split {split!r}; it has {known}. A data set of your own gets one more "
+            f"by a table [splits.{split}] with images, annotations and panoptic in its .toml file."
+        )
+    place = _locate(config, split, advance)
+    annotations = read_annotations(place.annotations)
+    if place.categories is not None:
+        _check_categories(place.annotations, annotations.categories, place.categories)
+    records = annotations.records
+    if place.image_name is not None:
+        records.file_names = [place.image_name(record) for record in records]
+    if check_files:
+        _check_files(place.images, records.file_names, f"{place.name} images")
+        _check_files(place.panoptic, records.panoptic_names, f"{place.name} panoptic PNG files")
+    return PanopticDataset(
+        place.name,
+        split,
+        annotations.categories,
+        records,
+        place.images,
+        place.panoptic,
+        place.annotations,
+        annotations.has_number_ids,
+    )
+
+
+def split_names(config: DatasetConfig) -> tuple[str, ...]:
+    """List the splits of a data set, without looking at its files.
+
+    Raises:
+        UsageError: No data set has this name.
+        DataError: The user's TOML file is missing.
+    """
     name = config.name
     if name.endswith(".toml"):
-        return _open_custom(Path(name), split)
+        return tuple(_describe_custom(Path(name)).splits)
     if name not in DATASET_PRESETS:
         near = difflib.get_close_matches(name, DATASET_PRESETS, n=1)
         hint = f"Did you mean {near[0]!r}?" if near else f"Known are {', '.join(sorted(DATASET_PRESETS))}."
         raise UsageError(
             f"There is no data set {name!r}. {hint} A data set of your own is named by the path of a .toml file."
         )
-    if split not in ("train", "val"):
-        raise UsageError(f"The data set {name} has no split {split!r}, expected train or val.")
+    return ("train", "val")
+
+
+def _locate(config: DatasetConfig, split: str, advance: Callable[[int], None] | None) -> _Place:
     root = data_root(config)
-    if name == "shapes":
-        return _open_shapes(ensure_shapes(root, config.shapes, advance=advance), split)
-    if name == "coco":
-        return _open_coco(root, split)
-    return _open_cityscapes(root, split)
+    if config.name == "shapes":
+        return _locate_shapes(ensure_shapes(root, config.shapes, advance=advance), split)
+    if config.name == "coco":
+        return _locate_coco(root, split)
+    if config.name == "cityscapes":
+        return _locate_cityscapes(root, split)
+    return _locate_custom(Path(config.name), split)
 
 
-def _open_shapes(folder: Path, split: str) -> PanopticDataset:
-    place = _Place(folder / "annotations" / f"panoptic_{split}.json", folder / f"panoptic_{split}", folder / split)
-    return _open("shapes", split, place, SHAPES)
+def _locate_shapes(folder: Path, split: str) -> _Place:
+    annotations = folder / "annotations" / f"panoptic_{split}.json"
+    return _Place("shapes", annotations, folder / f"panoptic_{split}", folder / split, SHAPES)
 
 
-def _open_coco(root: Path, split: str) -> PanopticDataset:
+def _locate_coco(root: Path, split: str) -> _Place:
     year_split = f"{split}2017"
     bases = (root / "coco", root)
     annotations = _first(
@@ -95,10 +153,10 @@ def _open_coco(root: Path, split: str) -> PanopticDataset:
         "COCO's image folder",
         f"Download {year_split}.zip from cocodataset.org and extract it beside annotations/.",
     )
-    return _open("coco", split, _Place(annotations, panoptic, images), COCO)
+    return _Place("coco", annotations, panoptic, images, COCO)
 
 
-def _open_cityscapes(root: Path, split: str) -> PanopticDataset:
+def _locate_cityscapes(root: Path, split: str) -> _Place:
     bases = (root / "cityscapes", root)
     hint = (
         "Make it with cityscapesScripts: CITYSCAPES_DATASET=/path/to/cityscapes python -m "
@@ -116,7 +174,7 @@ def _open_cityscapes(root: Path, split: str) -> PanopticDataset:
         "Extract leftImg8bit_trainvaltest.zip beside gtFine/.",
     )
     expected = CITYSCAPES_TRAIN_IDS if annotations.stem.endswith("_trainId") else CITYSCAPES
-    return _open("cityscapes", split, _Place(annotations, panoptic, images), expected, _cityscapes_image)
+    return _Place("cityscapes", annotations, panoptic, images, expected, _cityscapes_image)
 
 
 def _cityscapes_image(record: ImageRecord) -> str:
@@ -125,24 +183,23 @@ def _cityscapes_image(record: ImageRecord) -> str:
     return f"{city}/{record.image_id}_leftImg8bit.png"
 
 
-def _open_custom(path: Path, split: str) -> PanopticDataset:
+def _describe_custom(path: Path) -> CustomDataset:
     if not path.is_file():
         raise DataError(f"The data set file {path} is missing. Expected a TOML file that names the folders.")
-    description = resolve_config(CustomDataset, load_toml(path))
-    if split not in description.splits:
-        raise UsageError(
-            f"The data set file {path} has no split {split!r}; it has {', '.join(sorted(description.splits))}. "
-            f"Add a table [splits.{split}] with images, annotations and panoptic."
-        )
+    return resolve_config(CustomDataset, load_toml(path))
+
+
+def _locate_custom(path: Path, split: str) -> _Place:
+    description = _describe_custom(path)
     named = description.splits[split]
     base = path.parent
     hint = f"Correct the path in [splits.{split}] of {path}; paths are relative to that file."
-    place = _Place(
+    return _Place(
+        description.name,
         _first([base / named.annotations], "The annotation file", hint),
         _first([base / named.panoptic], "The folder of panoptic PNG files", hint),
         _first([base / named.images], "The image folder", hint),
     )
-    return _open(description.name, split, place, None)
 
 
 def _first(candidates: Sequence[Path], what: str, hint: str) -> Path:
@@ -152,33 +209,6 @@ def _first(candidates: Sequence[Path], what: str, hint: str) -> Path:
             return candidate
     tried = ", ".join(str(candidate) for candidate in candidates)
     raise DataError(f"{what[0].upper()}{what[1:]} was not found; tried {tried}. {hint}")
-
-
-def _open(
-    name: str,
-    split: str,
-    place: _Place,
-    expected: tuple[Category, ...] | None,
-    image_name: Callable[[ImageRecord], str] | None = None,
-) -> PanopticDataset:
-    annotations = read_annotations(place.annotations)
-    if expected is not None:
-        _check_categories(place.annotations, annotations.categories, expected)
-    records = annotations.records
-    if image_name is not None:
-        records.file_names = [image_name(record) for record in records]
-    _check_files(place.images, records.file_names, f"{name} images")
-    _check_files(place.panoptic, records.panoptic_names, f"{name} panoptic PNG files")
-    return PanopticDataset(
-        name,
-        split,
-        annotations.categories,
-        records,
-        place.images,
-        place.panoptic,
-        place.annotations,
-        annotations.has_number_ids,
-    )
 
 
 def _check_categories(path: Path, found: tuple[Category, ...], expected: tuple[Category, ...]) -> None:

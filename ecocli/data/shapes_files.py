@@ -86,6 +86,17 @@ def parameters(config: ShapesConfig) -> dict[str, Any]:
     return {"generator_version": GENERATOR_VERSION, **config.model_dump(mode="json")}
 
 
+def stored_parameters(root: Path) -> ShapesConfig | None:
+    """Read what the generated folder below ``root`` holds; None where there is none, or of another version."""
+    try:
+        found = json.loads((root / "shapes" / "shapes.json").read_bytes())
+        if found.pop("generator_version") != GENERATOR_VERSION:
+            return None
+        return ShapesConfig.model_validate_json(json.dumps(found))
+    except (OSError, ValueError, KeyError, AttributeError):
+        return None
+
+
 def _is_ready(folder: Path, config: ShapesConfig, replace: bool) -> bool:
     """Tell whether the folder holds exactly this data set; False where it may be made."""
     if not folder.exists():

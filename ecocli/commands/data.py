@@ -1,0 +1,230 @@
+"""``eco data``: generate the drawn ``shapes``; check a data set before hours of training.
+
+stdout carries a table or one JSON object. Neither command loads torch or needs a GPU.
+"""
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ecocli.commands.common import (
+    ConfigOption,
+    JsonOption,
+    SetOption,
+    emit_result,
+    environment_data_root,
+    resolve,
+)
+from ecocli.config.dataset import DatasetConfig
+from ecocli.errors import DataError
+from ecocli.runtime.distributed import World
+from ecocli.runtime.progress import Progress
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ecocli.data.checking import SplitReport
+    from ecocli.data.panoptic import PanopticDataset
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+RootOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-root",
+        "--root",
+        metavar="DIR",
+        help="Folder of the data sets.  [default: $ECO_DATASETS, $DETECTRON2_DATASETS, else ./datasets]",
+    ),
+]
+
+_PREVIEW_IMAGES = 24
+_FAST_SAMPLE = 200
+_SHOWN_FAULTS = 20
+
+
+def _resolve(
+    name: str | None,
+    root: Path | None,
+    config_path: Path | None,
+    assignments: list[str] | None,
+    **flags: object,
+) -> DatasetConfig:
+    settings = {key.replace("__", "."): value for key, value in flags.items()}
+    return resolve(
+        DatasetConfig,
+        preset={"root": environment_data_root()},
+        config_path=config_path,
+        flags={"name": name, "root": None if root is None else str(root), **settings},
+        assignments=assignments,
+    )
+
+
+def _table(*columns: str) -> "Table":
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for position, column in enumerate(columns):
+        table.add_column(column, justify="right" if position else "left")
+    return table
+
+
+@app.command("shapes")
+def shapes(
+    root: RootOption = None,
+    train: Annotated[int | None, typer.Option("--train", min=1, help="Training images.  [default: 3000]")] = None,
+    val: Annotated[int | None, typer.Option("--val", min=1, help="Validation images.  [default: 512]")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed of all scenes.  [default: 0]")] = None,
+    size: Annotated[
+        int | None, typer.Option("--size", min=48, max=1024, help="Height and width in pixels.  [default: 128]")
+    ] = None,
+    preview: Annotated[
+        Path | None,
+        typer.Option("--preview", metavar="FILE.png", help="Write a sheet of validation scenes with their truth."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace generated shapes of other parameters.")] = False,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Generate the drawn data set, unless it is there; every other command does this by itself."""
+    from ecocli.data.datasets import data_root, open_dataset
+    from ecocli.data.shapes_files import ensure_shapes, stored_parameters
+
+    settings = _resolve(
+        "shapes",
+        root,
+        config,
+        assignments,
+        shapes__train=train,
+        shapes__val=val,
+        shapes__seed=seed,
+        shapes__scenes__size=size,
+    )
+    wanted = settings.shapes
+    there = stored_parameters(data_root(settings)) == wanted
+    with Progress(not there).task("drawing shapes", total=wanted.train + wanted.val, unit="image") as task:
+        folder = ensure_shapes(data_root(settings), wanted, replace=force, advance=task.advance)
+    splits = [open_dataset(settings, split) for split in ("train", "val")]
+    if preview is not None:
+        _write_preview(splits[1], preview)
+    table = _table("split", "images", "size", "segments", "per image", "crowds")
+    rows = []
+    for dataset in splits:
+        segments = [segment for record in dataset.records for segment in record.segments]
+        row = {
+            "split": dataset.split,
+            "images": len(dataset),
+            "segments": len(segments),
+            "crowds": sum(segment.is_crowd for segment in segments),
+            "fingerprint": dataset.fingerprint,
+        }
+        rows.append(row)
+        size_px = f"{wanted.scenes.size} x {wanted.scenes.size}"
+        mean = f"{len(segments) / len(dataset):.1f}"
+        table.add_row(dataset.split, f"{len(dataset):,}", size_px, f"{len(segments):,}", mean, str(row["crowds"]))
+    data = {
+        "folder": str(folder),
+        "parameters": wanted.model_dump(mode="json"),
+        "splits": rows,
+        "preview": None if preview is None else str(preview),
+    }
+    emit_result(World(), data, text=f"{folder}", table=table, as_json=as_json)
+
+
+def _write_preview(dataset: "PanopticDataset", path: Path) -> None:
+    from ecocli.data.preview import contact_sheet
+
+    # Few segments first: the sheet then runs from easy to hard.
+    first = range(min(_PREVIEW_IMAGES, len(dataset)))
+    indices = sorted(first, key=lambda index: len(dataset.records[index].segments))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        contact_sheet(dataset, indices).save(path)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"The preview cannot be written to {path} ({error}). Expected a path that ends in .png or .jpg in a "
+            "folder that can be written."
+        ) from error
+
+
+@app.command("check")
+def check(
+    name: Annotated[
+        str, typer.Argument(metavar="DATASET", help="shapes, coco, cityscapes, or the path of a .toml file.")
+    ],
+    root: RootOption = None,
+    split: Annotated[list[str] | None, typer.Option("--split", help="Check only this split; may be repeated.")] = None,
+    fast: Annotated[
+        bool, typer.Option("--fast", help=f"Check only {_FAST_SAMPLE} images of every split, spread evenly.")
+    ] = False,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check every file, id, area and box of a data set; leaves with code 3 when anything is wrong."""
+    from ecocli.data.checking import Fault, SplitReport, check_split
+    from ecocli.data.datasets import data_root, open_dataset, split_names
+    from ecocli.data.shapes_files import stored_parameters
+
+    settings = _resolve(name, root, config, assignments)
+    if settings.name == "shapes":
+        found = stored_parameters(data_root(settings))
+        if found is None:
+            raise DataError(
+                f"There are no generated shapes of this version in {data_root(settings)}. Make them with "
+                "`eco data shapes`, or name their folder with --data-root or ECO_DATASETS."
+            )
+        # Whatever was generated is checked; nothing is generated here.
+        settings = settings.model_copy(update={"shapes": found})
+    progress = Progress()
+    reports: list[SplitReport] = []
+    names: dict[int, str] = {}
+    for split_name in split or split_names(settings):
+        try:
+            dataset = open_dataset(settings, split_name, check_files=False)
+        except DataError as error:
+            reports.append(SplitReport(split_name, faults=[Fault(split_name, "", str(error))]))
+            continue
+        names = {category.id: category.name for category in dataset.categories}
+        sample = _FAST_SAMPLE if fast else None
+        total = len(dataset) if sample is None else min(sample, len(dataset))
+        with progress.task(f"checking {dataset.name} {split_name}", total=total, unit="image") as task:
+            reports.append(check_split(dataset, sample=sample, processes=os.cpu_count() or 1, advance=task.advance))
+    _print_check(name, reports, names, as_json)
+    count = sum(len(report.faults) for report in reports)
+    if count:
+        raise DataError(
+            f"The data set {name} has {count} {'fault' if count == 1 else 'faults'}, listed on stdout. Extract the "
+            "named archives again, or correct the annotations, and check once more."
+        )
+
+
+def _print_check(name: str, reports: "list[SplitReport]", names: dict[int, str], as_json: bool) -> None:
+    faults = [fault for report in reports for fault in report.faults]
+    lines = [f"{fault.split}: {fault.text}" for fault in faults[:_SHOWN_FAULTS]]
+    if len(faults) > _SHOWN_FAULTS:
+        lines.append(f"... and {len(faults) - _SHOWN_FAULTS} more faults")
+    table = _table("split", "images", "checked", "segments", "crowds", "unlabelled", "faults")
+    splits = []
+    for report in reports:
+        table.add_row(
+            report.split,
+            f"{report.images:,}",
+            f"{report.checked:,}",
+            f"{report.segments:,}",
+            f"{report.crowds:,}",
+            f"{100 * report.void_ratio:.1f} %",
+            f"{len(report.faults):,}",
+        )
+        row = asdict(report)
+        row["category_counts"] = {
+            names.get(id_, str(id_)): count for id_, count in sorted(report.category_counts.items())
+        }
+        splits.append(row)
+    data = {"dataset": name, "ok": not faults, "splits": splits}
+    emit_result(World(), data, text="\n".join(lines) if lines else None, table=table, as_json=as_json)
