@@ -1,0 +1,191 @@
+"""GFLOPs of every exit and part, counted on the model's own modules.
+
+Shapes: C channels, E exits, H W pixels, K classes, Q queries.
+Source: published figures of Mask2Former and ECO-M2F (arXiv 2404.15244, tables 1 and 2), whose convention
+``ecocli.profiling.counter`` describes. Their "transformer encoder" column is the whole pixel decoder.
+Post-processing is counted as the original does it, every query's mask at full size, so that totals compare with
+published ones; what inference here really does is less.
+"""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch.nn import functional as F
+
+from ecocli.config.architecture import ArchitectureConfig
+from ecocli.model.builders import build_model
+from ecocli.model.gate import FeatureName, Gate
+from ecocli.model.mask2former import Mask2Former
+from ecocli.profiling.counter import Convention, Meter, Reading
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class ExitCosts:
+    """GFLOPs of one image by part; one multiply-add counts once.
+
+    Attributes:
+        exit_depths: Exits offered, in encoder layers run.
+        backbone: Image to ``res2`` .. ``res5``.
+        projections: The pixel decoder's projections of the backbone maps.
+        encoder_layers: Every encoder layer by itself, the first layer first.
+        mask_features: The pixel decoder's stride-4 convolutions.
+        upsampling: Bilinear step from stride 8 to 4, which published pixel decoder figures leave out.
+        transformer_decoder: Queries to class and mask logits.
+        post_processing: Masks to the padded size and to the original size, and the semantic map there.
+        gate: Linear layer from pooled features to exits; spent only where a gate decides.
+    """
+
+    exit_depths: tuple[int, ...]
+    backbone: float
+    projections: float
+    encoder_layers: tuple[float, ...]
+    mask_features: float
+    upsampling: float
+    transformer_decoder: float
+    post_processing: float
+    gate: float
+
+    def encoder(self, depth: int) -> float:
+        """The encoder layers run at an exit depth."""
+        if not 1 <= depth <= len(self.encoder_layers):
+            raise ValueError(
+                f"exit depth {depth} of an encoder with {len(self.encoder_layers)} layers; "
+                f"give a depth from 1 to {len(self.encoder_layers)}"
+            )
+        return math.fsum(self.encoder_layers[:depth])
+
+    def pixel_decoder(self, depth: int) -> float:
+        """The whole pixel decoder, the papers' "transformer encoder" column."""
+        return self.projections + self.encoder(depth) + self.mask_features
+
+    def total(self, depth: int, gated: bool = False) -> float:
+        """Everything for one image that leaves at an exit depth; ``gated`` adds the gate's own cost."""
+        shared = self.backbone + self.upsampling + self.transformer_decoder + self.post_processing
+        return shared + self.pixel_decoder(depth) + (self.gate if gated else 0.0)
+
+
+@dataclass(frozen=True)
+class _NetworkCosts:
+    """Parts that depend on the padded size only."""
+
+    backbone: Reading
+    projections: Reading
+    encoder_layers: tuple[Reading, ...]
+    fusion: Reading
+    transformer_decoder: Reading
+    gate_channels: Mapping[FeatureName, int]
+
+
+@lru_cache(maxsize=4)
+def _meta_model(architecture: ArchitectureConfig) -> Mask2Former:
+    with torch.device("meta"):
+        return build_model(architecture).eval().requires_grad_(False)
+
+
+@lru_cache(maxsize=1024)
+def _network_costs(architecture: ArchitectureConfig, padded_size: Size) -> _NetworkCosts:
+    model = _meta_model(architecture)
+    decoder = model.sem_seg_head.pixel_decoder
+    images = torch.empty(1, 3, *padded_size, device="meta")
+    readings: list[Reading] = []
+
+    def note(*_hook_arguments: object) -> None:
+        readings.append(meter.read())
+
+    hooks = [layer.register_forward_hook(note) for layer in decoder.encoder.layers]
+    try:
+        with Meter() as meter:
+            note()
+            maps = model.backbone(images)
+            note()
+            features = decoder.project(maps)
+            note()
+            (tokens,) = model.encode(features, (model.num_encoder_layers,))
+            mask_features, memories = decoder.fuse(tokens, features.shapes, features.lateral)
+            note()
+            model.sem_seg_head.predictor(memories, features.shapes, mask_features, all_layers=False)
+            note()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    parts = [after - before for before, after in itertools.pairwise(readings)]
+    return _NetworkCosts(
+        backbone=parts[0],
+        projections=parts[1],
+        encoder_layers=tuple(parts[2:-2]),
+        fusion=parts[-2],
+        transformer_decoder=parts[-1],
+        gate_channels={"res5": features.maps["res5"].shape[1], "projected": features.tokens.shape[2]},
+    )
+
+
+@lru_cache(maxsize=4096)
+def _post_processing_cost(queries: int, classes: int, padded_size: Size, original_size: Size) -> float:
+    height, width = padded_size
+    with Meter() as meter:
+        masks = torch.empty(1, queries, height // 4, width // 4, device="meta")
+        masks = F.interpolate(masks, size=padded_size, mode="bilinear", align_corners=False)
+        masks = F.interpolate(masks, size=original_size, mode="bilinear", align_corners=False)
+        torch.einsum("qk,qhw->khw", torch.empty(queries, classes, device="meta"), masks[0])
+        return meter.read().gflops("paper")
+
+
+@lru_cache(maxsize=64)
+def _gate_cost(channels: int, exits: int) -> float:
+    with Meter() as meter:
+        Gate(channels, exits).to("meta")(torch.empty(1, channels, device="meta"))
+        return meter.read().gflops("paper")
+
+
+def count_gflops(
+    architecture: ArchitectureConfig,
+    padded_size: Size,
+    original_size: Size,
+    exit_depths: Sequence[int],
+    *,
+    convention: Convention = "paper",
+    gate_feature: FeatureName = "res5",
+) -> ExitCosts:
+    """Count one image's GFLOPs at every exit.
+
+    The network's parts are counted once per padded size and kept, so a data set costs about a quarter of a second per
+    distinct padded size and next to nothing per image.
+
+    Args:
+        architecture: What to build; weights play no part.
+        padded_size: Height and width of the network's input, in pixels, multiples of 32.
+        original_size: Height and width of the image as it was before resizing, in pixels.
+        exit_depths: Exits offered, in encoder layers run.
+        convention: ``paper`` for figures that compare with published ones, ``all`` to add deformable sampling and the
+            query-key products of masked attention.
+        gate_feature: Pooled feature the gate reads.
+
+    Raises:
+        ValueError: If a padded side is not a positive multiple of 32, or a depth is not one of the encoder's.
+    """
+    divisor = Mask2Former.size_divisor
+    if min(padded_size) < divisor or any(side % divisor for side in padded_size):
+        raise ValueError(f"padded size {padded_size[0]}x{padded_size[1]}; both sides must be multiples of {divisor}")
+    network = _network_costs(architecture, padded_size)
+    queries, classes = architecture.transformer_decoder.num_queries, architecture.num_classes
+    upsampling = network.fusion.resizing_gflops
+    costs = ExitCosts(
+        exit_depths=tuple(exit_depths),
+        backbone=network.backbone.gflops(convention),
+        projections=network.projections.gflops(convention),
+        encoder_layers=tuple(layer.gflops(convention) for layer in network.encoder_layers),
+        mask_features=network.fusion.gflops(convention) - upsampling,
+        upsampling=upsampling,
+        transformer_decoder=network.transformer_decoder.gflops(convention),
+        post_processing=_post_processing_cost(queries, classes, padded_size, original_size),
+        gate=_gate_cost(network.gate_channels[gate_feature], len(exit_depths)),
+    )
+    for depth in exit_depths:
+        costs.encoder(depth)
+    return costs
