@@ -1,0 +1,42 @@
+# Everything a developer types. Needs Python 3.11 or newer, git and make; the rest is installed into .venv.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(abspath $(VENV))/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test check bench clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
+
+quickstart: $(STAMP) ## Run the whole recipe on generated data and leave a report with pictures
+	PATH="$(BIN):$$PATH" bash pipelines/shapes/run.sh
+
+test: $(STAMP) ## Run all tests, with the checks of types, lint and imports among them
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(STAMP) ## Run the checks alone: types, lint, formatting, imports
+	@$(BIN)/python -m mypy
+	@$(BIN)/python -m ruff check ecocli tests
+	@$(BIN)/python -m ruff format --check ecocli tests
+	@$(BIN)/lint-imports --no-cache
+
+bench: $(STAMP) ## Measure the speed of the parts that decide it
+	@for script in tests/benchmarks/bench_*.py; do \
+		echo "== $$script"; PYTHONPATH=tests $(BIN)/python "$$script" || exit 1; \
+	done
+
+clean: ## Remove what builds and tests leave; the store and the virtual environment stay
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
+	find ecocli tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Installed in place, so that a change of the source needs no second installation. Where pip is configured to find a
+# CPU build of torch, the pinned version takes it.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: $(PYTHON) is too old; name Python 3.11 or newer: make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
