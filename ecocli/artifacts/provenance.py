@@ -1,6 +1,7 @@
 """Provenance: where, when and with which versions an artifact was made. Recorded beside it, outside its digest."""
 
 import datetime
+import functools
 import os
 import platform
 from importlib import metadata
@@ -17,15 +18,16 @@ def local_provenance() -> dict[str, JsonValue]:
         "host": platform.node(),
         "system": f"{platform.system()} {platform.machine()}",
         "cpu_count": os.cpu_count(),
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": {"python": platform.python_version(), **dict(_versions())},
     }
 
 
-def _versions() -> dict[str, JsonValue]:
-    found: dict[str, JsonValue] = {}
+@functools.cache
+def _versions() -> tuple[tuple[str, str], ...]:
+    found = []
     for package in _PACKAGES:
         try:
-            found[package] = metadata.version(package)
+            found.append((package, metadata.version(package)))
         except metadata.PackageNotFoundError:  # run from a source tree that is not installed
             continue
-    return found
+    return tuple(found)

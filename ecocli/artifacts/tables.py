@@ -5,9 +5,7 @@ groups of 8192. Measured on half-empty float16 features: 1.4 times smaller and 5
 defaults. Same table and same pyarrow give the same bytes; the file names the pyarrow version that wrote it.
 """
 
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ecocli.artifacts.files import storage_errors
+from ecocli.artifacts.files import replacing
 from ecocli.errors import ArtifactError
 
 ROW_GROUP_ROWS = 8192
@@ -67,25 +65,19 @@ def write_table(path: Path, table: pa.Table) -> None:
     Raises:
         UsageError: The file system refuses.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     encoding: dict[str, Any] = {
         "use_dictionary": [field.name for field in table.schema if _is_text(field.type)],
         "column_encoding": dict.fromkeys(_vector_columns(table.schema), "BYTE_STREAM_SPLIT") or None,
     }
-    with storage_errors(path):
-        try:
-            pq.write_table(
-                table.combine_chunks(),
-                temporary,
-                row_group_size=ROW_GROUP_ROWS,
-                compression="zstd",
-                compression_level=1,
-                **encoding,
-            )
-            temporary.replace(path)
-        finally:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
+    with replacing(path, path.parent) as file:
+        pq.write_table(
+            table.combine_chunks(),
+            file,
+            row_group_size=ROW_GROUP_ROWS,
+            compression="zstd",
+            compression_level=1,
+            **encoding,
+        )
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:

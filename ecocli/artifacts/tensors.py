@@ -4,13 +4,11 @@ The only metadata is ``{"format": "pt"}``: with several keys safetensors 0.8 wri
 digest would change from process to process. torch is imported when a function is called, not before.
 """
 
-import uuid
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ecocli.artifacts.files import storage_errors
+from ecocli.artifacts.files import write_bytes
 from ecocli.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -34,16 +32,8 @@ def write_tensors(path: Path, tensors: "Mapping[str, Tensor]") -> None:
     Raises:
         UsageError: The file system refuses.
     """
-    from safetensors.torch import save_file
-
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    with storage_errors(path):
-        try:
-            save_file(_independent(tensors), temporary, metadata={"format": "pt"})
-            temporary.replace(path)
-        finally:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
+    # Not safetensors' own writing: it hides what the file system says, and does not sync.
+    write_bytes(path, save_tensors(tensors), path.parent)
 
 
 def load_tensors(path: Path) -> "dict[str, Tensor]":

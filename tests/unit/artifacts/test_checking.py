@@ -1,0 +1,128 @@
+"""Verification finds every kind of damage, and nothing in a sound store."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from helpers_store import flip_bit, overwrite, parent_manifest, put_gate
+
+from ecocli.artifacts.artifact import Artifact
+from ecocli.artifacts.digest import canonical_json
+from ecocli.artifacts.manifest import GateManifest
+from ecocli.artifacts.oci import build_manifest
+from ecocli.artifacts.store import Store
+from ecocli.errors import ArtifactError, UsageError
+
+ACTION = "sha256:" + "1" * 64
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def _problems(store: Store, reference: str | None = None) -> list[tuple[str, str]]:
+    return [(fault.problem, fault.path.name) for fault in store.verify(reference)]
+
+
+def test_verify__sound_store__finds_nothing(store: Store) -> None:
+    put_gate(store, names=("mine",), action=ACTION)
+    store.put(parent_manifest(), {})
+    assert store.verify() == store.verify("mine") == ()
+
+
+def test_verify__no_store__is_refused(store: Store) -> None:
+    with pytest.raises(UsageError, match=r"There is no store at .*: expected a folder made by eco"):
+        store.verify()
+
+
+def test_verify__flipped_bit__names_all_owners_expected_and_found(store: Store) -> None:
+    first = put_gate(store, 0.1, {"w": b"same"})
+    second = put_gate(store, 0.2, {"w": b"same"})
+    flip_bit(first.path_of("w"))
+    faults = store.verify()
+    assert sorted(fault.owner for fault in faults) == sorted([first.digest, second.digest])
+    assert {fault.path for fault in faults} == {first.path_of("w")}
+    assert first.manifest.files[0].digest in faults[0].expected
+    assert faults[0].found.startswith("the digest sha256:")
+    assert _problems(store, first.digest) == [("Damaged file w", first.path_of("w").name)]
+
+
+def test_verify__blob_of_nobody__is_checked_too(store: Store) -> None:
+    store.create()
+    path = store.blobs.path(store.blobs.put_bytes(b"abc").digest)
+    flip_bit(path)
+    assert [(fault.owner, fault.path) for fault in store.verify()] == [("", path)]
+
+
+def test_verify__truncated_and_missing__are_both_listed(store: Store) -> None:
+    artifact = put_gate(store, files={"a": b"123", "b": b"456"})
+    overwrite(artifact.path_of("a"), b"12")
+    artifact.path_of("b").unlink()
+    assert sorted(_problems(store)) == [
+        ("Damaged blob", artifact.path_of("a").name),
+        ("Missing file b", artifact.path_of("b").name),
+    ]
+
+
+def _unlink_manifest(store: Store, artifact: Artifact[GateManifest]) -> None:
+    store.blobs.path(artifact.digest).unlink()
+
+
+def _break_name(store: Store, artifact: Artifact[GateManifest]) -> None:
+    store.refs.path("mine").write_bytes(b"{}")
+
+
+def _break_action(store: Store, artifact: Artifact[GateManifest]) -> None:
+    store.actions.path(ACTION).write_bytes(b"{}")
+
+
+def _break_index(store: Store, artifact: Artifact[GateManifest]) -> None:
+    store.layout.index.write_bytes(b"[]")
+
+
+def _remove_index(store: Store, artifact: Artifact[GateManifest]) -> None:
+    store.layout.index.unlink()
+
+
+def _break_marker(store: Store, artifact: Artifact[GateManifest]) -> None:
+    store.layout.marker.write_bytes(b"{}")
+
+
+@pytest.mark.parametrize(
+    "damage, problems",
+    [
+        (_unlink_manifest, {"Missing blob", "Dangling name"}),
+        (_break_name, {"Damaged name"}),
+        (_break_action, {"Damaged action entry"}),
+        (_break_index, {"Damaged index"}),
+        (_remove_index, {"Missing index"}),
+        (_break_marker, {"Damaged marker"}),
+    ],
+)
+def test_verify__damaged_bookkeeping__is_named(
+    store: Store, damage: Callable[[Store, Artifact[GateManifest]], None], problems: set[str]
+) -> None:
+    damage(store, put_gate(store, names=("mine",), action=ACTION))
+    assert {problem for problem, _ in _problems(store)} == problems
+
+
+def test_verify__artifact_that_contradicts_itself__is_named(store: Store) -> None:
+    artifact = put_gate(store)
+    config = store.blobs.put_bytes(artifact.manifest.canonical_bytes())
+    digest = store.blobs.put_bytes(build_manifest("gate", config, ())).digest
+    store.set_name("forged", digest)
+    assert _problems(store) == _problems(store, "forged") == [("Unreadable artifact", digest[7:])]
+
+
+def test_verify__config_that_is_no_manifest__is_named(store: Store) -> None:
+    store.create()
+    config = store.blobs.put_bytes(canonical_json([]))
+    store.set_name("forged", store.blobs.put_bytes(build_manifest("gate", config, ())).digest)
+    assert [problem for problem, _ in _problems(store)] == ["Unreadable artifact"]
+
+
+def test_verify__unknown_reference__is_refused(store: Store) -> None:
+    put_gate(store)
+    with pytest.raises(ArtifactError, match="'nothing' is unknown"):
+        store.verify("nothing")
