@@ -28,6 +28,7 @@ class SceneConfig(Config):
         hard_weight: Weight of the regime with difficulty 0.65 to 1: small objects, crossing worms.
         max_objects: About how many objects the hardest scene holds.
         clutter: How much the difficulty makes objects gather, overlap and share colours.
+        color_cue: Share of figures painted in a hue of their class, which each class shares with one other.
         camouflage: How much the difficulty pulls object colours towards the ground below them.
         noise: Standard deviation of the pixel noise of the hardest scene, in grey levels.
         illumination: Strength of the light gradient of the hardest scene.
@@ -43,6 +44,7 @@ class SceneConfig(Config):
     hard_weight: Annotated[float, Field(ge=0.0)] = 0.3
     max_objects: Annotated[int, Field(ge=1, le=60)] = 13
     clutter: Ratio = 0.8
+    color_cue: Ratio = 0.85
     camouflage: Ratio = 0.5
     noise: Annotated[float, Field(ge=0.0, le=64.0)] = 9.0
     illumination: Ratio = 0.35

@@ -25,6 +25,7 @@ FloatArray = NDArray[np.float32]
 
 _DISK, _SQUARE, _TRIANGLE, _RING, _STAR, _WORM, _LIT_LAMP, _UNLIT_LAMP = range(1, 9)
 _MARKER = 0
+_HUE_OF = {_DISK: 0.0, _RING: 0.0, _SQUARE: 0.78, _STAR: 0.78, _TRIANGLE: 0.45, _WORM: 0.45}
 _MIN_AREA_PX = 14
 _PLACEMENT_TRIES = 12
 _BYTE_SUM_DEVIATION = math.sqrt(4 * (256**2 - 1) / 12)
@@ -144,7 +145,7 @@ class _Painter:
             ]
             patch = rasterise(outlines, self.size, self.size)
             if patch is not None:
-                self._blend(patch, self._color(center))
+                self._blend(patch, self._color(center, category))
 
     # -- figures -------------------------------------------------------------------------------------------
 
@@ -183,7 +184,7 @@ class _Painter:
             for _ in range(_PLACEMENT_TRIES):
                 center = self._point()
                 outline = self._outline(category, center)
-                if self._place(outline, category, self._color(center)):
+                if self._place(outline, category, self._color(center, category)):
                     break
 
     def _outline(self, category: int, center: tuple[float, float]) -> Outline:
@@ -210,7 +211,7 @@ class _Painter:
     # -- placing -------------------------------------------------------------------------------------------
 
     def _radius(self) -> float:
-        return self.size * _mix(self.rng.uniform(0.15, 0.25), self.rng.uniform(0.045, 0.085), self.difficulty)
+        return self.size * _mix(self.rng.uniform(0.15, 0.25), self.rng.uniform(0.055, 0.1), self.difficulty)
 
     def _point(self) -> tuple[float, float]:
         """Choose where to put something: anywhere when easy, near the focus of the clutter when hard."""
@@ -261,9 +262,15 @@ class _Painter:
         saturation, value = self.rng.uniform(0.55, 0.95), self.rng.uniform(0.55, 1.0)
         return np.array(colorsys.hsv_to_rgb(hue, saturation, value), np.float32) * np.float32(255.0)
 
-    def _color(self, center: tuple[float, float]) -> FloatArray:
-        """Choose a fill: any colour when easy; of two families, and drawn to the ground below, when hard."""
-        color = self._hue_color(self.rng.uniform())
+    def _color(self, center: tuple[float, float], category: int) -> FloatArray:
+        """Choose a fill: mostly the hue of the class when easy; of two families, like the ground below, when hard.
+
+        Two classes share each hue, so that colour narrows the choice and shape decides it.
+        """
+        hue = self.rng.uniform()
+        if self.rng.uniform() < self.knobs.color_cue:
+            hue = (_HUE_OF[category] + 0.12 * (hue - 0.5)) % 1.0
+        color = self._hue_color(hue)
         family = self.families[int(self.rng.integers(2))]
         likeness = np.float32(min(1.0, 1.2 * self.knobs.clutter * self.difficulty))
         color += likeness * (family - color)
