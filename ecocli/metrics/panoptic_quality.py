@@ -165,8 +165,9 @@ def count_panoptic_image(
     wrong = ~(excused / pred_area > _MATCH_IOU)
     wrong[columns] = False
     return ImageCounts(
-        # bincount adds pair by pair in order of true id, then predicted id: the order panopticapi adds in.
-        iou_sum=np.bincount(true_class[rows], weights=iou[matched], minlength=K),
+        # bincount adds pair by pair in order of true id, then predicted id: the order panopticapi adds in. Of no pair
+        # at all it makes integers.
+        iou_sum=np.bincount(true_class[rows], weights=iou[matched], minlength=K).astype(np.float64),
         tp=np.bincount(true_class[rows], minlength=K),
         fp=np.bincount(pred_class[wrong], minlength=K),
         fn=np.bincount(true_class[missed], minlength=K),

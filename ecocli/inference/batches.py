@@ -1,0 +1,133 @@
+"""Test-time batches of a data set: planned from its sizes alone, loaded ahead of the network.
+
+Axes: B images, H W pixels. A batch holds images of one padded size, so an image is padded as if it were alone, to the
+next multiple of the network's divisor. Which images share a batch follows from the data set and the batch size; how
+many processes share the batches does not matter.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int32
+
+from ecocli.config.dataset import ResizeConfig
+from ecocli.data.batching import ImageBatch, make_batch
+from ecocli.data.panoptic import PanopticDataset, Segment
+from ecocli.data.transforms import resize_for_test, shortest_edge_size
+from ecocli.model.mask2former import Mask2Former
+
+Size = tuple[int, int]
+"""Height and width, in pixels."""
+
+_BATCHES_AHEAD = 2
+
+
+@dataclass(frozen=True, eq=False)
+class TruePanoptic:
+    """The ground truth of one image at its original size.
+
+    Attributes:
+        panoptic_map: Segment id of each pixel, 0 where unlabelled.
+        segments: The annotation's segments, in its order.
+    """
+
+    panoptic_map: Int32[np.ndarray, "H W"]
+    segments: Sequence[Segment]
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledBatch:
+    """Test images with their ground truth.
+
+    Attributes:
+        positions: Where each image stands in the data set.
+        images: The images.
+        truths: Their ground truth.
+    """
+
+    positions: tuple[int, ...]
+    images: ImageBatch
+    truths: tuple[TruePanoptic, ...]
+
+
+def padded_size(original: Size, rule: ResizeConfig, divisor: int = Mask2Former.size_divisor) -> Size:
+    """Return the size an image has in the network: resized by the test rule, then padded."""
+    height, width = original
+    if rule.short_edge_px is not None:
+        height, width = shortest_edge_size(height, width, rule.short_edge_px, rule.long_edge_px)
+    return -(-height // divisor) * divisor, -(-width // divisor) * divisor
+
+
+def plan_batches(sizes: Sequence[Size], rule: ResizeConfig, batch_size: int) -> list[tuple[int, ...]]:
+    """Group images by padded size and cut the groups into batches.
+
+    Args:
+        sizes: Original size of every image of the data set.
+        rule: Test-time resize.
+        batch_size: Images per batch at most.
+
+    Returns:
+        Positions in the data set, batch by batch, ordered by each batch's first image.
+    """
+    groups: dict[Size, list[int]] = {}
+    for position, size in enumerate(sizes):
+        groups.setdefault(padded_size(size, rule), []).append(position)
+    batches = [
+        tuple(group[start : start + batch_size])
+        for group in groups.values()
+        for start in range(0, len(group), batch_size)
+    ]
+    return sorted(batches)
+
+
+def plan_dataset(dataset: PanopticDataset, rule: ResizeConfig, batch_size: int) -> list[tuple[int, ...]]:
+    """Plan the batches of a data set; see ``plan_batches``."""
+    return plan_batches([(record.height, record.width) for record in dataset.records], rule, batch_size)
+
+
+def load_batch(
+    dataset: PanopticDataset, positions: Sequence[int], rule: ResizeConfig, model: Mask2Former, device: str
+) -> LabelledBatch:
+    """Read one batch.
+
+    Raises:
+        DataError: A file is missing or damaged.
+    """
+    records = [dataset.records[position] for position in positions]
+    images = [dataset.load_image(record) for record in records]
+    batch = make_batch(
+        [resize_for_test(image, rule) for image in images],
+        model.pixel_mean,
+        model.pixel_std,
+        model.size_divisor,
+        original_sizes=[(record.height, record.width) for record in records],
+        image_ids=[record.image_id for record in records],
+        device=device,
+    )
+    truths = tuple(TruePanoptic(dataset.load_panoptic(record), record.segments) for record in records)
+    return LabelledBatch(tuple(positions), batch, truths)
+
+
+def iterate_batches(
+    dataset: PanopticDataset,
+    batches: Sequence[Sequence[int]],
+    rule: ResizeConfig,
+    model: Mask2Former,
+    device: str,
+) -> Iterator[LabelledBatch]:
+    """Yield planned batches in order, reading the next ones while the network works.
+
+    Raises:
+        DataError: A file is missing or damaged.
+    """
+    waiting: deque[Future[LabelledBatch]] = deque()
+    with ThreadPoolExecutor(_BATCHES_AHEAD) as readers:
+        for positions in batches:
+            waiting.append(readers.submit(load_batch, dataset, positions, rule, model, device))
+            if len(waiting) > _BATCHES_AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

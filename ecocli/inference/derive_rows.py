@@ -1,0 +1,111 @@
+"""Quality of every exit and the gate's features, for each image of a batch: the rows of the derived table.
+
+Axes: E exits, K classes, C channels. Source: step B of ECO-M2F (arXiv 2404.15244). Unlike the paper, which keeps one
+quality per image and exit, the counts behind it are kept too, so that the data set's PQ of any choice of exits is
+arithmetic. Backbone and encoder run once, the decoder once per exit.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float16, Int32
+
+from ecocli.data.batching import ImageBatch
+from ecocli.errors import DataError
+from ecocli.inference.batches import Size, TruePanoptic
+from ecocli.inference.postprocess import PanopticRule, PredictedSegment
+from ecocli.inference.predictor import ImagePrediction, predict_exits
+from ecocli.metrics.panoptic_quality import ImageCounts, count_panoptic_image, image_pq
+from ecocli.model.gate import FeatureName, pool_features
+from ecocli.model.mask2former import Mask2Former
+
+
+@dataclass(frozen=True, eq=False)
+class DerivedRow:
+    """What the derived table keeps of one image.
+
+    Attributes:
+        image_id: The image's id.
+        original_size: Height and width on disk, in pixels.
+        padded_size: Height and width of the network's input, in pixels.
+        counts: Panoptic counts at each exit.
+        features: Pooled features of the gate.
+    """
+
+    image_id: str
+    original_size: Size
+    padded_size: Size
+    counts: tuple[ImageCounts, ...]
+    features: Mapping[FeatureName, Float16[np.ndarray, " _c"]]
+
+    @property
+    def pq(self) -> tuple[float | None, ...]:
+        """The image's PQ at each exit, None where there is nothing to score."""
+        return tuple(image_pq(counts) for counts in self.counts)
+
+
+@torch.no_grad()
+def derive_rows(
+    model: Mask2Former,
+    batch: ImageBatch,
+    truths: Sequence[TruePanoptic],
+    exit_depths: Sequence[int],
+    rule: PanopticRule,
+    observe: Callable[[int, int, ImagePrediction, ImageCounts], None] | None = None,
+) -> list[DerivedRow]:
+    """Score every exit on each image of a batch.
+
+    Args:
+        model: In evaluation mode, on the batch's device.
+        batch: Test images of one padded size.
+        truths: Their ground truth, in the batch's order.
+        exit_depths: Ascending, in encoder layers run.
+        rule: Panoptic post-processing.
+        observe: Called with position in the batch, exit index, prediction and its counts, for further metrics in the
+            same pass.
+
+    Raises:
+        DataError: A ground truth contradicts itself; the message names the image.
+    """
+    features = model.extract(batch.images)
+    pooled = {
+        name: rows.half().cpu().numpy() for name, rows in pool_features(features, list(batch.image_sizes)).items()
+    }
+    counts: list[list[ImageCounts]] = [[] for _ in truths]
+    for exit_index, predictions in enumerate(predict_exits(model, features, batch, exit_depths)):
+        for position, (prediction, truth) in enumerate(zip(predictions, truths, strict=True)):
+            panoptic_map, segments = prediction.panoptic(rule)
+            counts[position].append(count_image(prediction.image_id, panoptic_map, segments, truth, rule))
+            if observe is not None:
+                observe(position, exit_index, prediction, counts[position][-1])
+    height, width = batch.images.shape[-2:]
+    return [
+        DerivedRow(
+            image_id=image_id,
+            original_size=batch.original_sizes[position],
+            padded_size=(height, width),
+            counts=tuple(counts[position]),
+            features={name: rows[position] for name, rows in pooled.items()},
+        )
+        for position, image_id in enumerate(batch.image_ids)
+    ]
+
+
+def count_image(
+    image_id: str,
+    panoptic_map: Int32[np.ndarray, "H W"],
+    segments: Sequence[PredictedSegment],
+    truth: TruePanoptic,
+    rule: PanopticRule,
+) -> ImageCounts:
+    """Count one predicted map against its ground truth.
+
+    Raises:
+        DataError: The ground truth contradicts itself; the message names the image.
+    """
+    try:
+        return count_panoptic_image(panoptic_map, segments, truth.panoptic_map, truth.segments, rule.category_ids)
+    except DataError as error:
+        raise DataError(f"Image {image_id}: {error}.") from error

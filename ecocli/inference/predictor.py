@@ -1,0 +1,116 @@
+"""Prediction of a batch: at every wanted exit, or each image at the exit its gate chooses.
+
+Axes: B images, E exits, Q queries, K classes. Source: ECO-M2F (arXiv 2404.15244); unlike its release, images of one
+batch take different exits, and the backbone and the encoder run once for all exits wanted.
+
+An image's result does not depend on its batch mates: batches hold images of one padded size (see
+``ecocli.inference.batches``), so that the padding an image gets is its own, and no operation mixes images. What
+remains is the rounding of matrix products whose kernels depend on the batch size (some 1e-6 in a logit); batches are
+therefore formed from the data set alone, never from the number of processes.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, Int32
+from torch import Tensor
+
+from ecocli.data.batching import ImageBatch
+from ecocli.inference.postprocess import Geometry, PanopticRule, PredictedSegment, panoptic_inference
+from ecocli.model.gate import FeatureName, Gate, pool_features, select_exit_depth
+from ecocli.model.mask2former import Mask2Former
+from ecocli.model.pixel_decoder import Features
+
+
+@dataclass(frozen=True, eq=False)
+class ImagePrediction:
+    """The network's word on one image at one exit.
+
+    Attributes:
+        image_id: The image's id.
+        exit_depth: Encoder layers run.
+        geometry: Sizes, for post-processing.
+        pred_logits: Class logits, "no object" last.
+        pred_masks: Mask logits at stride 4 of the padded input.
+    """
+
+    image_id: str
+    exit_depth: int
+    geometry: Geometry
+    pred_logits: Float[Tensor, "Q K1"]
+    pred_masks: Float[Tensor, "Q h w"]
+
+    def panoptic(self, rule: PanopticRule) -> tuple[Int32[np.ndarray, "H W"], tuple[PredictedSegment, ...]]:
+        """Merge the queries into a panoptic map at the original size."""
+        return panoptic_inference(self.pred_logits, self.pred_masks, self.geometry, rule)
+
+
+@dataclass(frozen=True)
+class ExitGate:
+    """A fitted gate with all it needs to choose.
+
+    Attributes:
+        gate: Pooled features to one score per exit.
+        feature: The pooled feature it reads.
+        exit_depths: The exits it can choose, ascending, in encoder layers run.
+    """
+
+    gate: Gate
+    feature: FeatureName
+    exit_depths: tuple[int, ...]
+
+    def choose(self, pooled: dict[FeatureName, Float[Tensor, "B _c"]]) -> Int[Tensor, " B"]:
+        """Return the exit depth of each image."""
+        scores = self.gate(pooled[self.feature])
+        return select_exit_depth(scores, torch.tensor(self.exit_depths, device=scores.device))
+
+
+def batch_geometry(batch: ImageBatch) -> list[Geometry]:
+    """Return the sizes of each image of a batch."""
+    height, width = batch.images.shape[-2:]
+    return [
+        Geometry((height, width), image_size, original_size)
+        for image_size, original_size in zip(batch.image_sizes, batch.original_sizes, strict=True)
+    ]
+
+
+@torch.no_grad()
+def predict_exits(
+    model: Mask2Former, features: Features, batch: ImageBatch, exit_depths: Sequence[int]
+) -> Iterator[list[ImagePrediction]]:
+    """Yield the batch's predictions exit by exit; one exit's masks are in memory at a time.
+
+    Args:
+        model: In evaluation mode.
+        features: ``model.extract`` of the batch.
+        batch: The images, padded alike.
+        exit_depths: Ascending, in encoder layers run.
+    """
+    geometry = batch_geometry(batch)
+    for exit_depth, tokens in zip(exit_depths, model.encode(features, exit_depths), strict=True):
+        final = model.decode(tokens, features)
+        yield [
+            ImagePrediction(image_id, exit_depth, geometry[b], final.pred_logits[-1, b], final.pred_masks[-1, b])
+            for b, image_id in enumerate(batch.image_ids)
+        ]
+
+
+@torch.no_grad()
+def predict_gated(model: Mask2Former, gate: ExitGate, batch: ImageBatch) -> list[ImagePrediction]:
+    """Predict each image at the exit its gate chooses; images leave the encoder as they are done.
+
+    Args:
+        model: In evaluation mode.
+        gate: Chooses from pooled features.
+        batch: The images, padded alike.
+    """
+    features = model.extract(batch.images)
+    depths = gate.choose(pool_features(features, list(batch.image_sizes)))
+    final = model.predict_at(features, depths)
+    geometry = batch_geometry(batch)
+    return [
+        ImagePrediction(image_id, int(depths[b]), geometry[b], final.pred_logits[b], final.pred_masks[b])
+        for b, image_id in enumerate(batch.image_ids)
+    ]
