@@ -63,7 +63,8 @@ def write_original(
     Raises:
         UsageError: The model has no such encoder depth.
     """
-    kept = cut_encoder(state, encoder_layers or architecture.pixel_decoder.encoder_layers)
+    layers = architecture.pixel_decoder.encoder_layers if encoder_layers is None else encoder_layers
+    kept = cut_encoder(state, layers)
     return _with_empty_weight(kept, architecture.num_classes)
 
 
@@ -93,7 +94,7 @@ def write_huggingface(
     Raises:
         UsageError: transformers has no such model, or the model no such encoder depth.
     """
-    layers = encoder_layers or architecture.pixel_decoder.encoder_layers
+    layers = architecture.pixel_decoder.encoder_layers if encoder_layers is None else encoder_layers
     kept = cut_encoder(state, layers)
     renamed, unknown = from_original(kept, HF_MASK2FORMER)
     left = [name for name in unknown if not name.endswith(".relative_position_index")]
