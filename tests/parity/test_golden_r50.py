@@ -73,9 +73,7 @@ def test_forward__full_depth__equals_every_auxiliary_prediction(
     torch.testing.assert_close(predictions.pred_masks[0, 3], golden.tensors["a.pred_masks"], **TOLERANCE)
 
 
-def test_fuse__recorded_image__equals_original_mask_features(
-    golden: Golden, model: Mask2Former, image: Tensor
-) -> None:
+def test_fuse__recorded_image__equals_original_mask_features(golden: Golden, model: Mask2Former, image: Tensor) -> None:
     with torch.no_grad():
         features = model.extract(image)
         (tokens,) = model.encode(features, (6,))

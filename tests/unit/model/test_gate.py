@@ -1,0 +1,36 @@
+"""Pooled features, the gate and its choice."""
+
+import torch
+
+from ecocli.model.gate import Gate, pool_features, select_exit_depth
+from ecocli.model.pixel_decoder import Features
+
+
+def test_select_exit_depth__tie__takes_cheaper_exit() -> None:
+    # Worked by hand: image 0 ties at depths 2 and 3; image 1 peaks at depth 4.
+    gate_logits = torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.5, 2.0]])
+    assert select_exit_depth(gate_logits, torch.tensor([2, 3, 4])).tolist() == [2, 4]
+
+
+def test_pool_features__padded_image__ignores_padding() -> None:
+    # Two images of 64 x 64 padded pixels: 2 x 2 cells at stride 32. Image 0 fills them; image 1 is 20 x 33, so its
+    # cells are one row of two, and the second row is padding. Worked by hand.
+    res5 = torch.tensor([[1.0, 2.0], [3.0, 4.0]]).expand(2, 1, 2, 2)
+    tokens = torch.cat((10 * res5.flatten(2).transpose(1, 2), torch.full((2, 5, 1), 1e6)), dim=1)
+    maps = {"res5": res5}
+    features = Features(maps, tokens, ((2, 2), (1, 5)), torch.zeros(2, 1, 8, 8))
+    pooled = pool_features(features, [(64, 64), (20, 33)])
+    assert pooled["res5"].tolist() == [[2.5], [1.5]]
+    assert pooled["projected"].tolist() == [[25.0], [15.0]]
+
+
+def test_pool_features__fine_value__is_rounded_as_the_table_stores_it() -> None:
+    # 1 + 2^-12 is not a float16; the nearest is 1.
+    res5 = torch.full((1, 1, 1, 1), 1 + 2.0**-12)
+    features = Features({"res5": res5}, torch.zeros(1, 1, 1), ((1, 1),), torch.zeros(1, 1, 8, 8))
+    assert pool_features(features, [(32, 32)])["res5"].item() == 1.0
+
+
+def test_gate__batch__one_score_per_exit() -> None:
+    gate = Gate(features=6, exits=4)
+    assert gate(torch.zeros(3, 6)).tolist() == [gate.linear.bias.tolist()] * 3
