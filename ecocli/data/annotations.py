@@ -68,7 +68,7 @@ class _Reader:
         records = RecordTable(self._record(images[id_], annotations[id_], known) for id_ in order)
         return Annotations(categories, records, numbers)
 
-    def _load(self) -> dict[str, list[Any]]:
+    def _load(self) -> dict[str, Any]:
         try:
             content = json.loads(self.path.read_bytes())
         except FileNotFoundError as error:
