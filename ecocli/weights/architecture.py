@@ -1,6 +1,6 @@
 """Read an architecture off a state dict: every size of a Mask2Former shows in its tensors' names and shapes.
 
-Only head counts do not show (but for Swin's); the published 8 is taken, or the count of a preset.
+Only head counts do not show (but for Swin's); the published 8 is taken.
 """
 
 import math
@@ -134,34 +134,27 @@ def architecture_differences(found: ArchitectureConfig, expected: ArchitectureCo
 
 
 def apply_preset(found: ArchitectureConfig, preset: ArchitectureConfig) -> ArchitectureConfig:
-    """The preset with what a checkpoint decides: class count, encoder layers, norm.
+    """The preset with what a checkpoint decides: class count, encoder layers, norm, pixel statistics.
+
+    Args:
+        found: Of the checkpoint.
+        preset: What the user says it is.
 
     Raises:
         DataError: The checkpoint has other sizes than the preset.
     """
-    # What shapes cannot tell comes from the preset.
-    heads = found.model_copy(
-        update={
-            "pixel_decoder": found.pixel_decoder.model_copy(
-                update={
-                    "heads": preset.pixel_decoder.heads,
-                    "points": found.pixel_decoder.points * found.pixel_decoder.heads // preset.pixel_decoder.heads,
-                }
-            ),
-            "transformer_decoder": found.transformer_decoder.model_copy(
-                update={"heads": preset.transformer_decoder.heads}
-            ),
-        }
-    )
-    differences = architecture_differences(heads, preset)
+    differences = architecture_differences(found, preset)
     if differences:
         raise DataError(
             f"The checkpoint is of another model than {preset.name}: {'; '.join(differences)}. Leave --arch out to "
             "take the architecture from the checkpoint, or give the file of that model."
         )
+    pixel = preset.pixel_decoder.model_copy(update={"encoder_layers": found.pixel_decoder.encoder_layers})
     update: dict[str, object] = {
         "num_classes": found.num_classes,
-        "pixel_decoder": preset.pixel_decoder.model_copy(update={"encoder_layers": found.pixel_decoder.encoder_layers}),
+        "pixel_decoder": pixel,
+        "pixel_mean": found.pixel_mean,
+        "pixel_std": found.pixel_std,
     }
     if isinstance(preset.backbone, ResNetConfig) and isinstance(found.backbone, ResNetConfig):
         update["backbone"] = preset.backbone.model_copy(update={"norm": found.backbone.norm})

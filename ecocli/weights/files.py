@@ -27,6 +27,7 @@ _LEGACY_TORCH_MAGIC: Final = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 _INERT_NAMES: Final = ("argparse.Namespace", "yacs.config.CfgNode", "omegaconf.dictconfig.DictConfig")
 SAFETENSORS_INDEX: Final = "model.safetensors.index.json"
 SAFETENSORS_FILE: Final = "model.safetensors"
+PROCESSOR_FILE: Final = "preprocessor_config.json"
 
 
 def weight_files(path: Path) -> tuple[Path, ...]:
@@ -42,15 +43,18 @@ def weight_files(path: Path) -> tuple[Path, ...]:
     config = path / "config.json"
     if not config.is_file():
         raise DataError(f"The folder {path} has no config.json. Expected a Hugging Face Mask2Former folder.")
+    configs = [config]
+    if (path / PROCESSOR_FILE).is_file():
+        configs.append(path / PROCESSOR_FILE)
     index = path / SAFETENSORS_INDEX
     if index.is_file():
         shards = tuple(path / name for name in sorted(set(_weight_map(index).values())))
-        return (config, index, *shards)
+        return (*configs, index, *shards)
     if not (path / SAFETENSORS_FILE).is_file():
         raise DataError(
             f"The folder {path} has no {SAFETENSORS_FILE}. Expected config.json and safetensors weights beside it."
         )
-    return (config, path / SAFETENSORS_FILE)
+    return (*configs, path / SAFETENSORS_FILE)
 
 
 def _weight_map(index: Path) -> dict[str, str]:

@@ -30,6 +30,8 @@ _HF_MARK = "model.transformer_module."
 _FULL_MARK = "sem_seg_head."
 # A published file may count BatchNorm steps where our frozen norm has no counter, and the reverse.
 _COUNTERS = ("*.num_batches_tracked",)
+# Computed from the sizes alone; a file that has them must agree.
+_CONSTANTS = ("*.relative_position_index",)
 _SHOWN = 5
 
 
@@ -190,6 +192,11 @@ def fit_weights(model: Mask2Former, recognised: RecognisedState, origin: str) ->
                 fitting[name] = tensor
             else:
                 mismatched.append(Mismatch(name, found, expected))
+    for name, tensor in fitting.items():
+        if matches_any(name, _CONSTANTS) and not torch.equal(tensor, own[name]):
+            raise DataError(f"{origin} is of another model: its {name} is not the one of this window size.")
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise DataError(f"{origin} holds values in {name} that are not finite. Expected trained weights.")
     missing = [n for n in own if n not in recognised.tensors]
     optional = [_BACKBONE + pattern for pattern in NOT_IN_BACKBONES]
     lacking = [n for n in missing if n.startswith(_BACKBONE) and not matches_any(n, optional)]
@@ -206,7 +213,7 @@ def fit_weights(model: Mask2Former, recognised: RecognisedState, origin: str) ->
     return LoadReport(
         recognised.source,
         tuple(fitting),
-        tuple(n for n in missing if not matches_any(n, _COUNTERS)),
+        tuple(n for n in missing if not matches_any(n, (*_COUNTERS, *_CONSTANTS))),
         tuple(mismatched),
         recognised.ignored,
     )

@@ -221,3 +221,18 @@ def test_load_report_summary__everything_loaded__one_sentence() -> None:
 
 def test_shorten__many_names__first_five_and_a_count() -> None:
     assert shorten([*"abcdefg"]) == "a, b, c, d, e and 2 more"
+
+
+def test_fit_weights__other_constant__refused() -> None:
+    name = "backbone.layers.0.blocks.0.attn.relative_position_index"
+    state = state_of(SWIN)
+    with pytest.raises(DataError, match="is not the one of this window size"):
+        fit_weights(random_model(SWIN, 2), recognise(state | {name: state[name].flip(0)}, "file"), "file")
+
+
+def test_fit_weights__not_a_number__refused() -> None:
+    state = state_of(SWIN)
+    broken = state["backbone.norm1.bias"].clone()
+    broken[3] = float("nan")
+    with pytest.raises(DataError, match=r"values in backbone\.norm1\.bias that are not finite"):
+        fit_weights(random_model(SWIN, 2), recognise(state | {"backbone.norm1.bias": broken}, "file"), "file")

@@ -1,0 +1,56 @@
+"""Settings of ``eco import``: what the user says about a checkpoint, and what identifies the import."""
+
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from ecocli.config.architecture import ARCHITECTURES
+from ecocli.config.base import Config
+from ecocli.config.dataset import ResizeConfig
+
+
+class ImportWeightsConfig(Config):
+    """What the user says.
+
+    Attributes:
+        source: Path of the file or Hugging Face folder.
+        arch: Preset that the checkpoint must be; None takes the architecture from the checkpoint.
+        categories: ``coco``, ``cityscapes``, ``shapes`` or the path of a panoptic annotation file, whose categories
+            the classes are; None goes by the number of classes, 133 or 19.
+    """
+
+    source: str
+    arch: str | None = None
+    categories: str | None = None
+
+    @model_validator(mode="after")
+    def _check_arch(self) -> Self:
+        if self.arch is not None and self.arch not in ARCHITECTURES:
+            raise ValueError(f"arch is {self.arch!r}, expected one of {', '.join(ARCHITECTURES)}")
+        return self
+
+
+class CategoryEntry(Config):
+    """One category, as manifests record it."""
+
+    id: Annotated[int, Field(ge=0)]
+    name: str
+    supercategory: str
+    is_thing: bool
+    color: tuple[int, int, int]
+
+
+class ImportRequest(Config):
+    """What identifies an import; the path of the source does not.
+
+    Attributes:
+        source_digest: SHA-256 of the file, or over the files of a folder.
+        arch: As the user said.
+        categories: In the order of the class index.
+        test_resize: How images are resized for this model.
+    """
+
+    source_digest: str
+    arch: str | None
+    categories: tuple[CategoryEntry, ...]
+    test_resize: ResizeConfig

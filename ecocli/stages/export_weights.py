@@ -1,0 +1,107 @@
+"""A parent's weights to files for other programs; nothing goes into the store.
+
+The result appears whole or not at all: it is written beside its place and moved there at the end.
+"""
+
+import io
+import shutil
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+
+from ecocli.artifacts.manifest import ParentManifest
+from ecocli.artifacts.store import Store
+from ecocli.artifacts.tensors import load_tensors, save_tensors
+from ecocli.config.architecture import ArchitectureConfig
+from ecocli.config.export_weights import ExportWeightsConfig
+from ecocli.config.loading import resolve_config
+from ecocli.errors import UsageError
+from ecocli.runtime.context import Runtime
+from ecocli.weights.export import to_pickle, write_huggingface, write_original
+from ecocli.weights.renaming import State
+
+_WEIGHTS_FILE = "model.safetensors"
+
+
+def _to_torch_file(state: State) -> bytes:
+    buffer = io.BytesIO()
+    torch.save({"model": state}, buffer)
+    return buffer.getvalue()
+
+
+_FILE_KINDS: Mapping[str, Callable[[State], bytes]] = {
+    ".pkl": to_pickle,
+    ".pth": _to_torch_file,
+    ".safetensors": save_tensors,
+}
+
+
+def run(config: ExportWeightsConfig, inputs: Mapping[str, str], store: Store, runtime: Runtime) -> Path:
+    """Write a parent for another program.
+
+    Args:
+        config: What to write and where.
+        inputs: Digest of the ``parent``.
+        store: Where the parent is.
+        runtime: For the log.
+
+    Returns:
+        The folder or file written.
+
+    Raises:
+        UsageError: The place is taken or cannot be written, or the format cannot hold this model.
+        ArtifactError: The parent is damaged.
+    """
+    out = Path(config.out)
+    suffixes = ", ".join(_FILE_KINDS)
+    if config.format == "original" and out.suffix not in _FILE_KINDS:
+        raise UsageError(f"--out is {out}, which ends in none of {suffixes}. The suffix says what to write.")
+    if out.exists() and not config.replace:
+        raise UsageError(f"{out} is there already. Name another place, or give --force to replace it.")
+    if config.format == "hf" and out.exists() and not (out / "config.json").is_file():
+        raise UsageError(f"{out} is no Hugging Face folder, so it is not replaced. Name another place.")
+    artifact = store.get(inputs["parent"], ParentManifest)
+    architecture = resolve_config(ArchitectureConfig, artifact.manifest.architecture)
+    depth = config.exit_depth or max(artifact.manifest.exit_depths)
+    if depth not in artifact.manifest.exit_depths:
+        offered = ", ".join(map(str, artifact.manifest.exit_depths))
+        raise UsageError(f"The parent has no exit at depth {depth}; it has {offered}.")
+    state = load_tensors(artifact.path_of(_WEIGHTS_FILE))
+    files: Mapping[str, bytes]
+    if config.format == "hf":
+        labels = [str(category["name"]) for category in artifact.manifest.categories]
+        files = write_huggingface(architecture, state, labels, depth)
+    else:
+        files = {"": _FILE_KINDS[out.suffix](write_original(architecture, state, depth))}
+    try:
+        _place(out, files)
+    except OSError as error:
+        raise UsageError(f"{out} cannot be written ({error.strerror}). Name a place that can.") from error
+    runtime.log.info("Wrote %s with %d encoder layers to %s.", architecture.name, depth, out)
+    return out
+
+
+def _place(out: Path, files: Mapping[str, bytes]) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    beside = out.with_name(f".{out.name}.{uuid.uuid4().hex}")
+    try:
+        if "" in files:
+            beside.write_bytes(files[""])
+        else:
+            beside.mkdir()
+            for name, content in files.items():
+                (beside / name).write_bytes(content)
+        if out.is_dir() and "" not in files:
+            old = out.with_name(f".{out.name}.{uuid.uuid4().hex}")
+            out.rename(old)
+            beside.rename(out)
+            shutil.rmtree(old)
+        else:
+            beside.replace(out)
+    finally:
+        if beside.is_dir():
+            shutil.rmtree(beside)
+        else:
+            beside.unlink(missing_ok=True)

@@ -1,0 +1,185 @@
+"""Published Mask2Former weights to a parent artifact with one exit, at full depth.
+
+The artifact holds ``model.safetensors`` under the original's names. A checkpoint that is damaged, of another model or
+holds anything unexpected stops the import before anything is stored.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ecocli.artifacts.action import Action, run_or_reuse
+from ecocli.artifacts.artifact import Artifact
+from ecocli.artifacts.digest import canonical_json, sha256_bytes, sha256_file
+from ecocli.artifacts.manifest import FileContents, ParentManifest
+from ecocli.artifacts.store import Store
+from ecocli.artifacts.tensors import save_tensors
+from ecocli.config.architecture import ARCHITECTURES, ArchitectureConfig
+from ecocli.config.dataset import DATASET_PRESETS, ResizeConfig
+from ecocli.config.import_weights import CategoryEntry, ImportRequest, ImportWeightsConfig
+from ecocli.data.annotations import read_annotations
+from ecocli.data.categories import CITYSCAPES, COCO, SHAPES, Category
+from ecocli.errors import DataError, UsageError
+from ecocli.model.builders import build_model
+from ecocli.runtime.context import Runtime
+from ecocli.weights.architecture import apply_preset, infer_architecture
+from ecocli.weights.files import load_state, weight_files
+from ecocli.weights.huggingface import architecture_from_folder
+from ecocli.weights.loading import RecognisedState, fit_weights, recognise, shorten
+
+STAGE = "import"
+SCHEMA_VERSION = 1
+WEIGHTS_FILE = "model.safetensors"
+
+_TABLES: Mapping[str, tuple[Category, ...]] = {"coco": COCO, "cityscapes": CITYSCAPES, "shapes": SHAPES}
+# A class count tells the published data set; the drawn one is never guessed.
+_BY_COUNT = {len(COCO): "coco", len(CITYSCAPES): "cityscapes"}
+# Labels such as LABEL_0 or "class 0" say nothing.
+_EMPTY_LABELS = ("LABEL_", "class ")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint, read and understood.
+
+    Attributes:
+        weights: Its tensors by the original's names.
+        architecture: Its sizes.
+        labels: Names of its classes, where it has them.
+        digest: SHA-256 of its file, or over its files.
+    """
+
+    weights: RecognisedState
+    architecture: ArchitectureConfig
+    labels: tuple[str, ...]
+    digest: str
+
+
+def read_source(path: Path, arch: str | None) -> Source:
+    """Read a checkpoint and find out what it is.
+
+    Args:
+        path: File or Hugging Face folder.
+        arch: Name of the preset that it must be, or None.
+
+    Raises:
+        DataError: It is missing, damaged, unknown, only a backbone, or of another model than the preset.
+    """
+    files = weight_files(path)
+    recognised = recognise(load_state(path), str(path))
+    if not recognised.is_full:
+        raise DataError(
+            f"{path} is a {recognised.source}, expected a whole Mask2Former. Start a training from it with "
+            "`eco train-parent --init`."
+        )
+    labels: tuple[str, ...] = ()
+    if path.is_dir():
+        architecture, labels = architecture_from_folder(path)
+    else:
+        architecture = infer_architecture(recognised.tensors)
+    if arch is not None:
+        architecture = apply_preset(architecture, ARCHITECTURES[arch])
+    return Source(recognised, architecture, labels, _digest_of(files))
+
+
+def _digest_of(files: Sequence[Path]) -> str:
+    digests = {file.name: sha256_file(file) for file in files}
+    return next(iter(digests.values())) if len(digests) == 1 else sha256_bytes(canonical_json(digests))
+
+
+def plan(config: ImportWeightsConfig, inputs: Mapping[str, str]) -> tuple[Action, ImportRequest, Source]:
+    """Read the checkpoint and say exactly what is asked.
+
+    Args:
+        config: What the user says.
+        inputs: Empty; an import takes nothing from the store.
+
+    Raises:
+        DataError: See `read_source`.
+        UsageError: The categories of its classes are not known.
+    """
+    source = read_source(Path(config.source), config.arch)
+    categories, resize = _categories_of(config.categories, source)
+    request = ImportRequest(
+        source_digest=source.digest,
+        arch=config.arch,
+        categories=tuple(CategoryEntry(**asdict(category)) for category in categories),
+        test_resize=resize,
+    )
+    return Action(STAGE, SCHEMA_VERSION, request, inputs), request, source
+
+
+def _categories_of(said: str | None, source: Source) -> tuple[tuple[Category, ...], ResizeConfig]:
+    count = source.architecture.num_classes
+    name = _BY_COUNT.get(count) if said is None else said
+    if name is None:
+        raise UsageError(
+            f"The model has {count} classes, neither COCO's {len(COCO)} nor Cityscapes' {len(CITYSCAPES)}. Say what "
+            "they are with --categories and a panoptic annotation file."
+        )
+    table = _TABLES[name] if name in _TABLES else read_annotations(Path(name)).categories
+    if len(table) != count:
+        raise UsageError(f"{name} has {len(table)} categories, but the model has {count} classes.")
+    told = [label for label in source.labels if not label.startswith(_EMPTY_LABELS)]
+    known = {category.name.lower() for category in table}
+    # Spelling differs a little between releases; a table of something else has hardly a name in common.
+    if said is None and told and sum(label.lower() in known for label in told) < len(told) / 2:
+        raise UsageError(
+            f"The model has {count} classes like {name}, but calls them {shorten(told)}. Say what they are with "
+            f"--categories: {name}, or a panoptic annotation file."
+        )
+    preset = DATASET_PRESETS.get(name, DATASET_PRESETS["coco"])
+    return table, ResizeConfig(**preset.get("test_resize", {}))
+
+
+def run(
+    config: ImportWeightsConfig,
+    inputs: Mapping[str, str],
+    store: Store,
+    runtime: Runtime,
+    *,
+    force: bool = False,
+    names: Sequence[str] = (),
+) -> Artifact[ParentManifest]:
+    """Import a checkpoint, or return the parent that an earlier import of the same bytes made.
+
+    Args:
+        config: What the user says.
+        inputs: Empty; an import takes nothing from the store.
+        store: Where the parent goes.
+        runtime: For the log.
+        force: Import even if the store has the result.
+        names: Names for the result, beside ``parent``.
+
+    Raises:
+        DataError: The checkpoint is missing, damaged, unknown or of another model; nothing is stored.
+        UsageError: The categories are not known, or the store cannot be written.
+    """
+    action, request, source = plan(config, inputs)
+
+    def work(_folder: Path) -> tuple[ParentManifest, FileContents]:
+        model = build_model(source.architecture)
+        report = fit_weights(model, source.weights, config.source)
+        lacking = [*report.missing, *map(str, report.mismatched)]
+        if lacking:
+            raise DataError(
+                f"{config.source} is no complete Mask2Former: it lacks {shorten(lacking)}. Expected every tensor of "
+                f"the architecture {source.architecture.name}."
+            )
+        runtime.log.info("%s: %s", config.source, report.summary())
+        manifest = ParentManifest(
+            schema_version=action.schema_version,
+            stage_config=action.stage_config,
+            inputs=dict(action.inputs),
+            dataset_fingerprints={},
+            architecture=source.architecture.model_dump(mode="json"),
+            exit_depths=(source.architecture.pixel_decoder.encoder_layers,),
+            categories=tuple(entry.model_dump(mode="json") for entry in request.categories),
+            steps=0,
+        )
+        return manifest, {WEIGHTS_FILE: save_tensors(model.state_dict())}
+
+    provenance = {"source": config.source, "recognised_as": source.weights.source}
+    return run_or_reuse(
+        action, ParentManifest, store, work, force=force, names=names, provenance=provenance, world=runtime.world
+    )

@@ -1,0 +1,107 @@
+"""Exporting a parent: what is written where, and what is refused."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers_weights import RESNET, SWIN, random_model
+
+from ecocli.artifacts.manifest import ParentManifest
+from ecocli.artifacts.store import Store
+from ecocli.artifacts.tensors import save_tensors
+from ecocli.config.architecture import ArchitectureConfig
+from ecocli.config.export_weights import ExportWeightsConfig
+from ecocli.errors import UsageError
+from ecocli.runtime.context import Runtime
+from ecocli.stages.export_weights import run
+from ecocli.weights.files import load_state
+from ecocli.weights.loading import load_initial_weights
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def put_parent(store: Store, architecture: ArchitectureConfig) -> str:
+    manifest = ParentManifest(
+        schema_version=1,
+        stage_config={},
+        inputs={},
+        dataset_fingerprints={},
+        architecture=architecture.model_dump(mode="json"),
+        exit_depths=(1, 2, 3),
+        categories=tuple({"id": index, "name": f"class-{index}"} for index in range(4)),
+        steps=5,
+    )
+    return store.put(manifest, {"model.safetensors": save_tensors(random_model(architecture).state_dict())}).digest
+
+
+def export(store: Store, out: Path, architecture: ArchitectureConfig = SWIN, **settings: Any) -> Path:
+    config = ExportWeightsConfig(out=str(out), **settings)
+    return run(config, {"parent": put_parent(store, architecture)}, store, Runtime.quiet())
+
+
+@pytest.mark.parametrize("suffix", [".pkl", ".pth", ".safetensors"])
+@pytest.mark.parametrize("architecture", [SWIN, RESNET], ids=["swin", "resnet"])
+def test_run__original_names__read_back_the_same(
+    architecture: ArchitectureConfig, suffix: str, tmp_path: Path, store: Store
+) -> None:
+    out = export(store, tmp_path / f"model{suffix}", architecture, format="original")
+    model = random_model(architecture, 7)
+    report = load_initial_weights(model, out)
+    assert (report.missing, report.mismatched) == ((), ())
+    for name, tensor in random_model(architecture).state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], tensor, rtol=0, atol=0)
+
+
+def test_run__hugging_face__read_back_the_same(tmp_path: Path, store: Store) -> None:
+    out = export(store, tmp_path / "hf", format="hf")
+    assert sorted(path.name for path in out.iterdir()) == [
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+    ]
+    model = random_model(SWIN, 7)
+    assert load_initial_weights(model, out).missing == ()
+
+
+def test_run__exit__encoder_cut_there(tmp_path: Path, store: Store) -> None:
+    out = export(store, tmp_path / "m.pkl", format="original", exit_depth=2)
+    names = pickle.loads(out.read_bytes())["model"].keys()
+    assert {name.split(".")[5] for name in names if "encoder.layers" in name} == {"0", "1"}
+
+
+def test_run__exit_that_is_none__refused(tmp_path: Path, store: Store) -> None:
+    with pytest.raises(UsageError, match="no exit at depth 5; it has 1, 2, 3"):
+        export(store, tmp_path / "m.pkl", format="original", exit_depth=5)
+
+
+def test_run__unknown_suffix__refused(tmp_path: Path, store: Store) -> None:
+    with pytest.raises(UsageError, match=r"ends in none of \.pkl, \.pth, \.safetensors"):
+        export(store, tmp_path / "model.bin", format="original")
+
+
+@pytest.mark.parametrize("format_,name", [("hf", "hf"), ("original", "model.pkl")])
+def test_run__place_taken__refused_until_replaced(format_: str, name: str, tmp_path: Path, store: Store) -> None:
+    out = export(store, tmp_path / name, format=format_)
+    with pytest.raises(UsageError, match="is there already"):
+        export(store, out, format=format_)
+    export(store, out, format=format_, replace=True, exit_depth=1)
+    state = load_state(out)
+    assert not any("encoder.layers.1.self_attn" in name for name in state if "transformer" in name or "decoder" in name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [name, "store"]
+
+
+def test_run__other_folder__never_replaced(tmp_path: Path, store: Store) -> None:
+    (tmp_path / "home").mkdir()
+    with pytest.raises(UsageError, match="is no Hugging Face folder, so it is not replaced"):
+        export(store, tmp_path / "home", format="hf", replace=True)
+
+
+def test_run__place_that_cannot_be_written__refused(tmp_path: Path, store: Store) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="cannot be written"):
+        export(store, tmp_path / "file" / "m.pkl", format="original")
