@@ -47,6 +47,10 @@ def _print_error(message: str) -> None:
 def _print_usage_error(error: typer.TyperException) -> None:
     context = getattr(error, "ctx", None)
     message = error.format_message().rstrip()
+    if message.startswith("Usage: "):
+        # A group without a command: the error's message is the whole help.
+        sys.stderr.write(message + "\n")
+        return
     if not message.endswith((".", "?", ")")):
         message += "."
     if context is not None:

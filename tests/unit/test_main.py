@@ -132,6 +132,16 @@ def test_main__no_arguments__prints_help_on_stderr_and_gives_2(capsys: pytest.Ca
     assert "fit-gate" in err
 
 
+def test_main__group_without_command__prints_its_help_on_stderr_and_gives_2(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["store"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("Usage: eco store ")
+    assert "verify" in err
+
+
 def test_main__help__lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     out, err = capsys.readouterr()
