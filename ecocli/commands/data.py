@@ -3,7 +3,6 @@
 stdout carries a table or one JSON object. Neither command loads torch or needs a GPU.
 """
 
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -170,6 +169,7 @@ def check(
     from ecocli.data.checking import Fault, SplitReport, check_split
     from ecocli.data.datasets import data_root, open_dataset, split_names
     from ecocli.data.shapes_files import stored_parameters
+    from ecocli.data.workers import usable_cores
 
     settings = _resolve(name, root, config, assignments)
     if settings.name == "shapes":
@@ -194,7 +194,7 @@ def check(
         sample = _FAST_SAMPLE if fast else None
         total = len(dataset) if sample is None else min(sample, len(dataset))
         with progress.task(f"checking {dataset.name} {split_name}", total=total, unit="image") as task:
-            reports.append(check_split(dataset, sample=sample, processes=os.cpu_count() or 1, advance=task.advance))
+            reports.append(check_split(dataset, sample=sample, processes=usable_cores(), advance=task.advance))
     _print_check(name, reports, names, as_json)
     count = sum(len(report.faults) for report in reports)
     if count:

@@ -6,16 +6,15 @@ takes the true areas from the JSON file, and a wrong one gives IoUs above 1.
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ecocli.data.panoptic import ImageRecord, PanopticDataset, Segment
+from ecocli.data.workers import make_pool
 from ecocli.errors import DataError
 
 _CHUNK = 32
@@ -163,7 +162,5 @@ def _mapper(dataset: PanopticDataset, processes: int) -> Iterator[Callable[..., 
     if processes == 1:
         yield lambda chunks: (_check_chunk(dataset, chunk) for chunk in chunks)
         return
-    # Forked children of a process that runs torch's threads can hang, so they start afresh.
-    context = get_context("spawn")
-    with ProcessPoolExecutor(processes, context, initializer=_start_worker, initargs=(dataset,)) as pool:
+    with make_pool(processes, _start_worker, (dataset,)) as pool:
         yield lambda chunks: pool.map(_check_in_worker, chunks)

@@ -12,10 +12,8 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ from ecocli.config.dataset import SceneConfig, ShapesConfig
 from ecocli.data.categories import SHAPES
 from ecocli.data.panoptic import encode_id_map
 from ecocli.data.shapes import draw_scene, scene_difficulty
+from ecocli.data.workers import make_pool, usable_cores
 from ecocli.errors import DataError
 
 GENERATOR_VERSION = 1
@@ -67,18 +66,13 @@ def ensure_shapes(
             # Another process may have been faster.
             if not _is_ready(folder, config, replace):
                 _remove_leftovers(root)
-                _make(root, folder, config, processes or _usable_cores(), advance)
+                _make(root, folder, config, replace, processes or usable_cores(), advance)
     except OSError as error:
         raise DataError(
             f"The data set shapes cannot be written to {folder} ({error.strerror}). Name a folder that can be written "
             "with --data-root or ECO_DATASETS."
         ) from error
     return folder
-
-
-def _usable_cores() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
 def parameters(config: ShapesConfig) -> dict[str, Any]:
@@ -148,7 +142,12 @@ def _is_alive(pid: int) -> bool:
 
 
 def _make(
-    root: Path, folder: Path, config: ShapesConfig, processes: int, advance: Callable[[int], None] | None
+    root: Path,
+    folder: Path,
+    config: ShapesConfig,
+    replace: bool,
+    processes: int,
+    advance: Callable[[int], None] | None,
 ) -> None:
     hidden = Path(tempfile.mkdtemp(prefix=f".shapes-{socket.gethostname()}-{os.getpid()}-", dir=root))
     try:
@@ -157,6 +156,9 @@ def _make(
         for split, count in (("train", config.train), ("val", config.val)):
             _write_split(new, split, count, config, processes, advance)
         (new / "shapes.json").write_text(json.dumps(parameters(config), indent=2) + "\n")
+        # Where locks do not work, another process may have finished first: its folder is as good and may be in use.
+        if _is_ready(folder, config, replace):
+            return
         if folder.exists():
             folder.rename(hidden / "old")
         new.rename(folder)
@@ -207,8 +209,7 @@ def _mapper(processes: int) -> Iterator[Callable[..., Iterator[Any]]]:
     if processes == 1:
         yield map
         return
-    # Forked children of a process that runs torch's threads can hang, so they start afresh.
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+    with make_pool(processes) as pool:
         yield pool.map
 
 

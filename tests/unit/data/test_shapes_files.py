@@ -125,6 +125,22 @@ def test_ensure_shapes__two_processes_at_once__one_data_set(tmp_path: Path) -> N
     assert {path.name for path in tmp_path.iterdir()} <= {"shapes", ".shapes.lock"}
 
 
+def test_ensure_shapes__another_process_finished_first__its_folder_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_split = shapes_files._write_split
+
+    def write_while_another_finishes(*arguments: object) -> None:
+        monkeypatch.setattr(shapes_files, "_write_split", write_split)
+        ensure_shapes(tmp_path / "other", TINY)
+        (tmp_path / "other" / "shapes").rename(tmp_path / "shapes")
+        (tmp_path / "shapes" / "in_use").write_text("")
+        write_split(*arguments)
+
+    monkeypatch.setattr(shapes_files, "_write_split", write_while_another_finishes)
+    assert (ensure_shapes(tmp_path, TINY) / "in_use").exists()
+
+
 def test_stored_parameters__there__the_configuration(tmp_path: Path) -> None:
     assert stored_parameters(tmp_path) is None
     folder = ensure_shapes(tmp_path, TINY)
