@@ -5,11 +5,12 @@ Neither package is needed: one that is missing is named once, and training goes 
 
 import importlib
 import logging
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from ecocli.config.train_parent import ExecutionConfig
 
 
+@runtime_checkable
 class Tracker(Protocol):
     """Receives the means of each window of steps."""
 

@@ -1,0 +1,181 @@
+"""Step A through its stage and its command, on a few generated images and the tiny model."""
+
+import json
+import random
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers_children import ChildResult, ChildRun, run_children
+from helpers_training import tiny_config
+
+from ecocli.artifacts.artifact import Artifact
+from ecocli.artifacts.manifest import ParentManifest
+from ecocli.artifacts.store import Store
+from ecocli.artifacts.tensors import load_tensors
+from ecocli.config.train_parent import TrainParentConfig
+from ecocli.errors import ArtifactError
+from ecocli.runtime.context import Runtime
+from ecocli.stages import train_parent
+
+SHAPES = {"train": 12, "val": 4, "scenes": {"size": 64}}
+
+
+@pytest.fixture(scope="module")
+def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of data sets; the first run draws the shapes."""
+    return tmp_path_factory.mktemp("data")
+
+
+def settings(data_root: Path, **changes: Any) -> TrainParentConfig:
+    dataset = {"root": str(data_root), "shapes": SHAPES}
+    return tiny_config(**{"dataset": dataset, "batch_size": 2, "steps": 2, **changes})
+
+
+def parent_of(config: TrainParentConfig, store: Store, **inputs: str) -> Artifact[ParentManifest]:
+    return train_parent.run(config, inputs, store, Runtime.quiet())
+
+
+@pytest.fixture(scope="module")
+def trained(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Artifact[ParentManifest]]:
+    """A parent after two steps, and its store."""
+    store = Store(tmp_path_factory.mktemp("store"))
+    return store, parent_of(settings(data_root), store)
+
+
+def test_run__shapes__artifact_says_what_it_is(trained: tuple[Store, Artifact[ParentManifest]]) -> None:
+    store, parent = trained
+    manifest = parent.manifest
+    assert manifest.exit_depths == (1, 2, 3)
+    assert manifest.steps == 2
+    # The number of classes is the data's, whatever the settings said.
+    assert manifest.architecture["num_classes"] == len(manifest.categories)
+    assert [category["id"] for category in manifest.categories] == sorted({c["id"] for c in manifest.categories})
+    assert list(manifest.dataset_fingerprints) == ["train"]
+    assert [entry.name for entry in manifest.files] == ["loss.png", "metrics.jsonl", "model.safetensors"]
+    weights = load_tensors(parent.path_of("model.safetensors"))
+    head = weights["sem_seg_head.predictor.class_embed.weight"]
+    assert head.shape == (len(manifest.categories) + 1, 32)
+    lines = [json.loads(line) for line in parent.path_of("metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2]
+    assert store.names()["parent"] == parent.digest
+    assert not any((store.root / "eco" / "runs").iterdir())
+
+
+def test_run__same_settings_executed_otherwise__reused(
+    trained: tuple[Store, Artifact[ParentManifest]], data_root: Path
+) -> None:
+    store, parent = trained
+    config = settings(data_root, execution={"accumulation": 2, "checkpoint_every": 1})
+    assert parent_of(config, store).digest == parent.digest
+
+
+def test_run__same_settings_elsewhere__same_digest(
+    trained: tuple[Store, Artifact[ParentManifest]], data_root: Path, tmp_path: Path
+) -> None:
+    assert parent_of(settings(data_root), Store(tmp_path)).digest == trained[1].digest
+
+
+def test_run__other_seed__other_parent(
+    trained: tuple[Store, Artifact[ParentManifest]], data_root: Path, tmp_path: Path
+) -> None:
+    other = parent_of(settings(data_root, seed=1, steps=0), Store(tmp_path))
+    first = load_tensors(trained[1].path_of("model.safetensors"))
+    second = load_tensors(other.path_of("model.safetensors"))
+    name = "sem_seg_head.predictor.query_feat.weight"
+    assert not torch.allclose(first[name], second[name], atol=0.1)
+
+
+def test_run__init__starts_from_its_weights(trained: tuple[Store, Artifact[ParentManifest]], data_root: Path) -> None:
+    store, parent = trained
+    started = parent_of(settings(data_root, steps=0), store, init=parent.digest)
+    assert started.manifest.inputs == {"init": parent.digest}
+    first = load_tensors(parent.path_of("model.safetensors"))
+    second = load_tensors(started.path_of("model.safetensors"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_run__init_of_other_architecture__refused(
+    trained: tuple[Store, Artifact[ParentManifest]], data_root: Path
+) -> None:
+    store, parent = trained
+    config = settings(data_root, steps=0, architecture={"transformer_decoder": {"num_queries": 7}})
+    with pytest.raises(ArtifactError, match=r"query_embed\.weight has shape \[6, 32\], expected \[7, 32\]"):
+        parent_of(config, store, init=parent.digest)
+
+
+# The runs below are told by files of settings, as a user's would be.
+
+
+def command(folder: Path, store: str, *more: str) -> list[str]:
+    return [
+        "train-parent",
+        "--config",
+        str(folder / "tiny.toml"),
+        "--store",
+        str(folder / store),
+        "--device",
+        "cpu",
+        *more,
+    ]
+
+
+@pytest.fixture(scope="module")
+def disturbed(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> tuple[Path, list[ChildResult]]:
+    """One undisturbed run, one killed four times, one stopped by SIGTERM; a command per process."""
+    folder = tmp_path_factory.mktemp("runs")
+    config = settings(data_root, steps=6).model_dump(mode="json")
+    lines = []
+    write_toml(lines, "", {**config, "execution": {"checkpoint_every": 2}})
+    (folder / "tiny.toml").write_text("\n".join(lines))
+    root = ("--data-root", str(data_root))
+    # Two moments at random, new in every test run: the property holds at all of them.
+    chance = random.SystemRandom()
+    kills = [f"step {chance.randrange(0, 3)}", "save 1", f"step {chance.randrange(0, 2)}", "save 3"]
+    runs = [
+        ChildRun(command(folder, "calm", *root)),
+        *(ChildRun(command(folder, "killed", *root), signal.SIGKILL, at) for at in kills),
+        ChildRun(command(folder, "killed", *root)),
+        ChildRun(command(folder, "stopped", *root), signal.SIGTERM, "step 2"),
+        ChildRun(command(folder, "stopped", *root)),
+        ChildRun(command(folder, "stopped", *root)),
+    ]
+    return folder, run_children(folder, runs)
+
+
+def write_toml(lines: list[str], prefix: str, section: dict[str, Any]) -> None:
+    """Write settings as dotted TOML keys."""
+    for key, value in section.items():
+        if isinstance(value, dict):
+            write_toml(lines, f"{prefix}{key}.", value)
+        elif value is not None:
+            lines.append(f"{prefix}{key} = {json.dumps(value)}")
+
+
+def test_run__killed_four_times__same_digest_as_undisturbed(disturbed: tuple[Path, list[ChildResult]]) -> None:
+    folder, results = disturbed
+    assert [result.statuses for result in results[:6]] == [[0], [-9], [-9], [-9], [-9], [0]], results
+    assert results[5].out == results[0].out
+    calm, killed = Store(folder / "calm"), Store(folder / "killed")
+    digest = results[0].out.strip()
+    weights = [load_tensors(store.get(digest, ParentManifest).path_of("model.safetensors")) for store in (calm, killed)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert not any((folder / "killed" / "eco" / "runs").iterdir())
+
+
+def test_run__sigterm__exits_5_and_same_command_completes(disturbed: tuple[Path, list[ChildResult]]) -> None:
+    _, results = disturbed
+    stopped, resumed, again = results[6:]
+    assert stopped.statuses == [5]
+    assert stopped.out == ""
+    assert "error: SIGTERM stopped the training after step 3 of 6. The state is saved in" in stopped.err
+    assert "the same command goes on from there." in stopped.err
+    assert resumed.statuses == [0]
+    # One line of stdout: the digest, the same as without the interruption.
+    assert resumed.out == results[0].out
+    assert "training 6/6 step" in resumed.err
+    assert again.statuses == [0]
+    assert again.out == resumed.out
+    assert "training" not in again.err

@@ -1,0 +1,45 @@
+from pathlib import Path
+
+from ecocli.training.metrics_log import MetricsLog, MetricsWindow, nest_values, read_metrics
+
+
+def test_take_means__values_in_some_steps__means_over_those() -> None:
+    window = MetricsWindow()
+    window.add({"loss": 1.0, "exits.2.loss": 4.0})
+    window.add({"loss": 2.0})
+    assert window.take_means() == {"loss": 1.5, "exits.2.loss": 4.0}
+    assert window.take_means() == {}
+
+
+def test_metrics_window__restored__goes_on() -> None:
+    window = MetricsWindow()
+    window.add({"loss": 1.0})
+    restored = MetricsWindow(window.state())
+    restored.add({"loss": 2.0})
+    assert restored.take_means() == {"loss": 1.5}
+    assert window.take_means() == {"loss": 1.0}
+
+
+def test_nest_values__dotted_names__nested_by_exit() -> None:
+    found = nest_values(5, {"loss": 1.0, "exits.2.loss": 2.0, "exits.2.dice": 3.0})
+    assert found == {"step": 5, "loss": 1.0, "exits": {"2": {"loss": 2.0, "dice": 3.0}}}
+
+
+def test_resume__lines_after_the_saved_step_and_a_cut_one__dropped(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    log.resume(0)
+    for step in (1, 2, 3):
+        log.write({"step": step, "loss": 0.1 * step})
+    log.sync()
+    with log.path.open("a") as file:
+        file.write('{"step": 4, "lo')
+    assert [line["step"] for line in read_metrics(log.path)] == [1, 2, 3]
+    log.resume(2)
+    log.write({"step": 3, "loss": 7.0})
+    assert log.path.read_text() == ('{"loss": 0.1, "step": 1}\n{"loss": 0.2, "step": 2}\n{"loss": 7.0, "step": 3}\n')
+
+
+def test_resume__nothing_there__empty_file(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    log.resume(0)
+    assert log.path.read_text() == ""

@@ -1,0 +1,70 @@
+import pytest
+import torch
+from helpers_training import tiny_model
+from torch import nn
+
+from ecocli.training.optimizer import ParameterGroup, build_optimizer, group_parameters, set_learning_rate
+
+
+@pytest.fixture(scope="module")
+def groups() -> list[ParameterGroup]:
+    return group_parameters(tiny_model(), weight_decay=0.05, backbone_lr_multiplier=0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "multiplier", "decay"),
+    [
+        # Origin: Mask2Former's rule; the pixel decoder's level_embed is a plain parameter, the other an embedding.
+        ("backbone.stem.conv1.weight", 0.1, 0.05),
+        ("backbone.stem.conv1.norm.weight", 0.1, 0.0),
+        ("sem_seg_head.pixel_decoder.input_proj.0.1.bias", 1.0, 0.0),
+        ("sem_seg_head.pixel_decoder.input_proj.0.0.bias", 1.0, 0.05),
+        ("sem_seg_head.pixel_decoder.transformer.level_embed", 1.0, 0.05),
+        ("sem_seg_head.pixel_decoder.transformer.encoder.layers.0.norm1.weight", 1.0, 0.0),
+        ("sem_seg_head.predictor.level_embed.weight", 1.0, 0.0),
+        ("sem_seg_head.predictor.query_feat.weight", 1.0, 0.0),
+        ("sem_seg_head.predictor.class_embed.weight", 1.0, 0.05),
+    ],
+)
+def test_group_parameters__mask2former__follows_its_recipe(
+    groups: list[ParameterGroup], name: str, multiplier: float, decay: float
+) -> None:
+    owners = [group for group in groups if name in group.names]
+    assert [(group.lr_multiplier, group.weight_decay) for group in owners] == [(multiplier, decay)]
+
+
+def test_group_parameters__mask2former__every_parameter_once(groups: list[ParameterGroup]) -> None:
+    names = [name for group in groups for name in group.names]
+    assert sorted(names) == sorted(name for name, _ in tiny_model().named_parameters())
+    assert len(groups) == 4
+
+
+def test_group_parameters__tied_frozen_and_position_table__once_never_and_undecayed() -> None:
+    class Small(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Linear(2, 2)
+            self.second = nn.Linear(2, 2)
+            self.second.weight = self.first.weight
+            self.second.bias.requires_grad_(False)
+            self.relative_position_bias_table = nn.Parameter(torch.zeros(3))
+
+    found = {group.weight_decay: group.names for group in group_parameters(Small(), 0.05, 0.1)}
+    assert found == {0.0: ("relative_position_bias_table",), 0.05: ("first.weight", "first.bias")}
+
+
+def test_set_learning_rate__groups__scales_by_multiplier(groups: list[ParameterGroup]) -> None:
+    optimizer = build_optimizer(groups)
+    set_learning_rate(optimizer, 2.0)
+    found = {(group["lr_multiplier"], group["lr"]) for group in optimizer.param_groups}
+    assert found == {(0.1, 0.2), (1.0, 2.0)}
+
+
+def test_build_optimizer__one_step__equals_adamw_by_hand() -> None:
+    # By hand: the first AdamW step moves every weight by lr against the sign of its gradient, after the decay.
+    weight = nn.Parameter(torch.tensor([1.0, -2.0]))
+    optimizer = build_optimizer([ParameterGroup(("w",), (weight,), 0.5, 0.1)])
+    set_learning_rate(optimizer, 0.2)
+    weight.grad = torch.tensor([3.0, -4.0])
+    optimizer.step()
+    torch.testing.assert_close(weight.detach(), torch.tensor([0.99 - 0.1, -1.98 + 0.1]), rtol=1e-5, atol=1e-6)

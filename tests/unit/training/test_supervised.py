@@ -1,0 +1,38 @@
+import torch
+from helpers_training import tiny_model
+
+from ecocli.training.supervised import SupervisedModel, TrainedModel, checkpoint_activations
+
+
+def test_supervised_model__two_exits__predictions_of_first_exit_come_first() -> None:
+    model = tiny_model()
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    logits, masks = SupervisedModel(model)(images, (1, 3))
+    assert logits.shape == (4, 2, 6, 4)
+    assert masks.shape == (4, 2, 6, 16, 16)
+    final = model.forward_per_image(images, torch.tensor([1, 1]))
+    torch.testing.assert_close(logits[1], final.pred_logits, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(masks[1], final.pred_masks, rtol=1e-4, atol=1e-5)
+
+
+def test_checkpoint_activations__backward__same_gradients_and_names() -> None:
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    plain, checkpointed = tiny_model(), tiny_model()
+    checkpoint_activations(checkpointed)
+    recomputed = []
+    checkpointed.sem_seg_head.pixel_decoder.encoder.layers[1].register_forward_hook(
+        lambda *_: recomputed.append(torch.is_grad_enabled())
+    )
+    gradients = []
+    for model in (plain, checkpointed):
+        forward = TrainedModel(
+            model, device=torch.device("cpu"), world_size=1, all_layers_used=True, compile_model=False
+        )
+        with forward.without_sync():
+            logits, masks = forward(images, (2, 3))
+        (logits.square().mean() + masks.square().mean()).backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters()})
+    assert len(recomputed) == 1
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, msg=lambda text, name=name: f"{name}: {text}")

@@ -1,0 +1,55 @@
+import pytest
+import torch
+from helpers_training import tiny_config, tiny_model
+
+from ecocli.errors import ArtifactError
+from ecocli.model.builders import build_model
+from ecocli.training.warm_start import load_initial_weights
+
+HEAD = "sem_seg_head.predictor.class_embed.weight"
+LAYERS = "sem_seg_head.pixel_decoder.transformer.encoder.layers"
+
+
+def test_load_initial_weights__same_architecture__takes_everything() -> None:
+    model, weights = tiny_model(0), tiny_model(1).state_dict()
+    assert load_initial_weights(model, weights, "here") == []
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
+
+
+def test_load_initial_weights__fewer_layers_and_other_classes__takes_the_rest() -> None:
+    sizes = {"num_classes": 5, "pixel_decoder": {"encoder_layers": 2}}
+    torch.manual_seed(0)
+    model = build_model(tiny_config(architecture=sizes, exit_depths=[1, 2]).architecture)
+    head = model.state_dict()[HEAD].clone()
+    weights = tiny_model(1).state_dict()
+    notes = load_initial_weights(model, weights, "here")
+    assert [note.split(":")[0] for note in notes] == [
+        "The class head is drawn anew",
+        "The deeper encoder layers are left out",
+    ]
+    assert torch.equal(model.state_dict()[HEAD], head)
+    for name in (f"{LAYERS}.1.linear1.weight", "backbone.stem.conv1.weight"):
+        assert torch.equal(model.state_dict()[name], weights[name])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("missing", rf"weights of here do not fit the architecture: {LAYERS}\.2\.linear1\.bias is missing"),
+        ("shape", r"query_feat\.weight has shape \[9, 32\], expected \[6, 32\]\. Leave out --arch"),
+        ("unknown", r"backbone\.extra is unknown"),
+        ("many", r"is missing \(and 1 more\)"),
+    ],
+)
+def test_load_initial_weights__other_architecture__names_the_first_misfit(change: str, message: str) -> None:
+    weights = tiny_model(1).state_dict()
+    if change in ("missing", "many"):
+        del weights[f"{LAYERS}.2.linear1.bias"]
+    if change == "many":
+        del weights[f"{LAYERS}.2.linear2.bias"]
+    if change == "shape":
+        weights["sem_seg_head.predictor.query_feat.weight"] = torch.zeros(9, 32)
+    if change == "unknown":
+        weights["backbone.extra"] = torch.zeros(1)
+    with pytest.raises(ArtifactError, match=message):
+        load_initial_weights(tiny_model(), weights, "here")
