@@ -49,7 +49,7 @@ def test_ls__no_store__prints_an_empty_table_and_makes_nothing(
 def test_ls__damaged_artifact__is_marked(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     flip_bit(store.blobs.path(put_gate(store).digest))
     assert main(["store", "ls"]) == 0
-    assert ["damaged", "sha256:"] == [word[:7] for word in capsys.readouterr().out.splitlines()[-1].split()[:2]]
+    assert [word[:7] for word in capsys.readouterr().out.splitlines()[-1].split()[:2]] == ["damaged", "sha256:"]
 
 
 def test_ls__store_option__goes_before_the_environment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
