@@ -46,6 +46,37 @@ class DerivedRow:
         return tuple(image_pq(counts) for counts in self.counts)
 
 
+@dataclass(frozen=True, eq=False)
+class ScoredPrediction:
+    """A prediction with its panoptic result and what that is worth.
+
+    Attributes:
+        prediction: The network's word.
+        panoptic_map: Predicted segment ids at the original size.
+        segments: The predicted segments.
+        counts: Panoptic counts against the ground truth.
+    """
+
+    prediction: ImagePrediction
+    panoptic_map: Int32[np.ndarray, "H W"]
+    segments: tuple[PredictedSegment, ...]
+    counts: ImageCounts
+
+
+def score_prediction(prediction: ImagePrediction, truth: TruePanoptic, rule: PanopticRule) -> ScoredPrediction:
+    """Post-process one image and count it against its ground truth.
+
+    Raises:
+        DataError: The ground truth contradicts itself; the message names the image.
+    """
+    panoptic_map, segments = prediction.panoptic(rule)
+    try:
+        counts = count_panoptic_image(panoptic_map, segments, truth.panoptic_map, truth.segments, rule.category_ids)
+    except DataError as error:
+        raise DataError(f"Image {prediction.image_id}: {error}.") from error
+    return ScoredPrediction(prediction, panoptic_map, segments, counts)
+
+
 @torch.no_grad()
 def derive_rows(
     model: Mask2Former,
@@ -53,7 +84,7 @@ def derive_rows(
     truths: Sequence[TruePanoptic],
     exit_depths: Sequence[int],
     rule: PanopticRule,
-    observe: Callable[[int, int, ImagePrediction, ImageCounts], None] | None = None,
+    observe: Callable[[int, int, ScoredPrediction], None] | None = None,
 ) -> list[DerivedRow]:
     """Score every exit on each image of a batch.
 
@@ -63,23 +94,21 @@ def derive_rows(
         truths: Their ground truth, in the batch's order.
         exit_depths: Ascending, in encoder layers run.
         rule: Panoptic post-processing.
-        observe: Called with position in the batch, exit index, prediction and its counts, for further metrics in the
-            same pass.
+        observe: Called with position in the batch, exit index and result, for further metrics in the same pass.
 
     Raises:
         DataError: A ground truth contradicts itself; the message names the image.
     """
     features = model.extract(batch.images)
-    pooled = {
-        name: rows.half().cpu().numpy() for name, rows in pool_features(features, list(batch.image_sizes)).items()
-    }
+    pooled = pool_features(features, list(batch.image_sizes))
+    rows = {name: values.half().cpu().numpy() for name, values in pooled.items()}
     counts: list[list[ImageCounts]] = [[] for _ in truths]
     for exit_index, predictions in enumerate(predict_exits(model, features, batch, exit_depths)):
         for position, (prediction, truth) in enumerate(zip(predictions, truths, strict=True)):
-            panoptic_map, segments = prediction.panoptic(rule)
-            counts[position].append(count_image(prediction.image_id, panoptic_map, segments, truth, rule))
+            scored = score_prediction(prediction, truth, rule)
+            counts[position].append(scored.counts)
             if observe is not None:
-                observe(position, exit_index, prediction, counts[position][-1])
+                observe(position, exit_index, scored)
     height, width = batch.images.shape[-2:]
     return [
         DerivedRow(
@@ -87,25 +116,7 @@ def derive_rows(
             original_size=batch.original_sizes[position],
             padded_size=(height, width),
             counts=tuple(counts[position]),
-            features={name: rows[position] for name, rows in pooled.items()},
+            features={name: values[position] for name, values in rows.items()},
         )
         for position, image_id in enumerate(batch.image_ids)
     ]
-
-
-def count_image(
-    image_id: str,
-    panoptic_map: Int32[np.ndarray, "H W"],
-    segments: Sequence[PredictedSegment],
-    truth: TruePanoptic,
-    rule: PanopticRule,
-) -> ImageCounts:
-    """Count one predicted map against its ground truth.
-
-    Raises:
-        DataError: The ground truth contradicts itself; the message names the image.
-    """
-    try:
-        return count_panoptic_image(panoptic_map, segments, truth.panoptic_map, truth.segments, rule.category_ids)
-    except DataError as error:
-        raise DataError(f"Image {image_id}: {error}.") from error

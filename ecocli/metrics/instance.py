@@ -73,6 +73,8 @@ class InstanceQuality:
 
 def encode_masks(masks: Bool[np.ndarray, "M H W"]) -> list[Rle]:
     """Run-length encode masks."""
+    if masks.shape[0] == 0:
+        return []
     # pycocotools wants column-major [H, W, M].
     codes: list[Rle] = coco_mask.encode(np.asfortranarray(masks.transpose(1, 2, 0).astype(np.uint8)))
     return codes

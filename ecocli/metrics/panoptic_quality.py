@@ -53,12 +53,15 @@ class TrueLike(PredictedLike, Protocol):
 
 @dataclass(frozen=True, eq=False)
 class ImageCounts:
-    """What one image, or a sum of images, adds to the panoptic quality of each class."""
+    """What one image, or a sum of images, adds to the panoptic quality of each class.
+
+    TP, FP and FN are whole numbers; only the expected counts of a random mixture have fractions.
+    """
 
     iou_sum: Float64[np.ndarray, " K"]
-    tp: Int64[np.ndarray, " K"]
-    fp: Int64[np.ndarray, " K"]
-    fn: Int64[np.ndarray, " K"]
+    tp: Int64[np.ndarray, " K"] | Float64[np.ndarray, " K"]
+    fp: Int64[np.ndarray, " K"] | Float64[np.ndarray, " K"]
+    fn: Int64[np.ndarray, " K"] | Float64[np.ndarray, " K"]
 
     @classmethod
     def zeros(cls, num_classes: int) -> "ImageCounts":
@@ -288,7 +291,7 @@ def _check_listed(
         raise DataError(f"the list of predicted segments holds ids that its map does not: {absent}")
 
 
-def _class_quality(iou_sum: float, tp: int, fp: int, fn: int) -> Quality:
+def _class_quality(iou_sum: float, tp: float, fp: float, fn: float) -> Quality:
     if tp + fp + fn == 0:
         return Quality(None, None, None, 0)
     halves = tp + 0.5 * fp + 0.5 * fn

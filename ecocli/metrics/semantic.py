@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int32, Int64, Integer
+from jaxtyping import Float64, Int32, Int64, Integer
 
 from ecocli.metrics.panoptic_quality import PredictedLike
 
@@ -55,8 +55,8 @@ def count_confusion(
     return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
-def semantic_quality(confusion: Int64[np.ndarray, "K K"]) -> SemanticQuality:
-    """Score the summed confusion matrix of a data set."""
+def semantic_quality(confusion: Int64[np.ndarray, "K K"] | Float64[np.ndarray, "K K"]) -> SemanticQuality:
+    """Score the summed (or, for a random mixture, expected) confusion matrix of a data set."""
     right = confusion.diagonal()
     true_pixels = confusion.sum(axis=1)
     union = true_pixels + confusion.sum(axis=0) - right
@@ -67,4 +67,4 @@ def semantic_quality(confusion: Int64[np.ndarray, "K K"]) -> SemanticQuality:
     scored = [iou for iou in per_class if iou is not None]
     if not scored:
         return SemanticQuality(None, None, per_class)
-    return SemanticQuality(sum(scored) / len(scored), int(right.sum()) / int(true_pixels.sum()), per_class)
+    return SemanticQuality(sum(scored) / len(scored), float(right.sum()) / float(true_pixels.sum()), per_class)

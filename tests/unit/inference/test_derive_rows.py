@@ -64,8 +64,8 @@ def test_derive_rows__observer__sees_every_image_at_every_exit(model: Mask2Forme
         batch.truths,
         (1, 3),
         RULE,
-        lambda position, exit_index, prediction, counts: seen.append(
-            (position, exit_index, prediction.exit_depth, counts)
+        lambda position, exit_index, scored: seen.append(
+            (position, exit_index, scored.prediction.exit_depth, scored.counts)
         ),
     )
     assert [s[:3] for s in seen] == [(0, 0, 1), (1, 0, 1), (2, 0, 1), (0, 1, 3), (1, 1, 3), (2, 1, 3)]

@@ -1,0 +1,49 @@
+"""Settings of an evaluation: which data, which metrics, and what is written."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from ecocli.config.base import Config
+from ecocli.config.dataset import DatasetConfig
+
+
+class EvaluateExecutionConfig(Config):
+    """How the work is done. Nothing here is part of an artifact's identity.
+
+    Attributes:
+        timed_images: Images on which milliseconds are measured; 0 measures none.
+        part_images: Images between two saved states, about.
+    """
+
+    timed_images: NonNegativeInt = 16
+    part_images: PositiveInt = 64
+
+
+class EvaluateConfig(Config):
+    """Everything an evaluation needs.
+
+    Attributes:
+        dataset: The data.
+        split: The split to evaluate on.
+        batch_size: Images per batch; it decides the last digits of floating-point results.
+        metrics: Metrics beside PQ.
+        every_exit: Run the network at every fixed exit, so that every metric has its control. Without it the network
+            runs at the gate's exits alone, and the controls' PQ comes from the derived table.
+        predictions: Keep the predicted panoptic maps.
+        max_instances: Instances per image for AP.
+        bootstrap_replicates: Resamplings of the images behind the gate's interval.
+        seed: Seed of the resampling.
+        execution: How the work is done; no part of the serialised settings.
+    """
+
+    dataset: DatasetConfig
+    split: str = "val"
+    batch_size: PositiveInt = 4
+    metrics: tuple[Literal["miou", "ap"], ...] = ("miou", "ap")
+    every_exit: bool = True
+    predictions: bool = True
+    max_instances: PositiveInt = 100
+    bootstrap_replicates: Annotated[int, Field(ge=10, le=100_000)] = 1000
+    seed: NonNegativeInt = 0
+    execution: EvaluateExecutionConfig = Field(default=EvaluateExecutionConfig(), exclude=True)

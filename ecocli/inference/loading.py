@@ -1,0 +1,79 @@
+"""Model and gate as artifacts keep them, made ready to predict."""
+
+from collections.abc import Mapping, Sequence
+from typing import cast, get_args
+
+import torch
+from torch import Tensor
+
+from ecocli.config.architecture import ArchitectureConfig
+from ecocli.errors import ArtifactError
+from ecocli.inference.postprocess import PanopticRule
+from ecocli.inference.predictor import ExitGate
+from ecocli.model.builders import build_model
+from ecocli.model.gate import FeatureName, Gate
+from ecocli.model.mask2former import Mask2Former
+
+
+def restore_model(
+    architecture: ArchitectureConfig, state: Mapping[str, Tensor], device: str, digest: str
+) -> Mask2Former:
+    """Build a model with the weights of a parent, in evaluation mode and without gradients.
+
+    Args:
+        architecture: The parent's architecture.
+        state: Its state dict.
+        device: Where to put the model.
+        digest: The parent's digest, for the error message.
+
+    Raises:
+        ArtifactError: The weights do not belong to this architecture.
+    """
+    # Weights come from the state: nothing is drawn, so the caller's random numbers stay as they are.
+    with torch.device("meta"):
+        model = build_model(architecture)
+    try:
+        model.load_state_dict(dict(state), strict=True, assign=True)
+    except RuntimeError as error:
+        raise ArtifactError(
+            f"The weights of the parent {digest} do not fit its architecture {architecture.name}: "
+            f"{' '.join(str(error).split())[:300]}. Train or import the parent again."
+        ) from error
+    return model.eval().requires_grad_(False).to(device)
+
+
+def restore_gate(
+    state: Mapping[str, Tensor], feature: str, exit_depths: Sequence[int], device: str, digest: str
+) -> ExitGate:
+    """Build a fitted gate.
+
+    Args:
+        state: State dict of the linear layer, ``linear.weight`` [E, C] and ``linear.bias`` [E].
+        feature: Name of the pooled feature it reads.
+        exit_depths: The exits it can choose, ascending.
+        device: Where to put it.
+        digest: The gate's digest, for the error message.
+
+    Raises:
+        ArtifactError: The state is not that of a gate over these exits.
+    """
+    weight = state.get("linear.weight")
+    if weight is None or weight.ndim != 2 or len(weight) != len(exit_depths) or feature not in get_args(FeatureName):
+        found = "no linear.weight" if weight is None else f"linear.weight {list(weight.shape)}"
+        raise ArtifactError(
+            f"The gate {digest} holds {found} over feature {feature!r}, expected one row for each of its "
+            f"{len(exit_depths)} exits and a feature among {', '.join(get_args(FeatureName))}. Fit the gate again."
+        )
+    gate = Gate(weight.shape[1], len(exit_depths))
+    gate.load_state_dict(dict(state))
+    return ExitGate(gate.eval().requires_grad_(False).to(device), cast(FeatureName, feature), tuple(exit_depths))
+
+
+def panoptic_rule(architecture: ArchitectureConfig, categories: Sequence[tuple[int, bool]]) -> PanopticRule:
+    """Take the thresholds of an architecture and the (id, is thing) of each category, in class order."""
+    return PanopticRule(
+        is_thing=tuple(is_thing for _, is_thing in categories),
+        category_ids=tuple(category_id for category_id, _ in categories),
+        object_threshold=architecture.object_mask_threshold,
+        overlap_threshold=architecture.overlap_threshold,
+    )

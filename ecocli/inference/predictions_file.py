@@ -1,0 +1,67 @@
+"""Predicted panoptic maps as panopticapi reads them: one JSON file and a folder of PNGs, packed into one archive.
+
+The archive is stored without compression (PNGs have theirs) and with fixed dates: equal predictions give equal bytes.
+"""
+
+import json
+import zipfile
+from pathlib import Path
+
+from ecocli.data.panoptic import PanopticDataset
+from ecocli.errors import UsageError
+from ecocli.inference.scored_dataset import PNG_FOLDER
+from ecocli.inference.scores import PartScores
+
+ARCHIVE_NAME = "predictions.zip"
+JSON_NAME = "panoptic_pred.json"
+FOLDER_NAME = "panoptic_pred"
+_DATE = (1980, 1, 1, 0, 0, 0)
+
+
+def pack_predictions(dataset: PanopticDataset, scores: PartScores, folder: Path) -> Path:
+    """Pack the predicted maps of a whole data set.
+
+    Args:
+        dataset: The images.
+        scores: Their scores, with the predicted segments.
+        folder: Where the maps lie as ``predictions/<position>.png``, and where the archive goes.
+
+    Returns:
+        Path of the archive.
+    """
+    entries = scores.segments
+    segments: list[list[dict[str, int]]] = [[] for _ in range(len(dataset))]
+    columns = (entries.position, entries.segment_id, entries.category_id, entries.area)
+    for position, segment, category, area in zip(*(column.tolist() for column in columns), strict=True):
+        segments[position].append({"id": segment, "category_id": category, "area": area})
+    annotations = [
+        {
+            "image_id": dataset.json_image_id(record),
+            "file_name": Path(record.panoptic_name).name,
+            "segments_info": segments[position],
+        }
+        for position, record in enumerate(dataset.records)
+    ]
+    categories = [{"id": c.id, "name": c.name, "isthing": int(c.is_thing)} for c in dataset.categories]
+    content = json.dumps({"annotations": annotations, "categories": categories}, sort_keys=True)
+    path = folder / ARCHIVE_NAME
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr(zipfile.ZipInfo(JSON_NAME, _DATE), content)
+        for position, annotation in enumerate(annotations):
+            entry = zipfile.ZipInfo(f"{FOLDER_NAME}/{annotation['file_name']}", _DATE)
+            archive.writestr(entry, (folder / PNG_FOLDER / f"{position}.png").read_bytes())
+    return path
+
+
+def unpack_predictions(path: Path, target: Path) -> Path:
+    """Write the JSON file and the folder of an archive below a folder, and return the JSON file's path.
+
+    Raises:
+        UsageError: The folder cannot be written.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            archive.extractall(target)
+    except OSError as error:
+        raise UsageError(f"Cannot write predictions to {target} ({error.strerror}). Name a writable folder.") from error
+    return target / JSON_NAME

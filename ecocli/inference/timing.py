@@ -1,0 +1,70 @@
+"""Milliseconds per image, as an evaluation's batches take them: network and panoptic post-processing.
+
+Axes: B images of a batch. Reading and resizing images is left out. Times belong to a machine: they are shown and kept
+as provenance, never as part of a result. ``eco profile`` measures more finely.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+
+from ecocli.data.batching import ImageBatch
+from ecocli.inference.postprocess import PanopticRule
+from ecocli.inference.predictor import ExitGate, ImagePrediction, predict_exits, predict_gated
+from ecocli.model.mask2former import Mask2Former
+
+_ROUNDS = 3
+
+
+@torch.no_grad()
+def time_choices(
+    model: Mask2Former,
+    gate: ExitGate | None,
+    exit_depths: Sequence[int],
+    rule: PanopticRule,
+    batches: Sequence[ImageBatch],
+) -> dict[str, float]:
+    """Measure every fixed exit and the gate on the same batches.
+
+    Args:
+        model: In evaluation mode, on the batches' device.
+        gate: The gate, or None.
+        exit_depths: The fixed exits, in encoder layers run.
+        rule: Panoptic post-processing.
+        batches: At least one batch.
+
+    Returns:
+        Milliseconds per image by ``exit <depth>`` and ``gate``: the median over rounds of the mean over the batches.
+        The first, unmeasured round warms up.
+    """
+    choices: dict[str, Callable[[ImageBatch], list[ImagePrediction]]] = {
+        f"exit {depth}": partial(_predict_at, model, depth) for depth in exit_depths
+    }
+    if gate is not None:
+        choices["gate"] = partial(predict_gated, model, gate)
+    images = sum(len(batch.image_ids) for batch in batches)
+    seconds: dict[str, list[float]] = {name: [] for name in choices}
+    # Rounds go over all choices in turn, so that a machine that slows down slows all of them.
+    for round_number in range(_ROUNDS + 1):
+        for name, predict in choices.items():
+            start = _now(batches[0])
+            for batch in batches:
+                for prediction in predict(batch):
+                    prediction.panoptic(rule)
+            if round_number > 0:
+                seconds[name].append(_now(batches[0]) - start)
+    return {name: 1000.0 * statistics.median(values) / images for name, values in seconds.items()}
+
+
+def _predict_at(model: Mask2Former, depth: int, batch: ImageBatch) -> list[ImagePrediction]:
+    (predictions,) = predict_exits(model, model.extract(batch.images), batch, (depth,))
+    return predictions
+
+
+def _now(batch: ImageBatch) -> float:
+    if batch.images.is_cuda:
+        torch.cuda.synchronize(batch.images.device)
+    return time.perf_counter()

@@ -1,0 +1,95 @@
+"""Rows of an evaluation from generated counts: each against sums written out plainly."""
+
+import numpy as np
+import pytest
+from helpers_gate import plain_assignment_pq, random_counts
+
+from ecocli.metrics.assignment import CountTable, assignment_pq, mixture_pq
+from ecocli.metrics.panoptic_quality import ImageCounts, image_pq
+from ecocli.metrics.scorecard import ExitTable, GateRun, gate_lead, image_qualities, score_rows
+
+N, E, K = 30, 3, 5
+DEPTHS = (2, 4, 6)
+IS_THING = (True, True, True, False, False)
+COUNTS = random_counts(7, N, E, K)
+GFLOPS = np.linspace(1.0, 2.0, N)[:, None] * np.array([10.0, 13.0, 16.0])
+
+
+def make_table() -> ExitTable:
+    return ExitTable(DEPTHS, CountTable.from_dense(*COUNTS), GFLOPS, GFLOPS / 2)
+
+
+def run_of(depths: list[int], gflops: float = 0.25) -> GateRun:
+    chosen = [DEPTHS.index(depth) for depth in depths]
+    sums = [sum(array[n, e] for n, e in enumerate(chosen)) for array in COUNTS]
+    return GateRun(np.array(depths), ImageCounts(*sums), gflops)
+
+
+DEPTHS_CHOSEN = [DEPTHS[n % 2 * 2] for n in range(N)]
+
+
+def test_image_qualities__random_counts__equals_image_pq() -> None:
+    found = image_qualities(CountTable.from_dense(*COUNTS))
+    expected = [[image_pq(ImageCounts(*(array[n, e] for array in COUNTS))) for e in range(E)] for n in range(N)]
+    np.testing.assert_array_equal(found, np.array(expected, np.float64))
+    assert np.isfinite(found).sum() > N
+
+
+def test_image_qualities__nothing_to_score__is_nan() -> None:
+    empty = np.zeros((1, 2, 3), np.int64)
+    assert np.isnan(image_qualities(CountTable.from_dense(empty.astype(float), empty, empty, empty))).all()
+
+
+def test_score_rows__with_gate__holds_gate_and_controls_with_their_costs() -> None:
+    rows = {row.name: row for row in score_rows(make_table(), IS_THING, run_of(DEPTHS_CHOSEN))}
+    assert list(rows) == ["exit 2", "exit 4", "exit 6", "gate", "random", "oracle"]
+    for e, depth in enumerate(DEPTHS):
+        row = rows[f"exit {depth}"]
+        assert row.quality.pq == pytest.approx(plain_assignment_pq(COUNTS, np.full(N, e)), abs=1e-12)
+        assert (row.gflops, row.encoder_gflops) == pytest.approx((GFLOPS[:, e].mean(), GFLOPS[:, e].mean() / 2))
+        assert row.mean_depth == depth
+    gate, random = rows["gate"], rows["random"]
+    chosen = np.array([DEPTHS.index(depth) for depth in DEPTHS_CHOSEN])
+    assert gate.quality.pq == pytest.approx(plain_assignment_pq(COUNTS, chosen), abs=1e-12)
+    assert gate.gflops == pytest.approx(GFLOPS[np.arange(N), chosen].mean() + 0.25)
+    assert gate.exit_shares == random.exit_shares == (0.5, 0.0, 0.5)
+    assert random.quality.pq == pytest.approx(mixture_pq(make_table().counts, np.array([0.5, 0.0, 0.5])), abs=1e-12)
+    assert random.gflops == pytest.approx((GFLOPS[:, 0].mean() + GFLOPS[:, 2].mean()) / 2)
+    # An image that is undefined at an exit goes to the shallowest.
+    quality = image_qualities(make_table().counts)
+    best = np.array([0 if np.isnan(row).any() else row.argmax() for row in quality])
+    assert rows["oracle"].quality.pq == pytest.approx(plain_assignment_pq(COUNTS, best), abs=1e-12)
+    assert rows["oracle"].quality.pq > max(rows[f"exit {depth}"].quality.pq or 0 for depth in DEPTHS)
+
+
+def test_score_rows__without_gate__holds_exits_and_oracle() -> None:
+    assert [row.name for row in score_rows(make_table(), IS_THING, None)] == ["exit 2", "exit 4", "exit 6", "oracle"]
+
+
+def test_gate_lead__gate_that_is_a_fixed_exit__leads_its_own_blend_by_nothing() -> None:
+    # A gate that sends everybody to the cheapest exit for free is that exit.
+    lead = gate_lead(make_table(), run_of([2] * N, gflops=0.0), 50, seed=0)
+    assert lead is not None
+    assert lead.mixture == (1.0, 0.0, 0.0)
+    assert (lead.lead, lead.low, lead.high) == pytest.approx((0.0, 0.0, 0.0), abs=1e-12)
+
+
+def test_gate_lead__oracle_choice__leads_with_an_interval_above_zero() -> None:
+    quality = image_qualities(make_table().counts)
+    run = run_of([DEPTHS[e] for e in quality.argmax(axis=1)])
+    lead = gate_lead(make_table(), run, 200, seed=1)
+    assert lead is not None
+    assert 0 < lead.low < lead.lead < lead.high
+    table = make_table()
+    assert lead.control_pq == pytest.approx(mixture_pq(table.counts, np.array(lead.mixture)))
+    chosen = table.exit_index(run.depths)
+    assert lead.lead == pytest.approx(assignment_pq(table.counts, chosen) - lead.control_pq)
+    budget = np.take_along_axis(GFLOPS, chosen[:, None], axis=1).mean() + run.gflops
+    assert np.array(lead.mixture) @ GFLOPS.mean(axis=0) <= budget + 1e-9
+    assert gate_lead(table, run, 200, seed=1) == lead
+
+
+def test_gate_lead__nothing_to_score__is_none() -> None:
+    empty = np.zeros((2, E, K), np.int64)
+    table = ExitTable(DEPTHS, CountTable.from_dense(empty.astype(float), empty, empty, empty), GFLOPS[:2], GFLOPS[:2])
+    assert gate_lead(table, GateRun(np.array([2, 2]), ImageCounts.zeros(K), 0.0), 10, seed=0) is None
