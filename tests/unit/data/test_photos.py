@@ -19,6 +19,11 @@ def save(path: Path, picture: Image.Image, **options: Any) -> Path:
     return path
 
 
+def mode_of(path: Path) -> str:
+    with Image.open(path) as picture:
+        return picture.mode
+
+
 def stacked(grey: np.ndarray) -> list[Any]:
     stack: list[Any] = np.repeat(grey[..., None], 3, axis=2).tolist()
     return stack
@@ -37,7 +42,7 @@ def test_read_photo__transparency__colours_kept(tmp_path: Path) -> None:
 def test_read_photo__palette_with_transparency__colours_kept(tmp_path: Path) -> None:
     picture = Image.fromarray(RGB).quantize(8)
     path = save(tmp_path / "a.png", picture, transparency=bytes([0, 255, 30, 255, 255, 255, 255, 255]))
-    assert Image.open(path).mode == "P"
+    assert mode_of(path) == "P"
     assert read_photo(path).tolist() == np.asarray(picture.convert("RGB")).tolist()
 
 
@@ -50,7 +55,7 @@ def test_read_photo__grey__three_equal_channels(mode: str, tmp_path: Path) -> No
 def test_read_photo__grey_of_16_bits__scaled_to_8(tmp_path: Path) -> None:
     # 257 times an 8-bit value is the same brightness in 16 bits.
     path = save(tmp_path / "a.png", Image.fromarray(GREY.astype(np.uint16) * 257))
-    assert Image.open(path).mode.startswith("I")
+    assert mode_of(path).startswith("I")
     assert read_photo(path).tolist() == stacked(GREY)
 
 

@@ -1,0 +1,125 @@
+"""``eco predict``: segments a user's own images; prints the paths of what it wrote."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ecocli.commands.common import (
+    ConfigOption,
+    DeviceOption,
+    DryRunOption,
+    JsonOption,
+    SetOption,
+    StoreOption,
+    ThreadsOption,
+    emit_result,
+    make_runtime,
+    open_store,
+    print_dry_run,
+    resolve,
+    resolve_input,
+)
+from ecocli.errors import UsageError
+
+if TYPE_CHECKING:
+    from ecocli.stages.predict import PredictReport
+
+
+def predict(
+    images: Annotated[
+        list[str], typer.Argument(metavar="IMAGES...", help="Files, folders with all below them, or quoted patterns.")
+    ],
+    parent: Annotated[
+        str | None,
+        typer.Option("--parent", metavar="PARENT", help="Name or digest.  [default: the gate's, else parent]"),
+    ] = None,
+    gate: Annotated[
+        str | None, typer.Option("--gate", metavar="GATE", help="Let this gate choose the exit of each image.")
+    ] = None,
+    exit_depth: Annotated[
+        int | None,
+        typer.Option("--exit", min=1, metavar="K", help="Run K encoder layers on every image.  [default: deepest]"),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Folder for the results.  [default: predictions]")
+    ] = None,
+    overlays: Annotated[
+        bool | None, typer.Option("--overlays/--no-overlays", help="Write pictures with colours and class names.")
+    ] = None,
+    semantic: Annotated[
+        bool | None, typer.Option("--semantic/--no-semantic", help="Write the best category of every pixel.")
+    ] = None,
+    instances: Annotated[
+        bool | None, typer.Option("--instances/--no-instances", help="Write scored instances, COCO's result format.")
+    ] = None,
+    store: StoreOption = None,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Segment images: panoptic PNGs with a COCO-format JSON file, and overlays.
+
+    A file that cannot be read is reported and left out, and the exit code is then 3.
+    """
+    from ecocli.config.predict import PredictConfig
+    from ecocli.stages import predict as stage
+
+    if gate is not None and exit_depth is not None:
+        raise UsageError("--gate chooses the exit of each image and --exit fixes it. Give one of them.")
+    opened = open_store(store)
+    with make_runtime(device, threads) as runtime:
+        resolved = resolve(
+            PredictConfig,
+            config_path=config,
+            flags={
+                "images": images,
+                "out": None if out is None else str(out),
+                "exit_depth": exit_depth,
+                "overlays": overlays,
+                "semantic": semantic,
+                "instances": instances,
+            },
+            assignments=assignments,
+        )
+        inputs = {}
+        if gate is not None:
+            inputs["gate"] = resolve_input(opened, "gate", gate, runtime.log)
+        if gate is not None and parent is None:
+            inputs["parent"] = stage.parent_of_gate(opened, inputs["gate"])
+            runtime.log.info("parent %s (the gate's)", inputs["parent"])
+        else:
+            inputs["parent"] = resolve_input(opened, "parent", parent, runtime.log)
+        if dry_run:
+            print_dry_run(runtime.world, stage.STAGE, resolved, inputs, as_json=as_json)
+            return
+        report = stage.run(resolved, inputs, opened, runtime)
+        if report.photos:
+            emit_result(runtime.world, _data(report, inputs), text=_text(report), as_json=as_json)
+        report.check()
+
+
+def _text(report: "PredictReport") -> str:
+    paths = [report.out / "panoptic.json"]
+    for photo in report.photos:
+        paths += [path for path in (photo.panoptic, photo.overlay, photo.semantic) if path is not None]
+    return "\n".join(map(str, paths))
+
+
+def _data(report: "PredictReport", inputs: dict[str, str]) -> dict[str, object]:
+    images = [
+        {
+            "image_id": photo.image_id,
+            "source": str(photo.source),
+            "exit_depth": photo.exit_depth,
+            "segments": len(photo.segments),
+            "panoptic": str(photo.panoptic),
+            "overlay": None if photo.overlay is None else str(photo.overlay),
+            "semantic": None if photo.semantic is None else str(photo.semantic),
+        }
+        for photo in report.photos
+    ]
+    return {"out": str(report.out), "inputs": inputs, "images": images, "failures": list(report.failures)}

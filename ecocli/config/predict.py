@@ -1,0 +1,32 @@
+"""Settings of ``eco predict``."""
+
+from typing import Annotated
+
+from pydantic import Field, PositiveInt
+
+from ecocli.config.base import Config
+from ecocli.config.dataset import ResizeConfig
+
+
+class PredictConfig(Config):
+    """What to predict and what to write.
+
+    Attributes:
+        images: Files, folders (with all below them) and patterns such as ``photos/*.jpg``.
+        out: Folder for the results.
+        exit_depth: Encoder layers run for every image; None for the gate's choice, without a gate the deepest exit.
+        overlays: Write pictures with coloured segments and class names.
+        semantic: Write the best category of every pixel.
+        instances: Write scored instances in COCO's result format.
+        max_instances: Instances per image at most.
+        test_resize: How images are resized for the network; None for the parent's own rule.
+    """
+
+    images: Annotated[tuple[str, ...], Field(min_length=1)]
+    out: str = "predictions"
+    exit_depth: PositiveInt | None = None
+    overlays: bool = True
+    semantic: bool = False
+    instances: bool = False
+    max_instances: PositiveInt = 100
+    test_resize: ResizeConfig | None = None

@@ -1,0 +1,63 @@
+"""Prediction of one picture at a time, of any size, at a fixed exit or at the exit its gate chooses.
+
+Axes: H W pixels. Each picture is padded as if alone, so its result does not depend on others, and memory does not grow
+with their number.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import UInt8
+
+from ecocli.config.dataset import ResizeConfig
+from ecocli.data.batching import make_batch
+from ecocli.data.categories import Category
+from ecocli.data.transforms import resize_image, shortest_edge_size
+from ecocli.inference.postprocess import PanopticRule
+from ecocli.inference.predictor import ExitGate, ImagePrediction, predict_exits, predict_gated
+from ecocli.model.mask2former import Mask2Former
+
+
+@dataclass(frozen=True)
+class PhotoPredictor:
+    """A model with all that turns a picture into predictions.
+
+    Attributes:
+        model: In evaluation mode.
+        gate: Chooses the exit; None for the fixed one.
+        exit_depth: Encoder layers run where there is no gate.
+        rule: Kinds of the classes and thresholds.
+        resize: Size rule of the network's input.
+        categories: In the order of the class index.
+        device: Where the model is.
+    """
+
+    model: Mask2Former
+    gate: ExitGate | None
+    exit_depth: int
+    rule: PanopticRule
+    resize: ResizeConfig
+    categories: tuple[Category, ...]
+    device: str
+
+    def predict(self, image: UInt8[np.ndarray, "H W 3"], image_id: str) -> ImagePrediction:
+        """Run the network on one RGB picture."""
+        height, width = image.shape[:2]
+        resized = image
+        if self.resize.short_edge_px is not None:
+            size = shortest_edge_size(height, width, self.resize.short_edge_px, self.resize.long_edge_px)
+            # A very long and thin picture would shrink to nothing.
+            resized = resize_image(image, (max(1, size[0]), max(1, size[1])))
+        batch = make_batch(
+            [resized],
+            self.model.pixel_mean,
+            self.model.pixel_std,
+            self.model.size_divisor,
+            original_sizes=[(height, width)],
+            image_ids=[image_id],
+            device=self.device,
+        )
+        if self.gate is not None:
+            return predict_gated(self.model, self.gate, batch)[0]
+        features = self.model.extract(batch.images)
+        return next(predict_exits(self.model, features, batch, (self.exit_depth,)))[0]
