@@ -101,7 +101,8 @@ def rasterise(outlines: list[Outline], height: int, width: int) -> Patch | None:
             for piece in _band(outline.points, outline.width / 2):
                 draw.polygon(_to_canvas(piece, corner), fill=255)
             radius = outline.width * FINENESS / 2
-            for x, y in _to_canvas(outline.points[[0, -1]], corner):
+            for end in outline.points[[0, -1]]:
+                x, y = _to_canvas(end, corner)
                 draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=255)
             continue
         draw.polygon(_to_canvas(outline.points, corner), fill=255)
@@ -123,7 +124,7 @@ def _band(points: FloatArray, half_width: float) -> list[FloatArray]:
     ]
 
 
-def _to_canvas(points: FloatArray, corner: FloatArray) -> list[tuple[float, float]]:
-    """Move image coordinates to the fine canvas, whose pixel centres are whole numbers."""
-    fine = (points - corner) * FINENESS - 0.5
-    return [(x, y) for x, y in fine.tolist()]
+def _to_canvas(points: FloatArray, corner: FloatArray) -> list[float]:
+    """Move image coordinates to the fine canvas, whose pixel centres are whole numbers; x and y in turn."""
+    fine: list[float] = ((points - corner) * FINENESS - 0.5).ravel().tolist()
+    return fine

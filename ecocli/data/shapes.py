@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from ecocli.config.dataset import SceneConfig
-from ecocli.data.backdrop import STUFF, draw_regions, grid, paint_regions
+from ecocli.data.backdrop import STUFF, draw_noise, draw_regions, grid, paint_regions
 from ecocli.data.outlines import Outline, Patch, rasterise, regular, star, worm
 from ecocli.data.panoptic import Segment
 
@@ -28,7 +28,6 @@ _MARKER = 0
 _HUE_OF = {_DISK: 0.0, _RING: 0.0, _SQUARE: 0.78, _STAR: 0.78, _TRIANGLE: 0.45, _WORM: 0.45}
 _MIN_AREA_PX = 14
 _PLACEMENT_TRIES = 12
-_BYTE_SUM_DEVIATION = math.sqrt(4 * (256**2 - 1) / 12)
 
 
 def scene_difficulty(seed: int, index: int, knobs: SceneConfig, split: str = "train") -> float:
@@ -305,10 +304,8 @@ class _Painter:
         slope = np.float32(math.cos(angle)) * (x - np.float32(0.5))
         slope = slope + np.float32(math.sin(angle)) * (y - np.float32(0.5))
         self.canvas *= (np.float32(1.0) + np.float32(strength) * slope)[..., None]
-        # The sum of four uniform bytes is close to normal and three times faster to draw.
-        grain = np.frombuffer(rng.bytes(size * size * 12), np.uint8).reshape(4, size, size, 3)
-        noise = np.float32(self.knobs.noise * _mix(0.3, 1.0, self.difficulty) / _BYTE_SUM_DEVIATION)
-        self.canvas += noise * (grain.sum(axis=0, dtype=np.int16) - np.int16(510))
+        noise = self.knobs.noise * _mix(0.3, 1.0, self.difficulty)
+        self.canvas += draw_noise(rng, (size, size, 3), noise)
         image = np.clip(self.canvas, 0.0, 255.0, out=self.canvas).astype(np.uint8)
         areas = np.bincount(self.id_map.ravel(), minlength=self.next_id)
         kept = (id_ for id_, category in self.category_of.items() if category != _MARKER)
