@@ -1,0 +1,322 @@
+"""``eco eval``: a parent and its gate beside their controls; prints a table."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ecocli.commands.common import (
+    ConfigOption,
+    DataRootOption,
+    DeviceOption,
+    DryRunOption,
+    ForceOption,
+    JsonOption,
+    NameOption,
+    SeedOption,
+    SetOption,
+    StoreOption,
+    ThreadsOption,
+    emit_result,
+    environment_data_root,
+    make_runtime,
+    open_store,
+    print_dry_run,
+    resolve,
+    resolve_input,
+)
+from ecocli.config.loading import deep_merge
+from ecocli.errors import ArtifactError, UsageError
+
+if TYPE_CHECKING:
+    import logging
+
+    import rich.table
+    from pydantic import JsonValue
+
+    from ecocli.artifacts.artifact import Artifact
+    from ecocli.artifacts.manifest import ReportManifest
+    from ecocli.artifacts.store import Store
+    from ecocli.config.evaluate import EvaluateConfig
+    from ecocli.runtime.context import Runtime
+
+_METRICS = ("miou", "ap")
+
+
+def evaluate(
+    parent: Annotated[
+        str | None, typer.Option("--parent", metavar="PARENT", help="Parent to evaluate.  [default: the latest]")
+    ] = None,
+    gate: Annotated[
+        str | None, typer.Option("--gate", metavar="GATE", help="Gate that chooses the exits.  [default: the latest]")
+    ] = None,
+    no_gate: Annotated[bool, typer.Option("--no-gate", help="Evaluate the fixed exits alone.")] = False,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            "--dataset", metavar="NAME", help="shapes, coco, cityscapes, or a .toml file.  [default: the parent's]"
+        ),
+    ] = None,
+    split: Annotated[str | None, typer.Option("--split", metavar="NAME", help="Split.  [default: val]")] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Images per batch.")] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option("--metrics", metavar="pq|miou,ap", help="Metrics beside PQ; pq means none.  [default: miou,ap]"),
+    ] = None,
+    gate_only: Annotated[
+        bool, typer.Option("--gate-only", help="Measure mIoU and AP of the gate alone: quicker, no controls for them.")
+    ] = False,
+    no_predictions: Annotated[
+        bool, typer.Option("--no-predictions", help="Do not keep the predicted panoptic maps.")
+    ] = False,
+    predictions: Annotated[
+        Path | None,
+        typer.Option("--predictions", metavar="DIR", help="Write the panoptic PNGs and their JSON file there too."),
+    ] = None,
+    check_with: Annotated[
+        str | None,
+        typer.Option("--check-with", metavar="panopticapi", help="Compute PQ by the official package as well."),
+    ] = None,
+    data_root: DataRootOption = None,
+    store: StoreOption = None,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+    name: NameOption = None,
+    seed: SeedOption = None,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    force: ForceOption = False,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure PQ, mIoU, AP, GFLOPs and ms of the gate, of every fixed exit, of a random gate and of the oracle.
+
+    The report that is kept holds per-image and per-class tables and the predicted panoptic maps.
+    """
+    from ecocli.config.evaluate import EvaluateConfig
+    from ecocli.stages import evaluate as stage
+
+    if check_with not in (None, "panopticapi"):
+        raise UsageError(f"--check-with is {check_with!r}, expected panopticapi.")
+    if no_gate and gate is not None:
+        raise UsageError("--gate and --no-gate exclude each other: give one of them.")
+    if no_predictions and (predictions is not None or check_with is not None):
+        raise UsageError("--predictions and --check-with need the predictions that --no-predictions leaves out.")
+    opened = open_store(store)
+    with make_runtime(device, threads) as runtime:
+        inputs = _inputs(opened, parent, gate, no_gate, runtime.log)
+        resolved = resolve(
+            EvaluateConfig,
+            preset=lambda settings: _preset(opened, inputs["parent"], settings),
+            config_path=config,
+            flags={
+                "dataset.name": dataset,
+                "dataset.root": None if data_root is None else str(data_root),
+                "split": split,
+                "batch_size": batch_size,
+                "metrics": None if metrics is None else _read_metrics(metrics),
+                "every_exit": False if gate_only else None,
+                "predictions": False if no_predictions else None,
+                "seed": seed,
+            },
+            assignments=assignments,
+        )
+        if dry_run:
+            action, _ = stage.plan(resolved, inputs, opened, runtime)
+            print_dry_run(
+                runtime.world,
+                stage.STAGE,
+                resolved,
+                inputs,
+                action_digest=action.digest,
+                reused=None if force else opened.find_action(action.digest),
+                as_json=as_json,
+            )
+            return
+        report = stage.run(resolved, inputs, opened, runtime, force=force, names=name or ())
+        further: dict[str, object] = {}
+        if runtime.world.is_main:
+            if predictions is not None:
+                further["predictions"] = str(_unpack(report, predictions))
+            if check_with is not None:
+                further["panopticapi_pq"] = _check(resolved, report, runtime)
+        _emit(opened, report, further, runtime, as_json=as_json)
+
+
+def _inputs(
+    store: "Store", parent: str | None, gate: str | None, no_gate: bool, log: "logging.Logger"
+) -> dict[str, str]:
+    inputs = {"parent": resolve_input(store, "parent", parent, log)}
+    if no_gate:
+        return inputs
+    try:
+        return {**inputs, "gate": resolve_input(store, "gate", gate, log)}
+    except ArtifactError as error:
+        raise ArtifactError(f"{error} To evaluate the fixed exits alone, add --no-gate.") from error
+
+
+def _preset(store: "Store", parent: str, settings: Mapping[str, object]) -> Mapping[str, object]:
+    """Start from the data the parent was trained on, unless the user names other data."""
+    from ecocli.artifacts.manifest import ParentManifest
+    from ecocli.data.categories import CITYSCAPES, COCO, SHAPES
+
+    manifest = store.get(parent, ParentManifest).manifest
+    root = {"dataset": {"root": environment_data_root()}}
+    named = settings.get("dataset")
+    trained = manifest.stage_config.get("dataset")
+    if isinstance(trained, Mapping) and not (
+        isinstance(named, Mapping) and named.get("name", trained.get("name")) != trained.get("name")
+    ):
+        return deep_merge({"dataset": trained}, root)
+    if isinstance(named, Mapping) and "name" in named:
+        return root
+    # An imported parent says no more than its categories.
+    names = [entry.get("name") for entry in manifest.categories]
+    for known, table in (("coco", COCO), ("cityscapes", CITYSCAPES), ("shapes", SHAPES)):
+        if names == [category.name for category in table]:
+            return deep_merge({"dataset": {"name": known}}, root)
+    raise UsageError(
+        f"The parent {parent} does not say which data set it belongs to, and its categories are none of the built-in "
+        "ones. Name the data with --dataset."
+    )
+
+
+def _read_metrics(text: str) -> list[str]:
+    wanted = [item for item in text.split(",") if item != "pq"]
+    unknown = sorted(set(wanted) - set(_METRICS))
+    if unknown:
+        raise UsageError(f"--metrics names {', '.join(unknown)}, expected pq or some of {', '.join(_METRICS)}.")
+    return wanted
+
+
+def _unpack(report: "Artifact[ReportManifest]", folder: Path) -> Path:
+    from ecocli.inference.predictions_file import ARCHIVE_NAME, unpack_predictions
+
+    return unpack_predictions(report.path_of(ARCHIVE_NAME), folder)
+
+
+def _check(config: "EvaluateConfig", report: "Artifact[ReportManifest]", runtime: "Runtime") -> float:
+    """Compute PQ of the kept predictions by panopticapi and say how far it is from ours."""
+    from ecocli.data.datasets import open_dataset
+    from ecocli.inference.official_check import official_pq
+    from ecocli.inference.predictions_file import FOLDER_NAME
+
+    dataset = open_dataset(config.dataset, config.split)
+    with tempfile.TemporaryDirectory() as folder:
+        predictions = _unpack(report, Path(folder))
+        official = official_pq(
+            dataset.annotation_file, dataset.panoptic_root, predictions, predictions.parent / FOLDER_NAME
+        )
+    rows = {str(row["name"]): row for row in _rows(report.manifest.summary)}
+    ours = rows["gate"] if "gate" in rows else [row for key, row in rows.items() if key.startswith("exit ")][-1]
+    difference = abs(official - float(str(ours["pq"])))
+    runtime.log.info("panopticapi: PQ %.6f, difference %.1e", 100 * official, 100 * difference)
+    if difference > 1e-9:
+        raise RuntimeError(f"PQ is {ours['pq']}, but panopticapi finds {official} in the same predictions")
+    return official
+
+
+def _rows(summary: Mapping[str, "JsonValue"]) -> list[Mapping[str, "JsonValue"]]:
+    rows = summary["rows"]
+    assert isinstance(rows, list)
+    return [row for row in rows if isinstance(row, Mapping)]
+
+
+def _emit(
+    store: "Store",
+    report: "Artifact[ReportManifest]",
+    further: Mapping[str, object],
+    runtime: "Runtime",
+    *,
+    as_json: bool,
+) -> None:
+    provenance = store.read_provenance(report.digest)
+    timings = provenance.get("ms_per_image")
+    measured: Mapping[str, object] = timings if isinstance(timings, Mapping) else {}
+    data = {"digest": report.digest, **report.manifest.summary, "ms_per_image": dict(measured), **further}
+    runtime.log.info("report %s", report.digest)
+    emit_result(runtime.world, data, table=_table(report.manifest.summary, measured), as_json=as_json)
+
+
+def _table(summary: Mapping[str, "JsonValue"], ms: Mapping[str, object]) -> "rich.table.Table":
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    depths = summary["exit_depths"]
+    assert isinstance(depths, list)
+    images = summary["images"]
+    table = Table(
+        box=SIMPLE_HEAD, title=f"{summary['dataset']} {summary['split']}, {images} images", title_style="bold"
+    )
+    table.add_column("exits")
+    for heading in ("PQ", "SQ", "RQ", "PQ things", "PQ stuff", "mIoU", "AP", "GFLOPs", "encoder", "ms", "depth"):
+        table.add_column(heading, justify="right")
+    table.add_column(f"% at exit {' '.join(map(str, depths))}", justify="right")
+    for row in _rows(summary):
+        points = [_points(row[key]) for key in ("pq", "sq", "rq", "pq_things", "pq_stuff", "miou", "ap")]
+        shares = row["exit_shares"]
+        assert isinstance(shares, list)
+        table.add_row(
+            str(row["name"]),
+            *points,
+            f"{_number(row['gflops']):.4g}",
+            f"{_number(row['encoder_gflops']):.4g}",
+            _milliseconds(ms, row, depths, shares),
+            f"{_number(row['mean_depth']):.2f}",
+            " ".join(f"{100 * _number(share):.0f}" for share in shares),
+            style="bold" if row["name"] == "gate" else None,
+        )
+    table.caption = _caption(summary)
+    table.caption_justify = "left"
+    return table
+
+
+def _number(value: "JsonValue") -> float:
+    assert isinstance(value, int | float)
+    return float(value)
+
+
+def _points(value: "JsonValue") -> str:
+    return "-" if value is None else f"{100 * _number(value):.2f}"
+
+
+def _milliseconds(
+    ms: Mapping[str, object],
+    row: Mapping[str, "JsonValue"],
+    depths: Sequence["JsonValue"],
+    shares: Sequence["JsonValue"],
+) -> str:
+    """Show a row's own time; for the random mixture and the oracle the mean of the exits they take."""
+    name = str(row["name"])
+    if name in ms:
+        return f"{float(str(ms[name])):.1f}"
+    parts = [ms.get(f"exit {depth}") for depth in depths]
+    if any(part is None for part in parts):
+        return "-"
+    return f"{sum(_number(share) * float(str(part)) for share, part in zip(shares, parts, strict=True)):.1f}"
+
+
+def _caption(summary: Mapping[str, "JsonValue"]) -> str:
+    lines = [
+        "PQ to AP in points (0 to 100). GFLOPs: mean over the images, one multiply-add counts once; encoder: the whole "
+        "pixel decoder."
+    ]
+    lead = summary["gate_lead"]
+    if isinstance(lead, Mapping):
+        low, gap, high = (100 * _number(lead[key]) for key in ("low", "lead", "high"))
+        mixture = lead["mixture"]
+        assert isinstance(mixture, list)
+        depths = summary["exit_depths"]
+        assert isinstance(depths, list)
+        blend = " + ".join(
+            f"{100 * _number(share):.0f} % exit {depth}"
+            for share, depth in zip(mixture, depths, strict=True)
+            if _number(share) > 0
+        )
+        lines.append(
+            f"Gate against the best fixed blend of equal cost ({blend}): {gap:+.2f} PQ, 95 % interval "
+            f"[{low:+.2f}, {high:+.2f}] over {summary['images']} images."
+        )
+    return "\n".join(lines)

@@ -1,0 +1,355 @@
+"""Evaluation of a parent and its gate beside their controls.
+
+Inputs: ``parent``; ``gate``, optional. The artifact's summary holds the rows shown on screen. Files:
+``images.parquet`` (PQ of each image at each exit, the gate's and the oracle's choice), ``classes.parquet`` (every row
+by class), and ``predictions.zip`` (the gate's panoptic maps, else the deepest exit's, as panopticapi reads them).
+
+Images are scored in parts that follow from the data set alone; processes share the parts, parts survive a kill, and
+sums run in the order of the data set. So the numbers are the same for any number of processes. Milliseconds belong to
+the machine and stand in the provenance.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import JsonValue
+
+from ecocli.artifacts.action import Action, run_or_reuse
+from ecocli.artifacts.artifact import Artifact
+from ecocli.artifacts.manifest import FileContents, GateManifest, ParentManifest, ReportManifest
+from ecocli.artifacts.store import Store
+from ecocli.config.architecture import ArchitectureConfig
+from ecocli.config.evaluate import EvaluateConfig
+from ecocli.config.loading import resolve_config
+from ecocli.data.datasets import open_dataset
+from ecocli.data.panoptic import PanopticDataset
+from ecocli.errors import ArtifactError, DataError
+from ecocli.runtime.context import Runtime
+
+if TYPE_CHECKING:
+    from ecocli.inference.assemble import FurtherMetrics
+    from ecocli.inference.scored_dataset import ScoringTask
+    from ecocli.inference.scores import PartScores
+    from ecocli.metrics.scorecard import ExitTable, GateLead, ScoreRow
+
+STAGE = "eval"
+SCHEMA_VERSION = 1
+NAME = "evaluation"
+"""A further name of every evaluation, since profiles are reports as well."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is evaluated on what, all of it opened and found to fit together."""
+
+    parent: Artifact[ParentManifest]
+    gate: Artifact[GateManifest] | None
+    architecture: ArchitectureConfig
+    dataset: PanopticDataset
+
+
+def plan(config: EvaluateConfig, inputs: Mapping[str, str], store: Store, runtime: Runtime) -> tuple[Action, Subject]:
+    """Open what is needed and say exactly what is asked.
+
+    Raises:
+        ArtifactError: An input is damaged, or the gate was fitted for another parent.
+        DataError: The data set is missing, faulty, or of other categories than the parent.
+        UsageError: There is no such data set.
+    """
+    parent = store.get(inputs["parent"], ParentManifest)
+    gate = store.get(inputs["gate"], GateManifest) if "gate" in inputs else None
+    if gate is not None:
+        check_gate(store, gate, parent)
+    dataset = open_dataset(config.dataset, config.split)
+    _check_categories(parent, dataset)
+    fingerprint = runtime.world.broadcast_object(dataset.fingerprint if runtime.world.is_main else "")
+    action = Action(STAGE, SCHEMA_VERSION, config, inputs, {config.split: fingerprint})
+    architecture = resolve_config(ArchitectureConfig, parent.manifest.architecture)
+    return action, Subject(parent, gate, architecture, dataset)
+
+
+def run(
+    config: EvaluateConfig,
+    inputs: Mapping[str, str],
+    store: Store,
+    runtime: Runtime,
+    *,
+    force: bool = False,
+    names: Sequence[str] = (),
+) -> Artifact[ReportManifest]:
+    """Evaluate, go on with an interrupted evaluation, or return the one that is there.
+
+    Args:
+        config: The settings.
+        inputs: Digests by role, see the module.
+        store: Where the report goes.
+        runtime: Where and with whom to run.
+        force: Evaluate even if the store has the result.
+        names: Names for the result, beside ``report`` and ``evaluation``.
+
+    Raises:
+        InterruptedRunError: A signal stopped the evaluation; finished parts are kept.
+        ArtifactError: An input is damaged or does not fit.
+        DataError: The data set is missing, faulty, or of other categories than the parent.
+        UsageError: The settings do not fit together, or the store cannot be written.
+    """
+    action, subject = plan(config, inputs, store, runtime)
+    provenance: dict[str, JsonValue] = {
+        "device": runtime.device,
+        "world_size": runtime.world.world_size,
+        "threads": runtime.threads,
+    }
+
+    def work(folder: Path) -> tuple[ReportManifest, FileContents]:
+        return _evaluate(action, config, subject, runtime, folder, provenance)
+
+    return run_or_reuse(
+        action,
+        ReportManifest,
+        store,
+        work,
+        force=force,
+        names=[NAME, *names],
+        provenance=provenance,
+        world=runtime.world,
+        stop=lambda: runtime.stop.requested,
+    )
+
+
+def check_gate(store: Store, gate: Artifact[GateManifest], parent: Artifact[ParentManifest]) -> None:
+    """Make sure that a gate was fitted on a table derived from this parent.
+
+    Raises:
+        ArtifactError: It was not.
+    """
+    derived = gate.manifest.inputs.get("derived")
+    origin = store.read_base(derived).inputs.get("parent") if derived is not None else None
+    if origin != parent.digest:
+        raise ArtifactError(
+            f"The gate {gate.digest} was fitted for the parent {origin}, not for {parent.digest}. Name its own parent "
+            "with --parent, fit a gate for this one, or evaluate without a gate (--no-gate)."
+        )
+    strange = sorted(set(gate.manifest.exit_depths) - set(parent.manifest.exit_depths))
+    if strange:
+        raise ArtifactError(
+            f"The gate {gate.digest} chooses exits at depths {strange}, the parent has "
+            f"{list(parent.manifest.exit_depths)}. Fit the gate again."
+        )
+
+
+def _evaluate(
+    action: Action,
+    config: EvaluateConfig,
+    subject: Subject,
+    runtime: Runtime,
+    folder: Path,
+    provenance: dict[str, JsonValue],
+) -> tuple[ReportManifest, FileContents]:
+    # torch is loaded only where something is computed; a result that is there is returned without it.
+    from ecocli.inference.scored_dataset import score_dataset
+
+    task = scoring_task(config, subject, runtime.device)
+    scores = score_dataset(task, folder, runtime)
+    if scores is None:
+        return _manifest(action, {}), {}
+    summary, files = _report(config, subject, task, scores, folder)
+    provenance["ms_per_image"] = dict(_timings(config, task, runtime))
+    return _manifest(action, summary), files
+
+
+def _manifest(action: Action, summary: dict[str, JsonValue]) -> ReportManifest:
+    return ReportManifest(
+        schema_version=action.schema_version,
+        stage_config=action.stage_config,
+        inputs=dict(action.inputs),
+        dataset_fingerprints=dict(action.fingerprints),
+        summary=summary,
+    )
+
+
+def scoring_task(config: EvaluateConfig, subject: Subject, device: str) -> "ScoringTask":
+    """Load model and gate, and say what is to be scored."""
+    from ecocli.artifacts.tensors import load_tensors
+    from ecocli.inference.loading import panoptic_rule, restore_gate, restore_model
+    from ecocli.inference.scored_dataset import ScoringTask
+    from ecocli.inference.scoring import ScoringOptions
+
+    parent, gate = subject.parent, subject.gate
+    weights = load_tensors(parent.path_of("model.safetensors"))
+    metrics_of_exits = config.every_exit or gate is None
+    return ScoringTask(
+        model=restore_model(subject.architecture, weights, device, parent.digest),
+        gate=None
+        if gate is None
+        else restore_gate(
+            load_tensors(gate.path_of("gate.safetensors")),
+            gate.manifest.feature,
+            gate.manifest.exit_depths,
+            device,
+            gate.digest,
+        ),
+        exit_depths=parent.manifest.exit_depths,
+        rule=panoptic_rule(subject.architecture, [(c.id, c.is_thing) for c in subject.dataset.categories]),
+        options=ScoringOptions(
+            every_exit=True,
+            exit_metrics=metrics_of_exits,
+            semantic="miou" in config.metrics,
+            instances="ap" in config.metrics,
+            max_instances=config.max_instances,
+        ),
+        dataset=subject.dataset,
+        resize=config.dataset.test_resize,
+        batch_size=config.batch_size,
+        part_images=config.execution.part_images,
+        keep_predictions=config.predictions,
+    )
+
+
+def _exit_table(subject: Subject, task: "ScoringTask", scores: "PartScores") -> tuple["ExitTable", float]:
+    """Join counts and costs; also the gate's own cost per image."""
+    import numpy as np
+
+    from ecocli.inference.assemble import count_table
+    from ecocli.metrics.scorecard import ExitTable
+    from ecocli.profiling.gflops import count_gflops
+
+    depths = task.exit_depths
+    total, encoder = np.zeros((2, len(scores.positions), len(depths)))
+    gate_gflops = 0.0
+    for image, (padded, original) in enumerate(zip(scores.padded_sizes, scores.original_sizes, strict=True)):
+        costs = count_gflops(
+            subject.architecture,
+            (int(padded[0]), int(padded[1])),
+            (int(original[0]), int(original[1])),
+            depths,
+            gate_feature="res5" if task.gate is None else task.gate.feature,
+        )
+        total[image] = [costs.total(depth) for depth in depths]
+        encoder[image] = [costs.pixel_decoder(depth) for depth in depths]
+        gate_gflops = 0.0 if task.gate is None else costs.gate
+    counts = count_table(scores.counts, range(len(depths)), len(scores.positions), len(task.rule.category_ids))
+    return ExitTable(depths, counts, total, encoder), gate_gflops
+
+
+def _report(
+    config: EvaluateConfig, subject: Subject, task: "ScoringTask", scores: "PartScores", folder: Path
+) -> tuple[dict[str, JsonValue], FileContents]:
+    """Make the summary and the files."""
+    from ecocli.inference.assemble import further_metrics, sum_view
+    from ecocli.inference.predictions_file import pack_predictions
+    from ecocli.metrics.scorecard import GateRun, gate_lead, score_rows
+
+    table, gate_gflops = _exit_table(subject, task, scores)
+    E, K = len(task.exit_depths), len(task.rule.category_ids)
+    gate = None if task.gate is None else GateRun(scores.gate_depths, sum_view(scores, E, K), gate_gflops)
+    rows = score_rows(table, task.rule.is_thing, gate)
+    options = task.options
+    metrics = further_metrics(scores, rows, table, ap=options.instances, exits=options.exit_metrics)
+    lead = None if gate is None else gate_lead(table, gate, config.bootstrap_replicates, config.seed)
+    files: dict[str, Path | bytes] = dict(_tables(subject, scores, table, rows, metrics, folder))
+    if config.predictions:
+        files["predictions.zip"] = pack_predictions(subject.dataset, scores, folder)
+    return _summary(config, subject, table, rows, metrics, lead), files
+
+
+def _tables(
+    subject: Subject,
+    scores: "PartScores",
+    table: "ExitTable",
+    rows: Sequence["ScoreRow"],
+    metrics: Mapping[str, "FurtherMetrics"],
+    folder: Path,
+) -> FileContents:
+    from ecocli.artifacts.tables import ColumnDoc, document_columns, write_table
+    from ecocli.inference.evaluation_tables import CLASS_COLUMNS, IMAGE_COLUMNS, class_table, image_table
+
+    files = {}
+    for name, content, columns in (
+        ("images", image_table(subject.dataset, scores, table, has_gate=subject.gate is not None), IMAGE_COLUMNS),
+        ("classes", class_table(subject.dataset, rows, metrics), CLASS_COLUMNS),
+    ):
+        path = folder / f"{name}.parquet"
+        write_table(path, document_columns(content, {key: ColumnDoc(*doc) for key, doc in columns.items()}))
+        files[path.name] = path
+    return files
+
+
+def _timings(config: EvaluateConfig, task: "ScoringTask", runtime: Runtime) -> Mapping[str, float]:
+    from ecocli.inference.batches import load_batch, plan_dataset
+    from ecocli.inference.timing import time_choices
+
+    wanted = config.execution.timed_images
+    batches = []
+    for positions in plan_dataset(task.dataset, task.resize, task.batch_size):
+        if wanted <= 0:
+            break
+        batches.append(load_batch(task.dataset, positions[:wanted], task.resize, task.model, runtime.device).images)
+        wanted -= len(positions)
+    if not batches:
+        return {}
+    runtime.log.info("Timing %d images at every exit.", sum(len(batch.image_ids) for batch in batches))
+    return time_choices(task.model, task.gate, task.exit_depths, task.rule, batches)
+
+
+def _summary(
+    config: EvaluateConfig,
+    subject: Subject,
+    table: "ExitTable",
+    rows: Sequence["ScoreRow"],
+    metrics: Mapping[str, "FurtherMetrics"],
+    lead: "GateLead | None",
+) -> dict[str, JsonValue]:
+    import numpy as np
+
+    from ecocli.metrics.scorecard import image_qualities
+
+    def row_json(row: "ScoreRow") -> dict[str, JsonValue]:
+        further, quality = metrics[row.name], row.quality
+        return {
+            "name": row.name,
+            "pq": quality.overall.pq,
+            "sq": quality.overall.sq,
+            "rq": quality.overall.rq,
+            "pq_things": quality.things.pq,
+            "pq_stuff": quality.stuff.pq,
+            "miou": further.semantic.miou if further.semantic else None,
+            "ap": further.instance.ap if further.instance else None,
+            "ap50": further.instance.ap50 if further.instance else None,
+            "gflops": row.gflops,
+            "encoder_gflops": row.encoder_gflops,
+            "mean_depth": row.mean_depth,
+            "exit_shares": list(row.exit_shares),
+        }
+
+    undefined = int(np.isnan(image_qualities(table.counts)).all(axis=1).sum())
+    gate = subject.gate
+    return {
+        "type": "evaluation",
+        "dataset": subject.dataset.name,
+        "split": config.split,
+        "images": len(subject.dataset),
+        "undefined_images": undefined,
+        "exit_depths": list(table.exit_depths),
+        "gate": None
+        if gate is None
+        else {
+            "digest": gate.digest,
+            "beta": gate.manifest.beta,
+            "feature": gate.manifest.feature,
+            "exit_depths": list(gate.manifest.exit_depths),
+        },
+        "rows": [row_json(row) for row in rows],
+        "gate_lead": None if lead is None else {**asdict(lead), "mixture": list(lead.mixture)},
+    }
+
+
+def _check_categories(parent: Artifact[ParentManifest], dataset: PanopticDataset) -> None:
+    trained = [(entry["id"], entry["name"]) for entry in parent.manifest.categories]
+    found = [(category.id, category.name) for category in dataset.categories]
+    if trained != found:
+        raise DataError(
+            f"The parent {parent.digest} knows {len(trained)} categories, the data set {dataset.name} has "
+            f"{len(found)}, and they are not the same. Evaluate on the data set it was trained for (--dataset)."
+        )

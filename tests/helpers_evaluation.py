@@ -1,0 +1,98 @@
+"""A store with a tiny parent, a derived table's manifest and a gate, for tests of evaluation and reports."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from helpers_inference import EXIT_DEPTHS, TINY, splitting_gate, tiny_dataset_config, tiny_model
+
+from ecocli.artifacts.manifest import DerivedManifest, GateManifest, ParentManifest
+from ecocli.artifacts.store import Store
+from ecocli.artifacts.tensors import save_tensors
+from ecocli.config.dataset import DatasetConfig
+from ecocli.config.evaluate import EvaluateConfig, EvaluateExecutionConfig
+from ecocli.data.categories import SHAPES
+from ecocli.data.datasets import open_dataset
+from ecocli.inference.batches import load_batch
+
+IMAGES = 6
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What an evaluation starts from.
+
+    Attributes:
+        store: The store.
+        inputs: Digests of ``parent`` and ``gate``.
+        dataset: The data.
+        gate_depths: What the gate chooses for each image.
+    """
+
+    store: Store
+    inputs: dict[str, str]
+    dataset: DatasetConfig
+    gate_depths: tuple[int, ...]
+
+    def config(self, **settings: object) -> EvaluateConfig:
+        """Make settings; parts are small, so that there are several, and nothing is timed."""
+        execution = EvaluateExecutionConfig(timed_images=0, part_images=2)
+        given = {"dataset": self.dataset, "batch_size": 2, "bootstrap_replicates": 50, "execution": execution}
+        return EvaluateConfig(**{**given, **settings})
+
+
+def make_bench(folder: Path) -> Bench:
+    """Put parent, derived table and gate into a store below a folder, and draw the scenes."""
+    dataset_config = tiny_dataset_config(folder / "data", val=IMAGES)
+    dataset = open_dataset(dataset_config, "val")
+    model = tiny_model()
+    batch = load_batch(dataset, range(IMAGES), dataset_config.test_resize, model, "cpu")
+    gate, depths = splitting_gate(model, batch.images, EXIT_DEPTHS)
+    store = Store(folder / "store")
+    parent = store.put(
+        ParentManifest(
+            schema_version=1,
+            stage_config={"dataset": dataset_config.model_dump(mode="json")},
+            inputs={},
+            dataset_fingerprints={},
+            architecture=TINY.model_dump(mode="json"),
+            exit_depths=EXIT_DEPTHS,
+            categories=tuple({**asdict(category), "color": list(category.color)} for category in SHAPES),
+            steps=0,
+        ),
+        {"model.safetensors": save_tensors(model.state_dict())},
+        action=None,
+        provenance={},
+        names=["parent"],
+    )
+    derived = store.put(
+        DerivedManifest(
+            schema_version=1,
+            stage_config={},
+            inputs={"parent": parent.digest},
+            dataset_fingerprints={},
+            splits=("train",),
+            exit_depths=EXIT_DEPTHS,
+            rows={"train": 4},
+            feature_sizes={"res5": 128},
+        ),
+        {},
+        action=None,
+        provenance={},
+    )
+    fitted = store.put(
+        GateManifest(
+            schema_version=1,
+            stage_config={},
+            inputs={"derived": derived.digest},
+            dataset_fingerprints={},
+            exit_depths=EXIT_DEPTHS,
+            beta=0.001,
+            feature="res5",
+            metrics={},
+        ),
+        {"gate.safetensors": save_tensors(gate.gate.state_dict())},
+        action=None,
+        provenance={},
+        names=["gate"],
+    )
+    return Bench(store, {"parent": parent.digest, "gate": fitted.digest}, dataset_config, tuple(depths))

@@ -1,0 +1,211 @@
+"""The evaluation as a whole, on a tiny parent and gate: rows, files, resumption, reuse and refusals."""
+
+import json
+import zipfile
+
+import pytest
+from helpers_evaluation import IMAGES, Bench, make_bench
+from helpers_inference import EXIT_DEPTHS, RULE, tiny_model
+
+from ecocli.artifacts.artifact import Artifact
+from ecocli.artifacts.manifest import DerivedManifest, GateManifest, ParentManifest, ReportManifest
+from ecocli.artifacts.tables import column_docs, read_table
+from ecocli.config.dataset import ResizeConfig
+from ecocli.config.evaluate import EvaluateExecutionConfig
+from ecocli.data.datasets import open_dataset
+from ecocli.errors import ArtifactError, DataError, InterruptedRunError
+from ecocli.inference.batches import load_batch
+from ecocli.inference.derive_rows import derive_rows
+from ecocli.metrics.panoptic_quality import panoptic_quality, sum_counts
+from ecocli.runtime.context import Runtime
+from ecocli.stages import evaluate
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return make_bench(tmp_path_factory.mktemp("bench"))
+
+
+@pytest.fixture(scope="module")
+def report(bench: Bench) -> Artifact[ReportManifest]:
+    return evaluate.run(bench.config(), bench.inputs, bench.store, Runtime.quiet())
+
+
+def rows_of(report: Artifact[ReportManifest]) -> dict[str, dict[str, object]]:
+    return {row["name"]: row for row in report.manifest.summary["rows"]}
+
+
+def test_run__fixed_exits__have_the_pq_of_counts_added_image_by_image(
+    bench: Bench, report: Artifact[ReportManifest]
+) -> None:
+    dataset, model = open_dataset(bench.dataset, "val"), tiny_model()
+    counts = [[] for _ in EXIT_DEPTHS]
+    for positions in ((0, 1), (2, 3), (4, 5)):
+        batch = load_batch(dataset, positions, ResizeConfig(), model, "cpu")
+        for row in derive_rows(model, batch.images, batch.truths, EXIT_DEPTHS, RULE):
+            for exit_index, one in enumerate(row.counts):
+                counts[exit_index].append(one)
+    rows = rows_of(report)
+    for exit_index, depth in enumerate(EXIT_DEPTHS):
+        quality = panoptic_quality(sum_counts(counts[exit_index], 13), RULE.is_thing)
+        row = rows[f"exit {depth}"]
+        assert (row["pq"], row["sq"], row["rq"]) == (quality.pq, quality.sq, quality.rq)
+        assert (row["pq_things"], row["pq_stuff"]) == (quality.things.pq, quality.stuff.pq)
+
+
+def test_run__rows__hold_gate_and_all_controls(bench: Bench, report: Artifact[ReportManifest]) -> None:
+    rows = rows_of(report)
+    assert list(rows) == ["exit 1", "exit 2", "exit 3", "gate", "random", "oracle"]
+    shares = [bench.gate_depths.count(depth) / IMAGES for depth in EXIT_DEPTHS]
+    assert rows["gate"]["exit_shares"] == rows["random"]["exit_shares"] == pytest.approx(shares)
+    costs = [rows[f"exit {depth}"]["gflops"] for depth in EXIT_DEPTHS]
+    assert costs == sorted(costs)
+    expected = sum(share * cost for share, cost in zip(shares, costs, strict=True))
+    assert rows["random"]["gflops"] == pytest.approx(expected)
+    # 128 features times 3 exits, in GFLOPs: what the gate itself costs.
+    assert rows["gate"]["gflops"] == pytest.approx(expected + 128 * 3 / 1e9, abs=1e-12)
+    assert rows["random"]["ap"] is None
+    assert all(row["miou"] is not None for row in rows.values())
+    assert all(rows[name]["ap"] is not None for name in ("exit 1", "gate", "oracle"))
+
+
+def test_run__files__document_their_columns_and_agree_with_the_rows(
+    bench: Bench, report: Artifact[ReportManifest]
+) -> None:
+    images = read_table(report.path_of("images.parquet"))
+    assert images["gate_depth"].to_pylist() == list(bench.gate_depths)
+    assert images.num_rows == IMAGES
+    assert {len(pq) for pq in images["pq"].to_pylist()} == {len(EXIT_DEPTHS)}
+    classes = read_table(report.path_of("classes.parquet")).to_pylist()
+    for name, row in rows_of(report).items():
+        scored = [entry["pq"] for entry in classes if entry["row"] == name and entry["pq"] is not None]
+        assert sum(scored) / len(scored) == pytest.approx(row["pq"], abs=1e-12)
+    assert set(column_docs(images.schema)) == set(images.column_names)
+    with zipfile.ZipFile(report.path_of("predictions.zip")) as archive:
+        assert len(json.loads(archive.read("panoptic_pred.json"))["annotations"]) == IMAGES
+        assert len(archive.namelist()) == IMAGES + 1
+
+
+def test_run__same_request__is_reused_under_both_names(bench: Bench, report: Artifact[ReportManifest]) -> None:
+    again = evaluate.run(bench.config(), bench.inputs, bench.store, Runtime.quiet(), names=["mine"])
+    assert again.digest == report.digest
+    names = bench.store.names()
+    assert names["report"] == names["evaluation"] == names["mine"] == report.digest
+
+
+def test_run__interrupted_and_forced_again__gives_the_same_digest(
+    bench: Bench, report: Artifact[ReportManifest]
+) -> None:
+    runtime = Runtime.quiet()
+    runtime.stop.request("SIGUSR1")
+    with pytest.raises(InterruptedRunError, match="Stopped by SIGUSR1 after 1 of 3 parts"):
+        evaluate.run(bench.config(), bench.inputs, bench.store, runtime, force=True)
+    again = evaluate.run(bench.config(), bench.inputs, bench.store, Runtime.quiet(), force=True)
+    assert again.digest == report.digest
+
+
+def test_run__timings_and_execution__stay_out_of_the_digest(bench: Bench, report: Artifact[ReportManifest]) -> None:
+    execution = EvaluateExecutionConfig(timed_images=3, part_images=100)
+    again = evaluate.run(bench.config(execution=execution), bench.inputs, bench.store, Runtime.quiet(), force=True)
+    assert again.digest == report.digest
+    measured = bench.store.read_provenance(again.digest)["ms_per_image"]
+    assert set(measured) == {"exit 1", "exit 2", "exit 3", "gate"}
+    assert all(value > 0 for value in measured.values())
+
+
+def test_run__gate_only__leaves_the_controls_further_metrics_out(
+    bench: Bench, report: Artifact[ReportManifest]
+) -> None:
+    config = bench.config(every_exit=False, predictions=False)
+    found = evaluate.run(config, bench.inputs, bench.store, Runtime.quiet())
+    rows, full = rows_of(found), rows_of(report)
+    assert [name for name, row in rows.items() if row["miou"] is not None] == ["gate"]
+    for name, row in rows.items():
+        assert row["pq"] == full[name]["pq"]
+    assert {entry.name for entry in found.manifest.files} == {"images.parquet", "classes.parquet"}
+
+
+def test_run__no_gate__evaluates_exits_and_oracle(bench: Bench) -> None:
+    config = bench.config(metrics=())
+    found = evaluate.run(config, {"parent": bench.inputs["parent"]}, bench.store, Runtime.quiet())
+    assert list(rows_of(found)) == ["exit 1", "exit 2", "exit 3", "oracle"]
+    assert found.manifest.summary["gate"] is found.manifest.summary["gate_lead"] is None
+    assert read_table(found.path_of("images.parquet"))["gate_depth"].null_count == IMAGES
+    with zipfile.ZipFile(found.path_of("predictions.zip")) as archive:
+        assert len(archive.namelist()) == IMAGES + 1
+
+
+def variant_gate(bench: Bench, parent: str, exit_depths: tuple[int, ...], seed: int) -> str:
+    """Put a gate that was fitted on a table of another parent, or for other exits."""
+    derived = DerivedManifest(
+        schema_version=1,
+        stage_config={"variant": seed},
+        inputs={"parent": parent},
+        dataset_fingerprints={},
+        splits=("train",),
+        exit_depths=exit_depths,
+        rows={"train": 4},
+        feature_sizes={"res5": 128},
+    )
+    table = bench.store.put(derived, {}, action=None, provenance={})
+    gate = bench.store.get(bench.inputs["gate"], GateManifest)
+    manifest = gate.manifest.model_copy(
+        update={"inputs": {"derived": table.digest}, "exit_depths": exit_depths, "files": ()}
+    )
+    files = {"gate.safetensors": gate.path_of("gate.safetensors").read_bytes()}
+    return bench.store.put(manifest, files, action=None, provenance={}).digest
+
+
+def test_run__gate_of_another_parent__is_refused(bench: Bench) -> None:
+    parent = bench.store.get(bench.inputs["parent"], ParentManifest)
+    other = bench.store.put(
+        parent.manifest.model_copy(update={"steps": 9, "files": ()}),
+        {"model.safetensors": parent.path_of("model.safetensors").read_bytes()},
+        action=None,
+        provenance={},
+    )
+    gate = variant_gate(bench, other.digest, EXIT_DEPTHS, 1)
+    with pytest.raises(ArtifactError, match=f"was fitted for the parent {other.digest}, not for {parent.digest}"):
+        evaluate.run(bench.config(), {**bench.inputs, "gate": gate}, bench.store, Runtime.quiet())
+
+
+def test_run__gate_with_other_exits__is_refused(bench: Bench) -> None:
+    gate = variant_gate(bench, bench.inputs["parent"], (2, 3, 4), 2)
+    with pytest.raises(ArtifactError, match=r"chooses exits at depths \[4\], the parent has \[1, 2, 3\]"):
+        evaluate.run(bench.config(), {**bench.inputs, "gate": gate}, bench.store, Runtime.quiet())
+
+
+def test_run__damaged_gate__is_refused(bench: Bench) -> None:
+    gate = variant_gate(bench, bench.inputs["parent"], (1, 3), 3)
+    with pytest.raises(ArtifactError, match=r"holds linear.weight \[3, 128\] over feature 'res5', expected one row"):
+        evaluate.run(bench.config(), {**bench.inputs, "gate": gate}, bench.store, Runtime.quiet())
+
+
+def test_run__parent_of_other_categories__is_refused(bench: Bench) -> None:
+    parent = bench.store.get(bench.inputs["parent"], ParentManifest)
+    other = bench.store.put(
+        parent.manifest.model_copy(update={"categories": parent.manifest.categories[:-1], "files": ()}),
+        {},
+        action=None,
+        provenance={},
+    )
+    with pytest.raises(DataError, match="knows 12 categories, the data set shapes has 13, and they are not the same"):
+        evaluate.run(bench.config(), {"parent": other.digest}, bench.store, Runtime.quiet())
+
+
+def test_run__weights_of_another_architecture__are_refused(bench: Bench) -> None:
+    parent = bench.store.get(bench.inputs["parent"], ParentManifest)
+    other = bench.store.put(
+        parent.manifest.model_copy(update={"steps": 11, "files": ()}),
+        {"model.safetensors": bench.store.get(bench.inputs["gate"], GateManifest).path_of("gate.safetensors")},
+        action=None,
+        provenance={},
+    )
+    with pytest.raises(ArtifactError, match=f"weights of the parent {other.digest} do not fit its architecture tiny"):
+        evaluate.run(bench.config(), {"parent": other.digest}, bench.store, Runtime.quiet())
+
+
+def test_evaluate_config__folder_of_the_data__is_no_part_of_the_request(bench: Bench) -> None:
+    # The same data elsewhere give the same digests.
+    assert bench.dataset.root is not None
+    assert "root" not in bench.config().model_dump(mode="json")["dataset"]
