@@ -111,6 +111,25 @@ def test_draw_scene__lamps__look_alike_by_day_and_night() -> None:
     assert np.mean(brightness[7]) == pytest.approx(np.mean(brightness[8]), abs=3.0)
 
 
+def test_draw_scene__color_cue_full__class_pairs_have_their_hue() -> None:
+    # Easy scenes keep the hue: disks and rings are red (hue 0), triangles and worms greenish cyan (hue 0.45).
+    knobs = EASY.model_copy(update={"color_cue": 1.0, "camouflage": 0.0, "clutter": 0.0, "illumination": 0.0})
+    seen = set()
+    for index in range(20):
+        image, id_map, segments = draw_scene(0, index, knobs)
+        for segment in segments:
+            if segment.is_crowd or segment.area < 200:
+                continue
+            red, green, _ = np.median(image[id_map == segment.id], axis=0)
+            if segment.category_id in (1, 4):
+                assert red > green
+                seen.add("red")
+            elif segment.category_id in (3, 6):
+                assert green > red
+                seen.add("green")
+    assert seen == {"red", "green"}
+
+
 def test_rasterise__square__covers_its_area_exactly() -> None:
     # Worked by hand: corners (2, 3), (6, 3), (6, 8), (2, 8) cover 4 x 5 whole pixels.
     points = np.array([[2, 3], [6, 3], [6, 8], [2, 8]], np.float32)
