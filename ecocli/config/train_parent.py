@@ -117,6 +117,7 @@ class TrainParentConfig(Config):
         alpha: Weight of each exit's loss: ``depth`` (its depth, growing with it as Eq. 3 wants), ``uniform``
             (the paper's control), or one number per exit.
         exits_per_step: Exits drawn at random for each step, or ``all``.
+        keep_deepest: Whether the deepest exit is one of them in every step; the others are drawn.
         steps: Optimisation steps.
         batch_size: Images per step, over all processes.
         seed: Seed of everything random.
@@ -134,6 +135,7 @@ class TrainParentConfig(Config):
     exit_depths: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
     alpha: Literal["depth", "uniform"] | tuple[PositiveFloat, ...] = "depth"
     exits_per_step: PositiveInt | Literal["all"] = "all"
+    keep_deepest: bool = False
     steps: NonNegativeInt
     batch_size: PositiveInt
     seed: NonNegativeInt = 0
@@ -158,6 +160,8 @@ class TrainParentConfig(Config):
             raise ValueError(f"alpha has {len(self.alpha)} weights for {len(self.exit_depths)} exits: give one each")
         if self.exits_per_step != "all" and self.exits_per_step > len(self.exit_depths):
             raise ValueError(f"exits_per_step is {self.exits_per_step}, but there are {len(self.exit_depths)} exits")
+        if self.keep_deepest and len(self.exit_depths) > 1 and self.exits_per_step == 1:
+            raise ValueError("keep_deepest with one exit per step would never train another: raise exits_per_step")
         return self
 
     @property
@@ -188,7 +192,7 @@ _COCO: dict[str, Any] = {
 
 TRAIN_PARENT_PRESETS: dict[str, Mapping[str, Any]] = {
     "shapes": {
-        "architecture": {"name": "m2f-shapes", "num_classes": 11},
+        "architecture": {"name": "m2f-shapes", "num_classes": 13},
         "steps": 2000,
         "batch_size": 8,
         "optimizer": {"lr": 1e-3, "backbone_lr_multiplier": 1.0, "clip_norm": 1.0},

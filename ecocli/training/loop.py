@@ -175,7 +175,9 @@ class Trainer:
         config, world, state = self._config, self._runtime.world, self._state
         own = [next(parts) for _ in range(config.execution.accumulation)]
         num_masks, class_weight_sum = self._agree(step, own)
-        exits = choose_exits(config.exit_depths, config.exit_weights, config.exits_in_step, config.seed, step)
+        exits = choose_exits(
+            config.exit_depths, config.exit_weights, config.exits_in_step, config.seed, step, config.keep_deepest
+        )
         # For what draws from the global generator, such as stochastic depth in a backbone.
         torch.manual_seed(derive_seed("step", config.seed, step, world.rank))
         learning_rate = config.optimizer.lr * learning_rate_factor(config.schedule, step, config.steps)

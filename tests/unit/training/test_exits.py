@@ -28,3 +28,16 @@ def test_choose_exits__same_seed_and_step__same_exits() -> None:
     draws = [choose_exits(DEPTHS, ALPHA, 2, seed=3, step=step) for step in range(20)]
     assert draws == [choose_exits(DEPTHS, ALPHA, 2, seed=3, step=step) for step in range(20)]
     assert draws != [choose_exits(DEPTHS, ALPHA, 2, seed=4, step=step) for step in range(20)]
+
+
+def test_choose_exits__deepest_kept__in_every_step_and_mean_weight_is_alpha() -> None:
+    # Law: exit 6 keeps its alpha; each other is drawn in 1 of 4 steps at 4 times its alpha. 6 standard errors.
+    sums = dict.fromkeys(DEPTHS, 0.0)
+    for step in range(4000):
+        drawn = choose_exits(DEPTHS, ALPHA, 2, seed=1, step=step, keep_deepest=True)
+        assert len(drawn.depths) == 2
+        assert drawn.depths[-1] == 6
+        assert drawn.weights[-1] == 6.0
+        sums[drawn.depths[0]] += drawn.weights[0] / 4000
+    for depth, alpha in zip(DEPTHS[:-1], ALPHA[:-1], strict=True):
+        assert sums[depth] == pytest.approx(alpha, abs=6 * alpha * (3 / 4000) ** 0.5)

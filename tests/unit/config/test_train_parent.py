@@ -1,0 +1,114 @@
+from typing import Any
+
+import pytest
+
+from ecocli.config.architecture import ARCHITECTURES
+from ecocli.config.loading import resolve_config
+from ecocli.config.train_parent import TRAIN_PARENT_PRESETS, TrainParentConfig, train_parent_preset
+from ecocli.data.categories import CITYSCAPES, COCO, SHAPES
+from ecocli.errors import UsageError
+
+
+def settings_for(**said: Any) -> TrainParentConfig:
+    return resolve_config(TrainParentConfig, train_parent_preset(said), said)
+
+
+def test_train_parent_preset__coco__published_recipe() -> None:
+    # Origin: Mask2Former's COCO panoptic recipe; exits 2 to 6 and alpha growing with depth from ECO-M2F.
+    config = settings_for(dataset={"name": "coco"})
+    assert (config.steps, config.batch_size) == (368_750, 16)
+    optimizer = config.optimizer
+    assert (optimizer.lr, optimizer.backbone_lr_multiplier, optimizer.weight_decay, optimizer.clip_norm) == (
+        1e-4,
+        0.1,
+        0.05,
+        0.01,
+    )
+    loss = config.loss
+    assert (loss.class_weight, loss.mask_weight, loss.dice_weight, loss.no_object_weight) == (2.0, 5.0, 5.0, 0.1)
+    assert (loss.num_points, loss.oversample_ratio, loss.importance_ratio) == (12544, 3.0, 0.75)
+    assert config.exit_depths == (2, 3, 4, 5, 6)
+    assert config.exit_weights == (2.0, 3.0, 4.0, 5.0, 6.0)
+    assert config.exits_in_step == 1
+    assert config.architecture.name == "m2f-r50"
+
+
+def test_train_parent_preset__cityscapes__published_recipe() -> None:
+    config = settings_for(dataset={"name": "cityscapes"})
+    assert (config.steps, config.batch_size, config.schedule.kind, config.schedule.power) == (
+        90_000,
+        16,
+        "polynomial",
+        0.9,
+    )
+
+
+@pytest.mark.parametrize(("name", "categories"), [("shapes", SHAPES), ("coco", COCO), ("cityscapes", CITYSCAPES)])
+def test_train_parent_preset__every_data_set__has_its_classes(name: str, categories: tuple[object, ...]) -> None:
+    assert set(TRAIN_PARENT_PRESETS) == {"shapes", "coco", "cityscapes"}
+    assert settings_for(dataset={"name": name}).architecture.num_classes == len(categories)
+
+
+def test_train_parent_preset__own_data_set__starts_from_coco() -> None:
+    assert settings_for(dataset={"name": "mine.toml"}).steps == 368_750
+
+
+@pytest.mark.parametrize("name", sorted(ARCHITECTURES))
+def test_train_parent_preset__every_architecture__resolves(name: str) -> None:
+    config = settings_for(architecture={"name": name})
+    assert config.architecture.name == name
+    assert config.architecture.backbone == ARCHITECTURES[name].backbone
+
+
+def test_train_parent_preset__fewer_layers__fewer_exits() -> None:
+    assert settings_for(architecture={"pixel_decoder": {"encoder_layers": 4}}).exit_depths == (2, 3, 4)
+    assert settings_for(architecture={"pixel_decoder": {"encoder_layers": 1}}).exit_depths == (1,)
+
+
+def test_train_parent_preset__initial_parent__brings_its_architecture() -> None:
+    initial = ARCHITECTURES["m2f-swin-t"]
+    config = resolve_config(TrainParentConfig, train_parent_preset({}, initial))
+    assert config.architecture.backbone == initial.backbone
+    assert config.architecture.num_classes == len(SHAPES)
+    said = {"architecture": {"name": "m2f-r50"}}
+    assert resolve_config(TrainParentConfig, train_parent_preset(said, initial), said).architecture.name == "m2f-r50"
+
+
+def test_train_parent_preset__unknown_architecture__names_the_nearest() -> None:
+    with pytest.raises(UsageError, match=r"architecture 'm2f-r5' is unknown; did you mean 'm2f-r50'\?"):
+        train_parent_preset({"architecture": {"name": "m2f-r5"}})
+    with pytest.raises(UsageError, match=r"'zzz' is unknown; There are m2f-r50, .* needs a section \[architecture\]"):
+        train_parent_preset({"architecture": {"name": "zzz"}})
+
+
+def test_train_parent_preset__architecture_of_ones_own__taken() -> None:
+    backbone = ARCHITECTURES["m2f-r50"].model_dump(mode="json")["backbone"]
+    config = settings_for(architecture={"name": "mine", "backbone": {**backbone, "blocks": [1, 1, 1, 1]}})
+    assert config.architecture.name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"exit_depths": [3, 2]}, r"exit_depths must ascend, each depth once, found \[3, 2\]"),
+        ({"exit_depths": [2, 7]}, r"exit_depths ends with 7, but the encoder has 6 layers"),
+        ({"alpha": [1.0, 2.0]}, r"alpha has 2 weights for 5 exits"),
+        ({"exits_per_step": 6}, r"exits_per_step is 6, but there are 5 exits"),
+    ],
+)
+def test_train_parent_config__exits_that_do_not_fit__refused(said: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        settings_for(**said)
+
+
+def test_exit_weights__uniform_and_given__as_said() -> None:
+    assert settings_for(alpha="uniform").exit_weights == (1.0,) * 5
+    assert settings_for(alpha=[1, 2, 3, 4, 9.5]).exit_weights == (1.0, 2.0, 3.0, 4.0, 9.5)
+
+
+def test_train_parent_config__serialised__without_execution_and_root() -> None:
+    config = settings_for(execution={"workers": 3}, dataset={"root": "/somewhere"})
+    data = config.model_dump(mode="json")
+    assert "execution" not in data
+    assert "root" not in data["dataset"]
+    assert config.execution.workers == 3
