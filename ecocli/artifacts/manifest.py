@@ -116,6 +116,11 @@ class GateManifest(Manifest):
         beta: Weight of the compute cost in the utility.
         feature: Name of the pooled feature the gate reads.
         metrics: Scores beside their controls.
+        head: What the linear layer gives: ``class``, scores of the exits; ``quality``, the expected quality of each
+            exit less ``beta`` times its entry in ``exit_costs``. So with the quality head another beta b is applied at
+            run time by taking ``(b - beta) * exit_costs`` off the bias.
+        cost: The cost model of the utility.
+        exit_costs: Mean cost of each exit in that unit (layers, GFLOPs, ms); empty where unknown.
     """
 
     kind: Literal["gate"] = "gate"
@@ -123,6 +128,9 @@ class GateManifest(Manifest):
     beta: float
     feature: str
     metrics: dict[str, JsonValue]
+    head: Literal["class", "quality"] = "class"
+    cost: Literal["depth", "gflops", "ms"] = "depth"
+    exit_costs: tuple[float, ...] = ()
 
 
 class ReportManifest(Manifest):

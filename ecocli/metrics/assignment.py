@@ -87,6 +87,22 @@ class CountTable:
         """IoU sums and halves when every image takes the same exit."""
         return np.stack([self.totals(self.fixed_assignment(e)) for e in range(self.num_exits)])
 
+    def first_exits(self, number: int) -> "CountTable":
+        """Leave out all exits but the first ones."""
+        kept = self.exit_index < number
+        return CountTable(
+            self.num_images,
+            number,
+            self.num_classes,
+            self.image[kept],
+            self.exit_index[kept],
+            self.class_index[kept],
+            self.iou_sum[kept],
+            self.tp[kept],
+            self.fp[kept],
+            self.fn[kept],
+        )
+
     def fixed_assignment(self, exit_index: int) -> Int64[np.ndarray, " N"]:
         """Send every image to one exit."""
         return np.full(self.num_images, exit_index, np.int64)

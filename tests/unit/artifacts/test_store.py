@@ -43,7 +43,7 @@ def test_put__gate__has_the_pinned_digest(store: Store) -> None:
     # Computed with hashlib and json from the image-spec's form, apart from this code (see the next test); pinned so
     # that nobody changes the addressing unaware: every stored digest would become another one.
     artifact = put_gate(store, files={"gate.safetensors": b"weights"})
-    assert artifact.digest == "sha256:46cc62a6fdb906c9e80e75305d23eafe3c770caeeea2d98c803f9f1eef491dd2"
+    assert artifact.digest == "sha256:4a89909a4d6ee0aeda52f4e68fae7b4c46f2b1a65d276ba68c04ef7db350dac3"
 
 
 def test_put__gate__is_an_oci_artifact_of_plain_json_and_hashlib(store: Store) -> None:
@@ -65,6 +65,9 @@ def test_put__gate__is_an_oci_artifact_of_plain_json_and_hashlib(store: Store) -
             "beta": 0.1,
             "feature": "res5",
             "metrics": {},
+            "head": "class",
+            "cost": "depth",
+            "exit_costs": [],
         }
     )
     layer = descriptor(b"weights", "application/vnd.eco.weights.v1.safetensors")

@@ -1,0 +1,221 @@
+"""The derived table: per image the quality at every exit, the counts behind it, the gate's features and the costs.
+
+Axes: N images, E exits, K classes, D features.
+One Parquet file per split, one row per image in the data set's order. Counts are sparse: the lists ``count_*`` of a row
+run in parallel, one entry per exit and class that occurs; the sums over images are exact, so the data set's panoptic
+quality of any assignment of exits is arithmetic on the table (``ecocli.metrics.assignment``).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from jaxtyping import Float16, Float64
+
+from ecocli.artifacts.tables import ColumnDoc, document_columns, read_table
+from ecocli.errors import ArtifactError
+from ecocli.metrics.assignment import CountTable
+from ecocli.metrics.panoptic_quality import ImageCounts, image_pq
+
+FEATURE_PREFIX = "feature_"
+
+_DOCS = {
+    "image_id": ColumnDoc("id of the image, as text"),
+    "file_name": ColumnDoc("image file, relative to the image folder of the split"),
+    "height": ColumnDoc("height of the image on disk", "px"),
+    "width": ColumnDoc("width of the image on disk", "px"),
+    "padded_height": ColumnDoc("height of the network's input", "px"),
+    "padded_width": ColumnDoc("width of the network's input", "px"),
+    "pq": ColumnDoc("panoptic quality of the image at each exit, null where nothing is there to score", "ratio 0..1"),
+    "count_exit": ColumnDoc("exit index of each count, from 0"),
+    "count_class": ColumnDoc("class index of each count, the rank of the category id"),
+    "count_iou_sum": ColumnDoc("sum of the IoU of matched segments", "ratio"),
+    "count_tp": ColumnDoc("matched segments", "segments"),
+    "count_fp": ColumnDoc("predicted segments without match", "segments"),
+    "count_fn": ColumnDoc("true segments without match", "segments"),
+    "gflops": ColumnDoc("whole cost of the image at each exit, one multiply-add counted once", "GFLOPs"),
+    "encoder_gflops": ColumnDoc("the pixel decoder's share of it at each exit", "GFLOPs"),
+}
+_FEATURE_DOCS = {
+    "res5": ColumnDoc("mean of the backbone's res5 map over the image without padding"),
+    "projected": ColumnDoc("mean of the projected tokens of the same level over the image without padding"),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class DerivedRecord:
+    """What the table keeps of one image.
+
+    Attributes:
+        image_id: Id as text.
+        file_name: Image file, relative to the image folder.
+        size: Height and width on disk, in pixels.
+        padded_size: Height and width of the network's input, in pixels.
+        counts: Panoptic counts at each exit.
+        features: Pooled features by name.
+        gflops: Whole cost at each exit, in GFLOPs.
+        encoder_gflops: The pixel decoder's share of it.
+    """
+
+    image_id: str
+    file_name: str
+    size: tuple[int, int]
+    padded_size: tuple[int, int]
+    counts: tuple[ImageCounts, ...]
+    features: Mapping[str, Float16[np.ndarray, " _d"]]
+    gflops: tuple[float, ...]
+    encoder_gflops: tuple[float, ...]
+
+
+def build_table(records: Sequence[DerivedRecord]) -> pa.Table:
+    """Write records as a documented Arrow table, one row each, in the given order.
+
+    Args:
+        records: At least one; all with the same exits and features.
+    """
+    columns: dict[str, Any] = {
+        "image_id": pa.array([record.image_id for record in records], pa.string()),
+        "file_name": pa.array([record.file_name for record in records], pa.string()),
+        "height": pa.array([record.size[0] for record in records], pa.int32()),
+        "width": pa.array([record.size[1] for record in records], pa.int32()),
+        "padded_height": pa.array([record.padded_size[0] for record in records], pa.int32()),
+        "padded_width": pa.array([record.padded_size[1] for record in records], pa.int32()),
+        "pq": pa.array([[image_pq(counts) for counts in r.counts] for r in records], pa.list_(pa.float64())),
+        **_count_columns(records),
+    }
+    for name, example in records[0].features.items():
+        values = np.concatenate([record.features[name] for record in records])
+        columns[FEATURE_PREFIX + name] = pa.FixedSizeListArray.from_arrays(pa.array(values), len(example))
+    columns["gflops"] = pa.array([record.gflops for record in records], pa.list_(pa.float64()))
+    columns["encoder_gflops"] = pa.array([record.encoder_gflops for record in records], pa.list_(pa.float64()))
+    table = pa.table(columns)
+    features = {FEATURE_PREFIX + name: _FEATURE_DOCS.get(name, ColumnDoc(name)) for name in records[0].features}
+    return document_columns(table, {**_DOCS, **features})
+
+
+def _count_columns(records: Sequence[DerivedRecord]) -> dict[str, Any]:
+    """Sparse counts of all records as parallel list columns."""
+    exits, classes, entries = [], [], []
+    starts = [0]
+    for record in records:
+        dense = np.stack([counts.tp + counts.fp + counts.fn for counts in record.counts])
+        exit_index, class_index = np.nonzero(dense)
+        exits.append(exit_index)
+        classes.append(class_index)
+        stacked = [np.stack([getattr(c, name) for c in record.counts]) for name in ("iou_sum", "tp", "fp", "fn")]
+        entries.append([values[exit_index, class_index] for values in stacked])
+        starts.append(starts[-1] + len(exit_index))
+    offsets: Any = pa.array(np.array(starts, np.int32))
+
+    def column(values: Sequence[np.ndarray], kind: pa.DataType) -> Any:
+        flat = np.concatenate(values).astype(kind.to_pandas_dtype())
+        return pa.ListArray.from_arrays(offsets, pa.array(flat, kind))
+
+    return {
+        "count_exit": column(exits, pa.int8()),
+        "count_class": column(classes, pa.int16()),
+        "count_iou_sum": column([entry[0] for entry in entries], pa.float64()),
+        "count_tp": column([entry[1] for entry in entries], pa.int32()),
+        "count_fp": column([entry[2] for entry in entries], pa.int32()),
+        "count_fn": column([entry[3] for entry in entries], pa.int32()),
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class DerivedTable:
+    """One split of the derived table, in memory.
+
+    Attributes:
+        quality: Panoptic quality of each image at each exit in 0..1, NaN where undefined.
+        counts: The counts behind it.
+        features: The one feature asked for.
+        gflops: Whole cost of each image at each exit.
+        encoder_gflops: The pixel decoder's share of it.
+    """
+
+    quality: Float64[np.ndarray, "N E"]
+    counts: CountTable
+    features: Float16[np.ndarray, "N D"]
+    gflops: Float64[np.ndarray, "N E"]
+    encoder_gflops: Float64[np.ndarray, "N E"]
+
+
+def read_derived(path: Path, *, split: str, feature: str, exit_depths: Sequence[int], rows: int) -> DerivedTable:
+    """Read one split and make sure that it is what its manifest promises.
+
+    Args:
+        path: The Parquet file.
+        split: Its name, for error messages.
+        feature: Which pooled feature to read.
+        exit_depths: The exits of the manifest.
+        rows: Number of images of the manifest.
+
+    Raises:
+        ArtifactError: Columns or rows are missing, an image occurs twice, exits or classes are not the parent's, or
+            a value is NaN or infinite.
+    """
+    counted = ["count_exit", "count_class", "count_iou_sum", "count_tp", "count_fp", "count_fn"]
+    named = ["image_id", "pq", *counted, FEATURE_PREFIX + feature, "gflops", "encoder_gflops"]
+    table = read_table(path, named).combine_chunks()
+    if table.num_rows != rows or rows == 0:
+        raise _fault(split, f"it has {table.num_rows} rows, expected {rows or 'some'} as its manifest says")
+    if pc.count_distinct(table["image_id"]).as_py() != rows:
+        raise _fault(split, f"its {rows} rows name only {pc.count_distinct(table['image_id']).as_py()} images")
+    E = len(exit_depths)
+    features = _flat(table, FEATURE_PREFIX + feature).to_numpy(zero_copy_only=False).reshape(rows, -1)
+    if not np.isfinite(features).all():
+        row, column = np.argwhere(~np.isfinite(features))[0]
+        raise _fault(split, f"feature {column} of row {row} is {features[row, column]}, expected a finite number")
+    costs = {name: _per_exit(table, name, split, exit_depths) for name in ("gflops", "encoder_gflops")}
+    for name, values in costs.items():
+        if not np.isfinite(values).all():
+            raise _fault(split, f"its column {name} has a value that is no finite number")
+    lengths = pc.list_value_length(table["count_exit"]).to_numpy()
+    entries = [_flat(table, name).to_numpy(zero_copy_only=False) for name in counted]
+    if len({len(entry) for entry in entries}) > 1:
+        raise _fault(split, "its count columns have lists of different lengths")
+    # Classes that occur nowhere have no part in any average, so K need not be the data set's.
+    K = int(entries[1].max()) + 1 if len(entries[1]) else 1
+    image = np.repeat(np.arange(rows, dtype=np.int64), lengths)
+    try:
+        counts = CountTable(rows, E, K, image, entries[0].astype(np.int64), entries[1].astype(np.int64), *entries[2:])
+    except ValueError as error:
+        raise _fault(split, str(error)) from error
+    return DerivedTable(
+        quality=_per_exit(table, "pq", split, exit_depths),
+        counts=counts,
+        features=features,
+        gflops=costs["gflops"],
+        encoder_gflops=costs["encoder_gflops"],
+    )
+
+
+def _flat(table: pa.Table, name: str) -> Any:
+    column = table[name]
+    return column.chunk(0).flatten() if column.num_chunks else pa.array([], column.type.value_type)
+
+
+def _per_exit(table: pa.Table, name: str, split: str, exit_depths: Sequence[int]) -> Float64[np.ndarray, "N E"]:
+    """Read a list column with one value per exit; null becomes NaN, a stored NaN is a fault."""
+    lengths = pc.list_value_length(table[name])
+    lengths = lengths.to_numpy()
+    strange = lengths[lengths != len(exit_depths)]
+    if strange.size:
+        raise _fault(
+            split,
+            f"its column {name} has rows of {int(strange[0])} exits, expected {len(exit_depths)} (depths "
+            f"{', '.join(map(str, exit_depths))})",
+        )
+    flat = _flat(table, name)
+    if pc.any(pc.is_nan(flat)).as_py():
+        raise _fault(split, f"its column {name} holds NaN; expected a number, or null where there is nothing to score")
+    values: Float64[np.ndarray, " _ne"] = flat.to_numpy(zero_copy_only=False).astype(np.float64)
+    return values.reshape(-1, len(exit_depths))
+
+
+def _fault(split: str, what: str) -> ArtifactError:
+    return ArtifactError(f"The derived table of split {split!r} is damaged: {what}. Derive it again with --force.")

@@ -1,0 +1,210 @@
+"""A gate's choices beside everything they must be compared with.
+
+Axes: N images, E exits, R bootstrap replicates.
+Controls of an assignment of exits to images: every fixed exit; the exit that is the target most often; the best blend
+of fixed exits of equal cost; a random gate of the same mixture; the oracle of quality, and the oracle of the utility
+that the gate was fitted to. All PQs are those of the whole data set, by arithmetic on the recorded counts.
+The blend is the test of a gate's worth: what it can do without looking at the image, nobody needs a gate for.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int64
+
+from ecocli.metrics.assignment import (
+    CountTable,
+    assignment_pq,
+    best_fixed_mixture,
+    mixture_of,
+    mixture_pq,
+    oracle_assignment,
+    pq_of_totals,
+    random_assignment_pq,
+)
+from ecocli.metrics.bootstrap import bootstrap_totals, compare_with_mixture, stack_weights
+
+RANDOM_DRAWS = 20
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One way of choosing exits.
+
+    Attributes:
+        pq: Of the data set, 0..1; NaN where undefined.
+        cost: Mean per image, in the unit of the cost model.
+        gflops: Mean per image.
+        encoder_gflops: The pixel decoder's share of it.
+        mean_depth: Mean encoder layers run.
+        exit_shares: Share of the images at each exit.
+    """
+
+    pq: float
+    cost: float
+    gflops: float
+    encoder_gflops: float
+    mean_depth: float
+    exit_shares: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A gate and its controls on the same images.
+
+    Attributes:
+        gate: The gate.
+        pq_interval: Bootstrap interval of its PQ.
+        fixed: Every fixed exit, shallowest first.
+        best_fixed: Exit index of the fixed exit with the best PQ, the shallowest of equals.
+        majority: Exit index that is the target of most training images.
+        blend: Best blend of at most two fixed exits that costs no more than the gate; None without such a blend.
+        lead: PQ of gate minus blend.
+        lead_interval: Bootstrap interval of it, over images, both on the same resampled images.
+        random: Image-blind gate of the same mixture, at its expected counts.
+        random_spread: Standard deviation of PQ over shuffles of the gate's choices.
+        oracle: Each image at its exit of best quality.
+        utility_oracle: Each image at its target exit.
+        accuracy: Share of images with a target on which the gate takes it.
+        majority_accuracy: The same for the majority exit.
+    """
+
+    gate: Choice
+    pq_interval: tuple[float, float]
+    fixed: tuple[Choice, ...]
+    best_fixed: int
+    majority: int
+    blend: Choice | None
+    lead: float
+    lead_interval: tuple[float, float]
+    random: Choice
+    random_spread: float
+    oracle: Choice
+    utility_oracle: Choice
+    accuracy: float
+    majority_accuracy: float
+
+    @property
+    def beats_blend(self) -> bool:
+        """Whether the whole interval of the lead lies above zero."""
+        return self.lead_interval[0] > 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Arena:
+    """The images that gates are scored on, with what all gates share computed once.
+
+    Attributes:
+        exit_depths: Exits on offer, ascending, in encoder layers run.
+        counts: Panoptic counts of these exits.
+        quality: Panoptic quality of each image at each of them, NaN where undefined.
+        costs: Cost of each image at each exit, in the unit of the cost model.
+        gflops: The same in GFLOPs.
+        encoder_gflops: The pixel decoder's share of it.
+        replicates: R.
+        seed: Of bootstrap and shuffles.
+    """
+
+    exit_depths: tuple[int, ...]
+    counts: CountTable
+    quality: Float64[np.ndarray, "N E"]
+    costs: Float64[np.ndarray, "N E"]
+    gflops: Float64[np.ndarray, "N E"]
+    encoder_gflops: Float64[np.ndarray, "N E"]
+    replicates: int = 1000
+    seed: int = 0
+
+    @property
+    def num_exits(self) -> int:
+        """E."""
+        return len(self.exit_depths)
+
+    @cached_property
+    def scorable(self) -> Bool[np.ndarray, " N"]:
+        """Images with a defined quality at every exit on offer."""
+        scorable: Bool[np.ndarray, " N"] = ~np.isnan(self.quality).any(axis=1)
+        return scorable
+
+    @cached_property
+    def fixed(self) -> tuple[Choice, ...]:
+        """Every fixed exit."""
+        return tuple(self.choice(self.counts.fixed_assignment(e)) for e in range(self.num_exits))
+
+    @cached_property
+    def _fixed_replicates(self) -> Float64[np.ndarray, "R E 2 K"]:
+        fixed = [self.counts.fixed_assignment(e) for e in range(self.num_exits)]
+        return bootstrap_totals(self.counts, stack_weights(fixed, self.num_exits), self.replicates, self.seed)
+
+    def choice(self, assignment: Int64[np.ndarray, " N"]) -> Choice:
+        """Score an assignment of exit indices to images."""
+        return self._choice(assignment_pq(self.counts, assignment), assignment, mixture_of(assignment, self.num_exits))
+
+    def blend(self, mixture: Float64[np.ndarray, " E"]) -> Choice:
+        """Score an image-blind mixture at its expected counts."""
+        return self._choice(mixture_pq(self.counts, mixture), None, mixture)
+
+    def _choice(
+        self, pq: float, assignment: Int64[np.ndarray, " N"] | None, mixture: Float64[np.ndarray, " E"]
+    ) -> Choice:
+        def mean(costs: Float64[np.ndarray, "N E"]) -> float:
+            if assignment is None:
+                return float(costs.mean(axis=0) @ mixture)
+            return float(np.take_along_axis(costs, assignment[:, None], axis=1).mean())
+
+        return Choice(
+            pq=pq,
+            cost=mean(self.costs),
+            gflops=mean(self.gflops),
+            encoder_gflops=mean(self.encoder_gflops),
+            mean_depth=float(mixture @ np.array(self.exit_depths, np.float64)),
+            exit_shares=tuple(mixture.tolist()),
+        )
+
+    def judge(
+        self, assignment: Int64[np.ndarray, " N"], beta: float, majority: int, draws: int = RANDOM_DRAWS
+    ) -> Verdict:
+        """Score a gate's choices beside their controls.
+
+        Args:
+            assignment: Exit index the gate takes for each image.
+            beta: Price of one unit of cost, for the utility.
+            majority: Exit index that is the target of most training images.
+            draws: Shuffles of the choices.
+        """
+        gate, fixed = self.choice(assignment), self.fixed
+        utilities = self.quality - beta * self.costs
+        targets = oracle_assignment(utilities)
+        mixture = best_fixed_mixture(self.counts, self.costs.mean(axis=0), gate.cost)
+        blend = None if mixture is None else self.blend(mixture)
+        nan = float("nan")
+        pq_interval, lead_interval = (nan, nan), (nan, nan)
+        totals = bootstrap_totals(self.counts, stack_weights([assignment], self.num_exits), self.replicates, self.seed)[
+            :, 0
+        ]
+        if mixture is not None:
+            comparison = compare_with_mixture(totals, self._fixed_replicates, mixture)
+            pq_interval, lead_interval = comparison.pq, comparison.lead
+        spread = random_assignment_pq(self.counts, assignment, draws, self.seed) if draws else np.array([nan])
+        fixed_pq = pq_of_totals(self.counts.exit_totals)
+        scored = self.scorable
+        return Verdict(
+            gate=gate,
+            pq_interval=pq_interval,
+            fixed=fixed,
+            best_fixed=0 if np.isnan(fixed_pq).all() else int(np.nanargmax(fixed_pq)),
+            majority=majority,
+            blend=blend,
+            lead=nan if blend is None else gate.pq - blend.pq,
+            lead_interval=lead_interval,
+            random=self.blend(mixture_of(assignment, self.num_exits)),
+            random_spread=float(spread.std()),
+            oracle=self.choice(oracle_assignment(self.quality)),
+            utility_oracle=self.choice(targets),
+            accuracy=_share(assignment[scored] == targets[scored]),
+            majority_accuracy=_share(targets[scored] == majority),
+        )
+
+
+def _share(hits: Bool[np.ndarray, " n"]) -> float:
+    return float(hits.mean()) if hits.size else float("nan")
