@@ -10,7 +10,6 @@ from pathlib import Path
 
 from ecocli.artifacts.action import Action, run_or_reuse
 from ecocli.artifacts.artifact import Artifact
-from ecocli.artifacts.digest import canonical_json, sha256_bytes, sha256_file
 from ecocli.artifacts.manifest import FileContents, ParentManifest
 from ecocli.artifacts.store import Store
 from ecocli.artifacts.tensors import save_tensors
@@ -23,7 +22,7 @@ from ecocli.errors import DataError, UsageError
 from ecocli.model.builders import build_model
 from ecocli.runtime.context import Runtime
 from ecocli.weights.architecture import apply_preset, infer_architecture
-from ecocli.weights.files import load_state, weight_files
+from ecocli.weights.files import load_state, source_digest
 from ecocli.weights.huggingface import architecture_from_folder
 from ecocli.weights.loading import RecognisedState, fit_weights, recognise, shorten
 
@@ -65,7 +64,6 @@ def read_source(path: Path, arch: str | None) -> Source:
     Raises:
         DataError: It is missing, damaged, unknown, only a backbone, or of another model than the preset.
     """
-    files = weight_files(path)
     recognised = recognise(load_state(path), str(path))
     if not recognised.is_full:
         raise DataError(
@@ -79,12 +77,7 @@ def read_source(path: Path, arch: str | None) -> Source:
         architecture = infer_architecture(recognised.tensors)
     if arch is not None:
         architecture = apply_preset(architecture, ARCHITECTURES[arch])
-    return Source(recognised, architecture, labels, _digest_of(files))
-
-
-def _digest_of(files: Sequence[Path]) -> str:
-    digests = {file.name: sha256_file(file) for file in files}
-    return next(iter(digests.values())) if len(digests) == 1 else sha256_bytes(canonical_json(digests))
+    return Source(recognised, architecture, labels, source_digest(path))
 
 
 def plan(config: ImportWeightsConfig, inputs: Mapping[str, str]) -> tuple[Action, ImportRequest, Source]:

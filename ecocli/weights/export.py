@@ -71,7 +71,8 @@ def write_original(
 def to_pickle(state: Mapping[str, Tensor]) -> bytes:
     """Serialise a state dict as detectron2's ``.pkl``: numpy arrays under ``model``."""
     arrays = {name: tensor.detach().cpu().numpy() for name, tensor in state.items()}
-    return pickle.dumps({"model": arrays, "__author__": "eco"}, protocol=2)
+    # Protocol 4 keeps bytes as bytes; the older ones write them as text, half as large again.
+    return pickle.dumps({"model": arrays, "__author__": "eco"}, protocol=4)
 
 
 def write_huggingface(

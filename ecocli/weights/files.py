@@ -4,6 +4,7 @@ Nothing in a file is executed: pickles go through ``pickle_reader``, torch files
 the configuration objects that training checkpoints carry become inert shells.
 """
 
+import hashlib
 import json
 import re
 from collections import OrderedDict
@@ -66,6 +67,25 @@ def _weight_map(index: Path) -> dict[str, str]:
         if not isinstance(name, str) or Path(name).name != name:
             raise DataError(f"{index} names the shard {name!r}. Expected the name of a file beside it.")
     return weight_map
+
+
+def source_digest(path: Path) -> str:
+    """Identity of a source, wherever it lies: SHA-256 of its file, or over names and SHA-256 of a folder's files.
+
+    Raises:
+        DataError: The path does not exist, cannot be read, or is an incomplete folder.
+    """
+    digests = {}
+    for file in weight_files(path):
+        try:
+            with file.open("rb") as stream:
+                digests[file.name] = f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}"
+        except OSError as error:
+            raise DataError(f"{file} cannot be read: {error.strerror}.") from error
+    if not path.is_dir():
+        return digests[path.name]
+    listing = json.dumps(digests, sort_keys=True, separators=(",", ":"))
+    return f"sha256:{hashlib.sha256(listing.encode()).hexdigest()}"
 
 
 def read_json(path: Path) -> dict[str, object]:

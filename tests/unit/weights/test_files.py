@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from ecocli.errors import DataError
-from ecocli.weights.files import load_state, read_json, weight_files
+from ecocli.weights.files import load_state, read_json, source_digest, weight_files
 
 STATE = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.tensor([1.0, 2.0])}
 
@@ -159,3 +159,30 @@ def test_read_json__not_an_object__refused(text: str, message: str, tmp_path: Pa
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(DataError, match=message):
         read_json(tmp_path / "a.json")
+
+
+def test_source_digest__file__its_sha256(tmp_path: Path) -> None:
+    (tmp_path / "a.pkl").write_bytes(b"abc")
+    # Origin: the test vector of FIPS 180-2 for "abc".
+    expected = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert source_digest(tmp_path / "a.pkl") == expected
+
+
+def test_source_digest__folder__every_file_counts(tmp_path: Path) -> None:
+    digests = set()
+    for name in ("config.json", "model.safetensors", "preprocessor_config.json"):
+        (tmp_path / name).write_text("{}")
+        if name != "config.json":
+            digests.add(source_digest(tmp_path))
+    (tmp_path / "preprocessor_config.json").write_text("{ }")
+    digests.add(source_digest(tmp_path))
+    assert len(digests) == 3
+    (tmp_path / "README.md").write_text("not read")
+    assert source_digest(tmp_path) in digests
+
+
+def test_source_digest__missing_shard__cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-1.safetensors"}}')
+    with pytest.raises(DataError, match=r"model-1\.safetensors cannot be read"):
+        source_digest(tmp_path)
