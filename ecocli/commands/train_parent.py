@@ -113,14 +113,14 @@ def train_parent(
             assignments=assignments,
         )
         if dry_run:
-            action, settings, _ = stage.plan(resolved, inputs, runtime)
+            action = stage.preview(resolved, inputs, runtime)
             print_dry_run(
                 runtime.world,
                 stage.STAGE,
-                settings,
+                resolved if action is None else action.config,
                 inputs,
-                action_digest=action.digest,
-                reused=None if force else opened.find_action(action.digest),
+                action_digest=None if action is None else action.digest,
+                reused=None if action is None or force else opened.find_action(action.digest),
                 as_json=as_json,
             )
             return

@@ -159,7 +159,9 @@ class TrainParentConfig(Config):
         if not isinstance(self.alpha, str) and len(self.alpha) != len(self.exit_depths):
             raise ValueError(f"alpha has {len(self.alpha)} weights for {len(self.exit_depths)} exits: give one each")
         if self.exits_per_step != "all" and self.exits_per_step > len(self.exit_depths):
-            raise ValueError(f"exits_per_step is {self.exits_per_step}, but there are {len(self.exit_depths)} exits")
+            raise ValueError(
+                f"exits_per_step is {self.exits_per_step}, more than the number of exits, {len(self.exit_depths)}"
+            )
         if self.keep_deepest and len(self.exit_depths) > 1 and self.exits_per_step == 1:
             raise ValueError("keep_deepest with one exit per step would never train another: raise exits_per_step")
         return self

@@ -19,8 +19,9 @@ from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.manifest import FileContents, ParentManifest
 from ecocli.artifacts.store import Store
 from ecocli.config.train_parent import TrainParentConfig
-from ecocli.data.datasets import open_dataset
+from ecocli.data.datasets import data_root, open_dataset
 from ecocli.data.panoptic import PanopticDataset
+from ecocli.errors import DataError
 from ecocli.runtime.context import Runtime
 
 if TYPE_CHECKING:
@@ -53,6 +54,27 @@ def plan(
     # Listing and hashing a large data set takes a while: once is enough.
     fingerprint = runtime.world.broadcast_object(dataset.fingerprint if runtime.world.is_main else "")
     return Action(STAGE, SCHEMA_VERSION, resolved, inputs, {config.split: fingerprint}), resolved, dataset
+
+
+def preview(config: TrainParentConfig, inputs: Mapping[str, str], runtime: Runtime) -> Action | None:
+    """Say what would be asked, without drawing or writing anything.
+
+    Args:
+        config: The settings.
+        inputs: Digest of the parent to start from, as ``init``; may be empty.
+        runtime: Told why, if it cannot be said.
+
+    Returns:
+        The action; None while the data is not there, since it is part of what is asked.
+    """
+    if config.dataset.name == "shapes" and not (data_root(config.dataset) / "shapes").exists():
+        runtime.log.warning("The shapes are not drawn yet: what would be reused is known once they are.")
+        return None
+    try:
+        return plan(config, inputs, runtime)[0]
+    except DataError as error:
+        runtime.log.warning("%s", error)
+        return None
 
 
 def run(
