@@ -131,9 +131,10 @@ ARCHITECTURES: dict[str, ArchitectureConfig] = {
             blocks=(1, 1, 1, 1), stem_channels=16, res2_channels=32, bottleneck_channels=16, norm="gn"
         ),
         pixel_decoder=PixelDecoderConfig(
-            hidden_dim=64, mask_dim=64, encoder_layers=6, heads=8, points=4, feedforward_dim=128
+            hidden_dim=64, mask_dim=64, encoder_layers=6, heads=4, points=4, feedforward_dim=128
         ),
         transformer_decoder=TransformerDecoderConfig(layers=3, heads=8, feedforward_dim=128, num_queries=24),
-        num_classes=11,
+        num_classes=13,
+        object_mask_threshold=0.5,
     ),
 }

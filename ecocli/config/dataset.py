@@ -43,13 +43,13 @@ class SceneConfig(Config):
     medium_weight: Annotated[float, Field(ge=0.0)] = 0.35
     hard_weight: Annotated[float, Field(ge=0.0)] = 0.3
     max_objects: Annotated[int, Field(ge=1, le=60)] = 13
-    clutter: Ratio = 0.8
+    clutter: Ratio = 0.6
     color_cue: Ratio = 0.85
-    camouflage: Ratio = 0.5
+    camouflage: Ratio = 0.3
     noise: Annotated[float, Field(ge=0.0, le=64.0)] = 9.0
     illumination: Ratio = 0.35
-    worms: Ratio = 0.35
-    far_context: Ratio = 0.3
+    worms: Ratio = 0.22
+    far_context: Ratio = 0.4
     void: Ratio = 0.35
     crowd: Ratio = 0.25
 

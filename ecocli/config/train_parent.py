@@ -195,10 +195,15 @@ _COCO: dict[str, Any] = {
 TRAIN_PARENT_PRESETS: dict[str, Mapping[str, Any]] = {
     "shapes": {
         "architecture": {"name": "m2f-shapes", "num_classes": 13},
-        "steps": 2000,
+        # Two exits per step keep a step short; the deepest is always one, and alpha grows faster than the depth,
+        # because in so few steps the deep exits would else have nothing over the shallow ones.
+        "exits_per_step": 2,
+        "keep_deepest": True,
+        "alpha": [0.75, 1.25, 1.75, 2.5, 6.0],
+        "steps": 1600,
         "batch_size": 8,
         "optimizer": {"lr": 1e-3, "backbone_lr_multiplier": 1.0, "clip_norm": 1.0},
-        "schedule": {"kind": "cosine", "warmup_steps": 100, "warmup_factor": 0.01},
+        "schedule": {"kind": "polynomial", "power": 0.9, "warmup_steps": 100, "warmup_factor": 0.01},
         "loss": {"num_points": 256},
         "execution": {"checkpoint_every": 250},
     },
@@ -241,7 +246,19 @@ def train_parent_preset(
     layers = pixel_decoder.get("encoder_layers")
     deepest = layers if isinstance(layers, int) and layers >= 1 else sizes.pixel_decoder.encoder_layers
     exits = list(range(min(2, deepest), deepest + 1))
-    return deep_merge(recipe, {"dataset": {}, "architecture": architecture, "exit_depths": exits})
+    said_exits = settings.get("exit_depths", exits)
+    count = len(said_exits) if isinstance(said_exits, list | tuple) else len(exits)
+    sampling = _fitting_exits(recipe, count)
+    return deep_merge(recipe, {"dataset": {}, "architecture": architecture, "exit_depths": exits, **sampling})
+
+
+def _fitting_exits(recipe: Mapping[str, Any], count: int) -> dict[str, object]:
+    """Fit what a recipe says about its five exits to another number of exits."""
+    alpha, per_step = recipe.get("alpha", "depth"), recipe["exits_per_step"]
+    return {
+        "alpha": alpha if isinstance(alpha, str) or len(alpha) == count else "depth",
+        "exits_per_step": per_step if per_step == "all" or per_step < count else "all",
+    }
 
 
 def _named_architecture(said: Mapping[str, Any], usual: str) -> ArchitectureConfig:

@@ -93,7 +93,7 @@ def test_train_parent_preset__architecture_of_ones_own__taken() -> None:
         ({"exit_depths": [3, 2]}, r"exit_depths must ascend, each depth once, found \[3, 2\]"),
         ({"exit_depths": [2, 7]}, r"exit_depths ends with 7, but the encoder has 6 layers"),
         ({"alpha": [1.0, 2.0]}, r"alpha has 2 weights for 5 exits"),
-        ({"exits_per_step": 6}, r"exits_per_step is 6, more than the number of exits, 5"),
+        ({"exits_per_step": 6, "alpha": "depth"}, r"exits_per_step is 6, more than the number of exits, 5"),
     ],
 )
 def test_train_parent_config__exits_that_do_not_fit__refused(said: dict[str, Any], message: str) -> None:
@@ -112,3 +112,9 @@ def test_train_parent_config__serialised__without_execution_and_root() -> None:
     assert "execution" not in data
     assert "root" not in data["dataset"]
     assert config.execution.workers == 3
+
+
+def test_train_parent_preset__one_exit__trains_it_in_every_step() -> None:
+    said: dict[str, object] = {"exit_depths": [6]}
+    resolved = resolve_config(TrainParentConfig, train_parent_preset(said), said)
+    assert (resolved.exits_in_step, resolved.exit_weights) == (1, (6.0,))
