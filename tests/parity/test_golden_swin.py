@@ -15,6 +15,13 @@ from ecocli.config.architecture import (
     SwinConfig,
     TransformerDecoderConfig,
 )
+from ecocli.inference.postprocess import (
+    Geometry,
+    PanopticRule,
+    instance_inference,
+    panoptic_inference,
+    semantic_inference,
+)
 from ecocli.model.builders import build_model
 
 TOLERANCE = {"rtol": 0.0, "atol": 1e-4}
@@ -53,6 +60,42 @@ def test_forward__recorded_swin__every_exit_and_layer_agree(shared_dir: Path) ->
     for step in range(2):
         expected = golden.tensors[f"a.aux.{step}.pred_masks"]
         torch.testing.assert_close(predictions.pred_masks[3, step, :1], expected, **TOLERANCE)
+
+
+def test_inference__recorded_swin__panoptic_semantic_and_instances_agree(shared_dir: Path) -> None:
+    golden = Golden(shared_dir, "golden_swin_small_cfg")
+    tensors = golden.tensors
+    model = golden.model(SWIN_SMALL)
+    mean, std = (torch.tensor(x).view(3, 1, 1) for x in (model.pixel_mean, model.pixel_std))
+    images = torch.zeros(2, 3, 128, 160)
+    for row, name in enumerate("ab"):
+        image = (tensors[f"{name}.image"] - mean) / std
+        images[row, :, : image.shape[1], : image.shape[2]] = image
+    with torch.no_grad():
+        predictions = model(images, (4,), all_layers=False)
+    torch.testing.assert_close(predictions.pred_logits[0, 0], tensors["batch2.pred_logits"], rtol=0, atol=1e-3)
+    # The recorded configuration: the first eight classes are things; low thresholds, ten (query, class) pairs.
+    is_thing = tuple(index < 8 for index in range(12))
+    rule = PanopticRule(is_thing, tuple(range(12)), object_threshold=0.2, overlap_threshold=0.3)
+    sizes = {"a": Geometry((128, 160), (128, 160), (128, 160)), "b": Geometry((128, 160), (118, 150), (177, 225))}
+    for row, (name, geometry) in enumerate(sizes.items()):
+        logits, masks = predictions.pred_logits[0, 0, row], predictions.pred_masks[0, 0, row]
+        panoptic_map, segments = panoptic_inference(logits, masks, geometry, rule)
+        assert (panoptic_map == tensors[f"{name}.panoptic_seg"].numpy()).all()
+        assert [{"id": s.id, "isthing": s.is_thing, "category_id": s.category_id} for s in segments] == golden.notes[
+            "inference"
+        ][name]["segments_info"]
+        torch.testing.assert_close(
+            semantic_inference(logits, masks, geometry), tensors[f"{name}.sem_seg"], rtol=0, atol=1e-3
+        )
+        found = instance_inference(logits, masks, geometry, is_thing, max_instances=10)
+        # The original leaves instances unsorted.
+        order = tensors[f"{name}.instances.scores"].argsort(descending=True)
+        torch.testing.assert_close(found.score, tensors[f"{name}.instances.scores"][order], rtol=0, atol=1e-4)
+        assert found.class_index.tolist() == tensors[f"{name}.instances.classes"][order].tolist()
+        differing = found.masks[found.mask_index] != tensors[f"{name}.instances.masks"][order].bool()
+        # A pixel whose logit is within the noise of 0 may fall on either side.
+        assert differing.float().mean().item() < 1e-4
 
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
