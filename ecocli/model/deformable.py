@@ -1,18 +1,16 @@
 """Multi-scale deformable attention and the transformer encoder built on it, in pure PyTorch.
 
-Shapes: B images, N tokens (levels in the order stride 32, 16, 8, each row-major), C channels, M heads, D channels of a
-head (C = M D), L levels, P points per level.
+Shapes: B images, N tokens (levels in the order stride 32, 16, 8, each row-major), C channels, M heads, L levels,
+P points per level, S = M L P samples of a query.
 Source: Deformable DETR (arXiv 2010.04159) as used by Mask2Former (modeling/pixel_decoder/msdeformattn.py, 9b0651c);
 state-dict names are the original's. Differences: padding is never masked (as in Mask2Former), so reference points are
-plain cell centres, computed once per size; no compiled operator; the encoder yields the tokens of any set of depths.
-
-Two equal ways to sample: ``grid_sample`` per level, and one weighted gather-sum (``embedding_bag`` over the bilinear
-corner indices). See ARCHITECTURE.md for the measurements behind the choice.
+plain cell centres, computed once per size; no compiled operator (see ``ecocli.model.sampling``); the encoder yields the
+tokens of any set of depths; without gradients on a CPU, a layer runs in tiles of tokens whose intermediate results fit
+the cache.
 """
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -20,101 +18,23 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-SpatialShapes = tuple[tuple[int, int], ...]
+from ecocli.model.sampling import (
+    SamplingTable,
+    SpatialShapes,
+    corners_of,
+    padded_rows,
+    sample_with_gather_sum,
+    sample_with_grid_sample,
+    sampling_table,
+    sum_corners,
+)
+
+__all__ = ["DeformableAttention", "DeformableEncoder", "DeformableEncoderLayer", "SpatialShapes"]
+
 SamplingMethod = Literal["auto", "grid_sample", "gather_sum"]
 
-
-@lru_cache(maxsize=64)
-def reference_points(shapes: SpatialShapes, device: torch.device) -> Float[Tensor, "N 2"]:
-    """Centre of every token's cell as (x, y) in 0..1, cached by size."""
-    with torch.inference_mode(False):
-        levels = []
-        for height, width in shapes:
-            y = (torch.arange(height, device=device, dtype=torch.float32) + 0.5) / height
-            x = (torch.arange(width, device=device, dtype=torch.float32) + 0.5) / width
-            grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
-            levels.append(torch.stack((grid_x, grid_y), dim=-1).reshape(-1, 2))
-        return torch.cat(levels)
-
-
-def sample_with_grid_sample(
-    value: Float[Tensor, "B N M D"],
-    shapes: SpatialShapes,
-    locations: Float[Tensor, "B Nq M L P 2"],
-    weights: Float[Tensor, "B Nq M L P"],
-) -> Float[Tensor, "B Nq C"]:
-    """Weighted bilinear samples, level by level through ``grid_sample``.
-
-    Args:
-        value: Projected tokens, split into heads.
-        shapes: Height and width of every level, in cells.
-        locations: Where to sample, (x, y) in 0..1 of the level; outside counts as zero.
-        weights: Attention weights, summing to 1 over levels and points.
-    """
-    B, _, M, D = value.shape
-    _, Nq, _, _, P, _ = locations.shape
-    grids = (2 * locations - 1).permute(3, 0, 2, 1, 4, 5).reshape(len(shapes), B * M, Nq, P, 2)
-    sampled = []
-    start = 0
-    for level, (height, width) in enumerate(shapes):
-        tokens = value[:, start : start + height * width]
-        level_map = tokens.permute(0, 2, 3, 1).reshape(B * M, D, height, width)
-        sampled.append(F.grid_sample(level_map, grids[level], mode="bilinear", align_corners=False))
-        start += height * width
-    # [B M, D, Nq, L P] weighted by [B M, 1, Nq, L P]
-    stacked = torch.cat(sampled, dim=-1)
-    scale = weights.permute(0, 2, 1, 3, 4).reshape(B * M, 1, Nq, -1)
-    return (stacked * scale).sum(-1).view(B, M * D, Nq).transpose(1, 2)
-
-
-def sample_with_gather_sum(
-    value: Float[Tensor, "B N M D"],
-    shapes: SpatialShapes,
-    locations: Float[Tensor, "B Nq M L P 2"],
-    weights: Float[Tensor, "B Nq M L P"],
-) -> Float[Tensor, "B Nq C"]:
-    """The same as ``sample_with_grid_sample`` as one weighted sum of gathered rows (see there for the arguments).
-
-    Each sample is four corner cells with bilinear weights; a corner outside the level gets weight zero.
-    """
-    B, N, M, D = value.shape
-    Nq = locations.shape[1]
-    device = value.device
-    sizes = torch.tensor([(width, height) for height, width in shapes], device=device)
-    starts = torch.tensor([sum(h * w for h, w in shapes[:level]) for level in range(len(shapes))], device=device).view(
-        -1, 1
-    )
-    scale = sizes.to(value.dtype).view(len(shapes), 1, 2)
-    pixels = locations * scale - 0.5
-    low = pixels.floor()
-    fraction = pixels - low
-    x0, y0 = low.to(torch.int32).unbind(-1)
-    fx, fy = fraction.unbind(-1)
-    width = sizes[:, 0].to(torch.int32).view(-1, 1)
-    height = sizes[:, 1].to(torch.int32).view(-1, 1)
-    image_offset = (torch.arange(B, device=device, dtype=torch.int32) * N).view(B, 1, 1, 1, 1)
-    head = torch.arange(M, device=device, dtype=torch.int32).view(M, 1, 1)
-    base = image_offset + starts.to(torch.int32)
-    indices, corner_weights = [], []
-    for dy in (0, 1):
-        y = y0 + dy
-        wy = fy if dy else 1 - fy
-        row = y.clamp(min=0).minimum(height - 1) * width
-        inside_y = (y >= 0) & (y < height)
-        for dx in (0, 1):
-            x = x0 + dx
-            wx = fx if dx else 1 - fx
-            inside = inside_y & (x >= 0) & (x < width)
-            cell = row + x.clamp(min=0).minimum(width - 1) + base
-            indices.append(cell * M + head)
-            corner_weights.append(weights * wx * wy * inside)
-    index = torch.stack(indices, dim=-1).reshape(-1)
-    weight = torch.stack(corner_weights, dim=-1).reshape(-1)
-    bag = 4 * weights.shape[3] * weights.shape[4]
-    offsets = torch.arange(0, index.numel(), bag, device=device, dtype=torch.int32)
-    rows = value.reshape(B * N * M, D)
-    summed = F.embedding_bag(index, rows, offsets, mode="sum", per_sample_weights=weight.to(rows.dtype))
-    return summed.view(B, Nq, M * D)
+# Tokens of one tile: its widest intermediate result (2 MiB at the published sizes) stays in a core's cache.
+TILE_TOKENS = 512
 
 
 class DeformableAttention(nn.Module):
@@ -155,35 +75,43 @@ class DeformableAttention(nn.Module):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
 
+    def table(self, shapes: SpatialShapes, device: torch.device) -> SamplingTable:
+        """Constants of these level sizes."""
+        return sampling_table(shapes, self.heads, self.points, device)
+
+    def gathers(self, tokens: Tensor) -> bool:
+        """Whether these tokens are sampled by gather-sum: on a CPU in float32, unless told otherwise."""
+        if self.sampling == "auto":
+            return (
+                tokens.device.type == "cpu" and tokens.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+            )
+        return self.sampling == "gather_sum"
+
+    def projection(self) -> tuple[Float[Tensor, "S3 C"], Float[Tensor, " S3"]]:
+        """Weight and bias of offsets and logits in one, in blocks: x offsets, y offsets, attention logits."""
+        offsets, logits = self.sampling_offsets, self.attention_weights
+        samples = self.heads * self.levels * self.points
+        weight = offsets.weight.view(samples, 2, -1).transpose(0, 1).reshape(2 * samples, -1)
+        bias = offsets.bias.view(samples, 2).transpose(0, 1).reshape(-1)
+        return torch.cat((weight, logits.weight)), torch.cat((bias, logits.bias))
+
     def forward(
         self,
-        query: Float[Tensor, "B Nq C"],
+        query: Float[Tensor, "B N C"],
         value_source: Float[Tensor, "B N C"],
-        references: Float[Tensor, "Nq 2"],
         shapes: SpatialShapes,
-    ) -> Float[Tensor, "B Nq C"]:
-        """Attend from ``query`` (positions added) to ``value_source`` (positions not added).
+    ) -> Float[Tensor, "B N C"]:
+        """Attend from every token of ``query`` (positions added) to ``value_source`` (positions not added).
 
         Args:
             query: Tokens with their position and level embedding.
             value_source: Tokens to sample from.
-            references: Cell centre of every query, (x, y) in 0..1.
-            shapes: Height and width of every level of ``value_source``, in cells.
+            shapes: Height and width of every level, in cells.
         """
-        B, Nq, C = query.shape
-        value = self.value_proj(value_source).view(B, -1, self.heads, C // self.heads)
-        offsets = self.sampling_offsets(query).view(B, Nq, self.heads, self.levels, self.points, 2)
-        weights = self.attention_weights(query).view(B, Nq, self.heads, self.levels * self.points)
-        weights = weights.softmax(-1).view(B, Nq, self.heads, self.levels, self.points)
-        sizes = query.new_tensor([(width, height) for height, width in shapes])
-        locations = references.view(1, Nq, 1, 1, 1, 2) + offsets / sizes.view(self.levels, 1, 2)
-        if self.sampling == "gather_sum" or (
-            self.sampling == "auto" and query.device.type == "cpu" and not torch.is_grad_enabled()
-        ):
-            sampled = sample_with_gather_sum(value, shapes, locations, weights)
-        else:
-            sampled = sample_with_grid_sample(value, shapes, locations, weights)
-        attended: Tensor = self.output_proj(sampled)
+        value = self.value_proj(value_source).unflatten(-1, (self.heads, -1))
+        projected = F.linear(query, *self.projection())
+        sample = sample_with_gather_sum if self.gathers(value) else sample_with_grid_sample
+        attended: Tensor = self.output_proj(sample(value, projected, self.table(shapes, query.device)))
         return attended
 
 
@@ -204,15 +132,39 @@ class DeformableEncoderLayer(nn.Module):
         self,
         tokens: Float[Tensor, "B N C"],
         positions: Float[Tensor, "N C"],
-        references: Float[Tensor, "N 2"],
         shapes: SpatialShapes,
     ) -> Float[Tensor, "B N C"]:
         """One encoder layer; ``positions`` already hold the level embedding."""
-        attended = self.self_attn(tokens + positions, tokens, references, shapes)
+        if not torch.is_grad_enabled() and self.self_attn.gathers(tokens):
+            return self._forward_in_tiles(tokens, positions, shapes)
+        attended = self.self_attn(tokens + positions, tokens, shapes)
         tokens = self.norm1(tokens + attended)
         expanded = self.linear2(F.relu(self.linear1(tokens)))
         normed: Tensor = self.norm2(tokens + expanded)
         return normed
+
+    def _forward_in_tiles(
+        self, tokens: Float[Tensor, "B N C"], positions: Float[Tensor, "N C"], shapes: SpatialShapes
+    ) -> Float[Tensor, "B N C"]:
+        """The same, a few images and tokens at a time."""
+        attention = self.self_attn
+        table = attention.table(shapes, tokens.device)
+        projection = attention.projection()
+        B, N, _ = tokens.shape
+        images = max(1, TILE_TOKENS // N)
+        out = torch.empty_like(tokens)
+        for first in range(0, B, images):
+            group, group_out = tokens[first : first + images], out[first : first + images]
+            padded = padded_rows(attention.value_proj(group).unflatten(-1, (attention.heads, -1)), table)
+            for start in range(0, N, TILE_TOKENS):
+                tile = slice(start, start + TILE_TOKENS)
+                own = group[:, tile]
+                projected = F.linear(own + positions[tile], *projection)
+                corners = corners_of(projected, table.centres[tile], table, attention.heads)
+                attended = self.norm1(own + attention.output_proj(sum_corners(padded, corners)))
+                expanded = self.linear2(F.relu_(self.linear1(attended)))
+                group_out[:, tile] = self.norm2(expanded.add_(attended))
+        return out
 
 
 class DeformableEncoder(nn.Module):
@@ -240,10 +192,9 @@ class DeformableEncoder(nn.Module):
             ValueError: If a depth is outside 1..layers.
         """
         self._check_depths(exit_depths)
-        references = reference_points(shapes, tokens.device)
         after: dict[int, Tensor] = {}
         for depth, layer in enumerate(self.layers[: max(exit_depths)], start=1):
-            tokens = layer(tokens, positions, references, shapes)
+            tokens = layer(tokens, positions, shapes)
             after[depth] = tokens
         return tuple(after[depth] for depth in exit_depths)
 
@@ -257,14 +208,13 @@ class DeformableEncoder(nn.Module):
         """Each image's tokens after its own depth; an image leaves the batch as soon as it is done."""
         wanted = depths.tolist()
         self._check_depths(wanted)
-        references = reference_points(shapes, tokens.device)
         # Deepest images first, so that those still running are always a leading slice.
         order = sorted(range(len(wanted)), key=lambda image: -wanted[image])
         running = tokens[order]
         done: list[Tensor] = [tokens[:0]] * len(wanted)
         for depth, layer in enumerate(self.layers[: max(wanted)], start=1):
             count = sum(depth <= wanted[image] for image in order)
-            running = layer(running[:count], positions, references, shapes)
+            running = layer(running[:count], positions, shapes)
             for row, image in enumerate(order[:count]):
                 if wanted[image] == depth:
                     done[image] = running[row]

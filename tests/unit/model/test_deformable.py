@@ -1,17 +1,9 @@
-"""Deformable attention: both ways to sample, exits and per-image depths."""
+"""Deformable attention: layers with and without gradients, exits and per-image depths."""
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from ecocli.model.deformable import (
-    DeformableAttention,
-    DeformableEncoder,
-    reference_points,
-    sample_with_gather_sum,
-    sample_with_grid_sample,
-)
+from ecocli.model.deformable import DeformableAttention, DeformableEncoder, SamplingMethod
 
 SHAPES = ((2, 3), (4, 5), (7, 9))
 TOKENS = sum(h * w for h, w in SHAPES)
@@ -25,42 +17,40 @@ def small_encoder(layers: int = 4) -> DeformableEncoder:
     return encoder.eval()
 
 
-def test_sample__one_point_between_two_cells__is_their_weighted_mean() -> None:
-    # Worked by hand: one level of 1 x 2 cells with values 1 and 3; x = 0.375 lies a quarter of the way between the
-    # centres at 0.25 and 0.75, so 0.75 * 1 + 0.25 * 3 = 1.5; x = 0 is half a cell outside: 0.5 * 1.
-    value = torch.tensor([1.0, 3.0]).view(1, 2, 1, 1)
-    locations = torch.tensor([[0.375, 0.5], [0.0, 0.5]]).view(1, 2, 1, 1, 1, 2)
-    weights = torch.ones(1, 2, 1, 1, 1)
-    for sample in (sample_with_grid_sample, sample_with_gather_sum):
-        found = sample(value, ((1, 2),), locations, weights)
-        torch.testing.assert_close(found, torch.tensor([1.5, 0.5]).view(1, 2, 1))
-
-
-@settings(max_examples=25)
-@given(
-    shapes=st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=3),
-    batch=st.integers(1, 3),
-    seed=st.integers(0, 10**6),
-)
-def test_sample__any_sizes_and_places__both_ways_agree(shapes: list[tuple[int, int]], batch: int, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    tokens = sum(h * w for h, w in shapes)
-    value = torch.randn(batch, tokens, 2, 3, generator=generator)
-    locations = torch.rand(batch, 5, 2, len(shapes), 4, 2, generator=generator) * 2 - 0.5
-    weights = torch.rand(batch, 5, 2, len(shapes), 4, generator=generator)
-    expected = sample_with_grid_sample(value, tuple(shapes), locations, weights)
-    found = sample_with_gather_sum(value, tuple(shapes), locations, weights)
-    torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
-
-
-def test_reference_points__two_by_two__are_cell_centres_row_by_row() -> None:
-    found = reference_points(((2, 2),), torch.device("cpu"))
-    assert found.tolist() == [[0.25, 0.25], [0.75, 0.25], [0.25, 0.75], [0.75, 0.75]]
-
-
 def test_deformable_attention__heads_do_not_divide_channels__says_so() -> None:
     with pytest.raises(ValueError, match=r"10 channels cannot be split over 4 heads; use a multiple of 4"):
         DeformableAttention(10, 3, 4, 2)
+
+
+@pytest.mark.parametrize("tile_tokens", [7, 100, 512])
+def test_encoder__without_gradients__tiles_equal_whole_layers(
+    tile_tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # 89 tokens: tiles of 7 leave a rest, 100 takes image by image, 512 all three images at once.
+    monkeypatch.setattr("ecocli.model.deformable.TILE_TOKENS", tile_tokens)
+    encoder, tokens, positions = small_encoder(), torch.randn(3, TOKENS, 16), torch.randn(TOKENS, 16)
+    whole = encoder(tokens, positions, SHAPES, (1, 4))
+    with torch.no_grad():
+        in_tiles = encoder(tokens, positions, SHAPES, (1, 4))
+    for expected, found in zip(whole, in_tiles, strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_deformable_attention__either_sampling__same_gradients_of_every_weight() -> None:
+    torch.manual_seed(5)
+    attention = DeformableAttention(16, 3, 4, 2)
+    # Fresh weights sample exact cell centres, where the gradient jumps.
+    torch.nn.init.normal_(attention.sampling_offsets.bias)
+    query, source = torch.randn(2, TOKENS, 16), torch.randn(2, TOKENS, 16)
+    gradients = []
+    methods: tuple[SamplingMethod, ...] = ("grid_sample", "gather_sum")
+    for method in methods:
+        attention.sampling = method
+        attention.zero_grad()
+        attention(query, source, SHAPES).square().sum().backward()
+        gradients.append({name: p.grad for name, p in attention.named_parameters()})
+    for name, expected in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], expected, rtol=1e-3, atol=1e-3, msg=name)
 
 
 def test_encoder__several_depths__equals_separate_runs() -> None:
