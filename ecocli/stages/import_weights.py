@@ -21,7 +21,7 @@ from ecocli.data.categories import CITYSCAPES, COCO, SHAPES, Category
 from ecocli.errors import DataError, UsageError
 from ecocli.model.builders import build_model
 from ecocli.runtime.context import Runtime
-from ecocli.weights.architecture import apply_preset, infer_architecture
+from ecocli.weights.architecture import apply_preset, infer_architecture, infer_as_preset
 from ecocli.weights.files import load_state, source_digest
 from ecocli.weights.huggingface import architecture_from_folder
 from ecocli.weights.loading import RecognisedState, fit_weights, recognise, shorten
@@ -71,12 +71,14 @@ def read_source(path: Path, arch: str | None) -> Source:
             "`eco train-parent --init`."
         )
     labels: tuple[str, ...] = ()
+    preset = None if arch is None else ARCHITECTURES[arch]
     if path.is_dir():
         architecture, labels = architecture_from_folder(path)
-    else:
+        architecture = architecture if preset is None else apply_preset(architecture, preset)
+    elif preset is None:
         architecture = infer_architecture(recognised.tensors)
-    if arch is not None:
-        architecture = apply_preset(architecture, ARCHITECTURES[arch])
+    else:
+        architecture = infer_as_preset(recognised.tensors, preset)
     return Source(recognised, architecture, labels, source_digest(path))
 
 

@@ -1,6 +1,6 @@
 """Read an architecture off a state dict: every size of a Mask2Former shows in its tensors' names and shapes.
 
-Only head counts do not show (but for Swin's); the published 8 is taken.
+Only head counts do not show (but for Swin's): those of the preset with these sizes are taken, else the published 8.
 """
 
 import math
@@ -82,7 +82,7 @@ def infer_architecture(state: State, name: str = UNNAMED) -> ArchitectureConfig:
         name: What to call the architecture if no preset has these sizes.
 
     Returns:
-        The architecture; it carries the name of the preset with the same sizes, class count and norm apart.
+        The preset with these sizes, with the checkpoint's class count, depth and norm; else what the sizes say.
 
     Raises:
         DataError: The tensors are not those of a Mask2Former.
@@ -112,9 +112,33 @@ def infer_architecture(state: State, name: str = UNNAMED) -> ArchitectureConfig:
         num_classes=_shape(state, _PREDICTOR + "class_embed.weight", 2)[0] - 1,
     )
     for preset in ARCHITECTURES.values():
-        if not architecture_differences(found, preset):
-            return found.model_copy(update={"name": preset.name})
+        candidate = _with_heads_of(found, preset)
+        if not architecture_differences(candidate, preset):
+            return apply_preset(candidate, preset)
     return found
+
+
+def infer_as_preset(state: State, preset: ArchitectureConfig) -> ArchitectureConfig:
+    """Read a state dict as one of a preset.
+
+    Args:
+        state: Tensors by the original's names.
+        preset: What the user says it is.
+
+    Raises:
+        DataError: The tensors are not those of a Mask2Former, or have other sizes than the preset.
+    """
+    return apply_preset(_with_heads_of(infer_architecture(state), preset), preset)
+
+
+def _with_heads_of(found: ArchitectureConfig, preset: ArchitectureConfig) -> ArchitectureConfig:
+    """The same architecture divided into a preset's heads, which shapes cannot tell."""
+    pixel, heads = found.pixel_decoder, preset.pixel_decoder.heads
+    if pixel.heads * pixel.points % heads:
+        return found
+    divided = pixel.model_copy(update={"heads": heads, "points": pixel.heads * pixel.points // heads})
+    decoder = found.transformer_decoder.model_copy(update={"heads": preset.transformer_decoder.heads})
+    return found.model_copy(update={"pixel_decoder": divided, "transformer_decoder": decoder})
 
 
 def architecture_differences(found: ArchitectureConfig, expected: ArchitectureConfig) -> list[str]:

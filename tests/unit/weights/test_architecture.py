@@ -7,7 +7,7 @@ from helpers_weights import RESNET, SWIN, random_model
 from ecocli.config.architecture import ARCHITECTURES, ArchitectureConfig, PixelDecoderConfig, ResNetConfig
 from ecocli.errors import DataError
 from ecocli.model.builders import build_model
-from ecocli.weights.architecture import apply_preset, architecture_differences, infer_architecture
+from ecocli.weights.architecture import apply_preset, architecture_differences, infer_architecture, infer_as_preset
 
 
 def on_meta(architecture: ArchitectureConfig) -> dict[str, torch.Tensor]:
@@ -15,8 +15,8 @@ def on_meta(architecture: ArchitectureConfig) -> dict[str, torch.Tensor]:
         return dict(build_model(architecture).state_dict())
 
 
-@pytest.mark.parametrize("name", sorted(set(ARCHITECTURES) - {"m2f-shapes"}))
-def test_infer_architecture__published_preset__found_again(name: str) -> None:
+@pytest.mark.parametrize("name", sorted(ARCHITECTURES))
+def test_infer_architecture__preset__found_again(name: str) -> None:
     assert infer_architecture(on_meta(ARCHITECTURES[name])) == ARCHITECTURES[name]
 
 
@@ -36,9 +36,18 @@ def test_infer_architecture__unknown_size__every_size_found(architecture: Archit
     assert found == architecture
 
 
-def test_infer_architecture__group_norm__seen(tmp_path: object) -> None:
-    found = infer_architecture(on_meta(ARCHITECTURES["m2f-shapes"]))
-    assert found == ARCHITECTURES["m2f-shapes"]
+def test_infer_as_preset__other_heads__divided_as_in_the_preset() -> None:
+    # 8 heads with 4 points, or 4 heads with 8 points: the shapes are the same.
+    halved = ARCHITECTURES["m2f-r50"].model_copy(update={"pixel_decoder": PixelDecoderConfig(heads=4, points=8)})
+    state = on_meta(halved)
+    assert infer_architecture(state).pixel_decoder.heads == 8
+    assert infer_as_preset(state, halved) == halved
+
+
+def test_infer_as_preset__heads_that_do_not_divide__says_what_differs() -> None:
+    odd = ARCHITECTURES["m2f-r50"].model_copy(update={"pixel_decoder": PixelDecoderConfig(heads=64, points=1)})
+    with pytest.raises(DataError, match=r"pixel_decoder\.heads is 8, expected 64"):
+        infer_as_preset(on_meta(ARCHITECTURES["m2f-r50"]), odd)
 
 
 @pytest.mark.parametrize(

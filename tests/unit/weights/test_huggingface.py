@@ -103,8 +103,9 @@ def test_architecture_from_folder__no_model_type__refused(tmp_path: Path) -> Non
 
 
 def test_folder_configs__group_norm__not_in_transformers() -> None:
+    grouped = RESNET.model_copy(update={"backbone": RESNET.backbone.model_copy(update={"norm": "gn"})})
     with pytest.raises(UsageError, match="group norm"):
-        folder_configs(ARCHITECTURES["m2f-shapes"], ["a"], 6)
+        folder_configs(grouped, LABELS, 3)
 
 
 def test_folder_configs__other_bottleneck_width__not_in_transformers() -> None:
