@@ -1,5 +1,6 @@
 """``eco eval``: a parent and its gate beside their controls; prints a table."""
 
+import importlib.util
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,14 +21,13 @@ from ecocli.commands.common import (
     StoreOption,
     ThreadsOption,
     emit_result,
-    environment_data_root,
     make_runtime,
     open_store,
     print_dry_run,
     resolve,
     resolve_input,
 )
-from ecocli.config.loading import deep_merge
+from ecocli.commands.parent_dataset import parent_dataset_preset
 from ecocli.errors import ArtifactError, UsageError
 
 if TYPE_CHECKING:
@@ -104,12 +104,14 @@ def evaluate(
         raise UsageError("--gate and --no-gate exclude each other: give one of them.")
     if no_predictions and (predictions is not None or check_with is not None):
         raise UsageError("--predictions and --check-with need the predictions that --no-predictions leaves out.")
+    if check_with is not None:
+        _require_panopticapi()
     opened = open_store(store)
     with make_runtime(device, threads) as runtime:
         inputs = _inputs(opened, parent, gate, no_gate, runtime.log)
         resolved = resolve(
             EvaluateConfig,
-            preset=lambda settings: _preset(opened, inputs["parent"], settings),
+            preset=lambda settings: parent_dataset_preset(opened, inputs["parent"], settings),
             config_path=config,
             flags={
                 "dataset.name": dataset,
@@ -145,6 +147,15 @@ def evaluate(
         _emit(opened, report, further, runtime, as_json=as_json)
 
 
+def _require_panopticapi() -> None:
+    """Refuse before hours of work, not after them."""
+    if importlib.util.find_spec("panopticapi") is None:
+        raise UsageError(
+            "--check-with panopticapi needs that package, which is not installed. It is not on PyPI: pip install "
+            "git+https://github.com/cocodataset/panopticapi, or leave the option out."
+        )
+
+
 def _inputs(
     store: "Store", parent: str | None, gate: str | None, no_gate: bool, log: "logging.Logger"
 ) -> dict[str, str]:
@@ -155,32 +166,6 @@ def _inputs(
         return {**inputs, "gate": resolve_input(store, "gate", gate, log)}
     except ArtifactError as error:
         raise ArtifactError(f"{error} To evaluate the fixed exits alone, add --no-gate.") from error
-
-
-def _preset(store: "Store", parent: str, settings: Mapping[str, object]) -> Mapping[str, object]:
-    """Start from the data the parent was trained on, unless the user names other data."""
-    from ecocli.artifacts.manifest import ParentManifest
-    from ecocli.data.categories import CITYSCAPES, COCO, SHAPES
-
-    manifest = store.get(parent, ParentManifest).manifest
-    root = {"dataset": {"root": environment_data_root()}}
-    named = settings.get("dataset")
-    trained = manifest.stage_config.get("dataset")
-    if isinstance(trained, Mapping) and not (
-        isinstance(named, Mapping) and named.get("name", trained.get("name")) != trained.get("name")
-    ):
-        return deep_merge({"dataset": trained}, root)
-    if isinstance(named, Mapping) and "name" in named:
-        return root
-    # An imported parent says no more than its categories.
-    names = [entry.get("name") for entry in manifest.categories]
-    for known, table in (("coco", COCO), ("cityscapes", CITYSCAPES), ("shapes", SHAPES)):
-        if names == [category.name for category in table]:
-            return deep_merge({"dataset": {"name": known}}, root)
-    raise UsageError(
-        f"The parent {parent} does not say which data set it belongs to, and its categories are none of the built-in "
-        "ones. Name the data with --dataset."
-    )
 
 
 def _read_metrics(text: str) -> list[str]:

@@ -9,8 +9,6 @@ import io
 import json
 from pathlib import Path
 
-from ecocli.errors import UsageError
-
 
 def official_pq(annotation_file: Path, png_folder: Path, predictions: Path, prediction_folder: Path) -> float:
     """Compute the data set's PQ with panopticapi.
@@ -23,17 +21,9 @@ def official_pq(annotation_file: Path, png_folder: Path, predictions: Path, pred
 
     Returns:
         PQ over all classes, a fraction.
-
-    Raises:
-        UsageError: panopticapi is not installed.
     """
-    try:
-        evaluation = importlib.import_module("panopticapi.evaluation")
-    except ImportError as error:
-        raise UsageError(
-            "--check-with panopticapi needs that package, which is not installed. It is not on PyPI: pip install "
-            "git+https://github.com/cocodataset/panopticapi, or leave the option out."
-        ) from error
+    # It is no dependency: the caller makes sure that it is there.
+    evaluation = importlib.import_module("panopticapi.evaluation")
     truth = json.loads(annotation_file.read_bytes())
     predicted = {entry["image_id"]: entry for entry in json.loads(predictions.read_bytes())["annotations"]}
     categories = {category["id"]: category for category in truth["categories"]}

@@ -1,6 +1,7 @@
 """Evaluation of a parent and its gate beside their controls.
 
-Inputs: ``parent``; ``gate``, optional. The artifact's summary holds the rows shown on screen. Files:
+Inputs: ``parent``; ``gate``, optional; ``derived``, added here when only the gate is to be run: the table that the gate
+was fitted on tells the fixed exits' counts, if it has this split. The summary holds the rows shown on screen. Files:
 ``images.parquet`` (PQ of each image at each exit, the gate's and the oracle's choice), ``classes.parquet`` (every row
 by class), and ``predictions.zip`` (the gate's panoptic maps, else the deepest exit's, as panopticapi reads them).
 
@@ -18,7 +19,7 @@ from pydantic import JsonValue
 
 from ecocli.artifacts.action import Action, run_or_reuse
 from ecocli.artifacts.artifact import Artifact
-from ecocli.artifacts.manifest import FileContents, GateManifest, ParentManifest, ReportManifest
+from ecocli.artifacts.manifest import DerivedManifest, FileContents, GateManifest, ParentManifest, ReportManifest
 from ecocli.artifacts.store import Store
 from ecocli.config.architecture import ArchitectureConfig
 from ecocli.config.evaluate import EvaluateConfig
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from ecocli.inference.assemble import FurtherMetrics
     from ecocli.inference.scored_dataset import ScoringTask
     from ecocli.inference.scores import PartScores
-    from ecocli.metrics.scorecard import ExitTable, GateLead, ScoreRow
+    from ecocli.metrics.scorecard import ExitTable, GateLead, GateRun, ScoreRow
 
 STAGE = "eval"
 SCHEMA_VERSION = 1
@@ -48,6 +49,7 @@ class Subject:
     gate: Artifact[GateManifest] | None
     architecture: ArchitectureConfig
     dataset: PanopticDataset
+    derived: Artifact[DerivedManifest] | None
 
 
 def plan(config: EvaluateConfig, inputs: Mapping[str, str], store: Store, runtime: Runtime) -> tuple[Action, Subject]:
@@ -65,9 +67,11 @@ def plan(config: EvaluateConfig, inputs: Mapping[str, str], store: Store, runtim
     dataset = open_dataset(config.dataset, config.split)
     _check_categories(parent, dataset)
     fingerprint = runtime.world.broadcast_object(dataset.fingerprint if runtime.world.is_main else "")
-    action = Action(STAGE, SCHEMA_VERSION, config, inputs, {config.split: fingerprint})
+    derived = None if config.every_exit or gate is None else _find_derived(store, gate, config, fingerprint)
+    roles = {**inputs, **({} if derived is None else {"derived": derived.digest})}
+    action = Action(STAGE, SCHEMA_VERSION, config, roles, {config.split: fingerprint})
     architecture = resolve_config(ArchitectureConfig, parent.manifest.architecture)
-    return action, Subject(parent, gate, architecture, dataset)
+    return action, Subject(parent, gate, architecture, dataset, derived)
 
 
 def run(
@@ -193,7 +197,7 @@ def scoring_task(config: EvaluateConfig, subject: Subject, device: str) -> "Scor
         exit_depths=parent.manifest.exit_depths,
         rule=panoptic_rule(subject.architecture, [(c.id, c.is_thing) for c in subject.dataset.categories]),
         options=ScoringOptions(
-            every_exit=True,
+            every_exit=subject.derived is None,
             exit_metrics=metrics_of_exits,
             semantic="miou" in config.metrics,
             instances="ap" in config.metrics,
@@ -207,43 +211,64 @@ def scoring_task(config: EvaluateConfig, subject: Subject, device: str) -> "Scor
     )
 
 
-def _exit_table(subject: Subject, task: "ScoringTask", scores: "PartScores") -> tuple["ExitTable", float]:
-    """Join counts and costs; also the gate's own cost per image."""
+def _exit_table(config: EvaluateConfig, subject: Subject, task: "ScoringTask", scores: "PartScores") -> "ExitTable":
+    """Join counts and costs at every fixed exit, from the run or from the derived table."""
+    import dataclasses
+
     import numpy as np
 
     from ecocli.inference.assemble import count_table
     from ecocli.metrics.scorecard import ExitTable
     from ecocli.profiling.gflops import count_gflops
 
-    depths = task.exit_depths
+    depths, K = task.exit_depths, len(task.rule.category_ids)
+    if subject.derived is not None and task.gate is not None:
+        from ecocli.artifacts.derived_table import read_derived
+
+        manifest, split = subject.derived.manifest, config.split
+        path = subject.derived.path_of(f"{split}.parquet")
+        rows = manifest.rows[split]
+        table = read_derived(path, split=split, feature=task.gate.feature, exit_depths=depths, rows=rows)
+        # The table numbers only the classes that occur.
+        counts = dataclasses.replace(table.counts, num_classes=K)
+        return ExitTable(depths, counts, table.gflops, table.encoder_gflops)
     total, encoder = np.zeros((2, len(scores.positions), len(depths)))
-    gate_gflops = 0.0
-    for image, (padded, original) in enumerate(zip(scores.padded_sizes, scores.original_sizes, strict=True)):
-        costs = count_gflops(
-            subject.architecture,
-            (int(padded[0]), int(padded[1])),
-            (int(original[0]), int(original[1])),
-            depths,
-            gate_feature="res5" if task.gate is None else task.gate.feature,
-        )
+    for image, (padded, original) in enumerate(
+        zip(scores.padded_sizes.tolist(), scores.original_sizes.tolist(), strict=True)
+    ):
+        costs = count_gflops(subject.architecture, tuple(padded), tuple(original), depths)
         total[image] = [costs.total(depth) for depth in depths]
         encoder[image] = [costs.pixel_decoder(depth) for depth in depths]
-        gate_gflops = 0.0 if task.gate is None else costs.gate
-    counts = count_table(scores.counts, range(len(depths)), len(scores.positions), len(task.rule.category_ids))
-    return ExitTable(depths, counts, total, encoder), gate_gflops
+    return ExitTable(depths, count_table(scores.counts, range(len(depths)), len(scores.positions), K), total, encoder)
+
+
+def _gate_run(subject: Subject, task: "ScoringTask", scores: "PartScores") -> "GateRun | None":
+    """Collect what the gate did, and what it costs itself."""
+    from ecocli.inference.assemble import sum_view
+    from ecocli.metrics.scorecard import GateRun
+    from ecocli.profiling.gflops import count_gflops
+
+    gate = task.gate
+    if gate is None:
+        return None
+    # Its cost does not depend on the image.
+    padded, original = scores.padded_sizes[0].tolist(), scores.original_sizes[0].tolist()
+    costs = count_gflops(
+        subject.architecture, tuple(padded), tuple(original), gate.exit_depths, gate_feature=gate.feature
+    )
+    counts = sum_view(scores, len(task.exit_depths), len(task.rule.category_ids))
+    return GateRun(scores.gate_depths, counts, costs.gate)
 
 
 def _report(
     config: EvaluateConfig, subject: Subject, task: "ScoringTask", scores: "PartScores", folder: Path
 ) -> tuple[dict[str, JsonValue], FileContents]:
     """Make the summary and the files."""
-    from ecocli.inference.assemble import further_metrics, sum_view
+    from ecocli.inference.assemble import further_metrics
     from ecocli.inference.predictions_file import pack_predictions
-    from ecocli.metrics.scorecard import GateRun, gate_lead, score_rows
+    from ecocli.metrics.scorecard import gate_lead, score_rows
 
-    table, gate_gflops = _exit_table(subject, task, scores)
-    E, K = len(task.exit_depths), len(task.rule.category_ids)
-    gate = None if task.gate is None else GateRun(scores.gate_depths, sum_view(scores, E, K), gate_gflops)
+    table, gate = _exit_table(config, subject, task, scores), _gate_run(subject, task, scores)
     rows = score_rows(table, task.rule.is_thing, gate)
     options = task.options
     metrics = further_metrics(scores, rows, table, ap=options.instances, exits=options.exit_metrics)
@@ -343,6 +368,22 @@ def _summary(
         "rows": [row_json(row) for row in rows],
         "gate_lead": None if lead is None else {**asdict(lead), "mixture": list(lead.mixture)},
     }
+
+
+def _find_derived(
+    store: Store, gate: Artifact[GateManifest], config: EvaluateConfig, fingerprint: str
+) -> Artifact[DerivedManifest] | None:
+    """Return the gate's derived table if it measured these very images at this very size."""
+    derived = store.get(gate.manifest.inputs["derived"], DerivedManifest)
+    manifest = derived.manifest
+    dataset = manifest.stage_config.get("dataset")
+    resize = dataset.get("test_resize") if isinstance(dataset, Mapping) else None
+    fits = (
+        config.split in manifest.splits
+        and manifest.dataset_fingerprints.get(config.split) == fingerprint
+        and resize == config.dataset.test_resize.model_dump(mode="json")
+    )
+    return derived if fits else None
 
 
 def _check_categories(parent: Artifact[ParentManifest], dataset: PanopticDataset) -> None:

@@ -1,0 +1,59 @@
+"""Curves of quality against compute that a gate is drawn between: blind blends below it, the oracle above.
+
+Axes: N images, E exits. Every point is exact arithmetic on the counts of a table.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ecocli.metrics.assignment import assignment_pq, mixture_pq, oracle_assignment
+from ecocli.metrics.scorecard import ExitTable, image_qualities
+
+PRICES = (0.0, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
+"""Prices of one encoder layer, in PQ (0..1), at which the oracle is drawn."""
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """One point of a curve.
+
+    Attributes:
+        gflops: Mean cost of an image.
+        pq: PQ of the data set, 0..1.
+    """
+
+    gflops: float
+    pq: float
+
+
+def blend_curve(table: ExitTable, steps: int = 10) -> list[CurvePoint]:
+    """Follow the blends of neighbouring exits from the shallowest to the deepest; images are dealt out blindly."""
+    costs = table.gflops.mean(axis=0)
+    E = len(table.exit_depths)
+    points = []
+    for place in np.linspace(0, E - 1, (E - 1) * steps + 1):
+        lower = min(int(place), max(E - 2, 0))
+        mixture = np.zeros(E)
+        mixture[lower] = 1.0 - (place - lower)
+        if E > 1:
+            mixture[lower + 1] = place - lower
+        points.append(CurvePoint(float(mixture @ costs), mixture_pq(table.counts, mixture)))
+    return points
+
+
+def oracle_curve(table: ExitTable, prices: Sequence[float] = PRICES) -> list[CurvePoint]:
+    """Follow the oracle from dear compute to free: each image's best exit by PQ less price times depth.
+
+    Returns:
+        By ascending cost, without repetitions; the last point is the oracle of quality.
+    """
+    quality = image_qualities(table.counts)
+    rows = np.arange(len(quality))
+    points: dict[float, CurvePoint] = {}
+    for price in prices:
+        choice = oracle_assignment(quality - price * np.array(table.exit_depths, np.float64))
+        cost = float(table.gflops[rows, choice].mean())
+        points.setdefault(cost, CurvePoint(cost, assignment_pq(table.counts, choice)))
+    return [points[cost] for cost in sorted(points)]

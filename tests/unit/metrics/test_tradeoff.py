@@ -1,0 +1,36 @@
+"""Trade-off curves: ends and middles against the single values they are made of."""
+
+import numpy as np
+import pytest
+from helpers_gate import random_counts
+
+from ecocli.metrics.assignment import CountTable, assignment_pq, mixture_pq, oracle_assignment
+from ecocli.metrics.scorecard import ExitTable, image_qualities
+from ecocli.metrics.tradeoff import blend_curve, oracle_curve
+
+COSTS = np.linspace(1.0, 2.0, 20)[:, None] * np.array([10.0, 13.0, 16.0])
+TABLE = ExitTable((2, 3, 4), CountTable.from_dense(*random_counts(3, 20, 3, 4)), COSTS, COSTS)
+
+
+def test_blend_curve__three_exits__passes_through_each_and_blends_neighbours() -> None:
+    points = blend_curve(TABLE, steps=2)
+    assert len(points) == 5
+    for point, mixture in zip(points, ([1, 0, 0], [0.5, 0.5, 0], [0, 1, 0], [0, 0.5, 0.5], [0, 0, 1]), strict=True):
+        assert point.pq == pytest.approx(mixture_pq(TABLE.counts, np.array(mixture, float)))
+        assert point.gflops == pytest.approx(np.array(mixture) @ COSTS.mean(axis=0))
+
+
+def test_blend_curve__one_exit__is_a_point() -> None:
+    counts = CountTable.from_dense(*random_counts(3, 4, 1, 4))
+    table = ExitTable((6,), counts, np.full((4, 1), 5.0), np.full((4, 1), 5.0))
+    (point,) = blend_curve(table)
+    assert (point.gflops, point.pq) == (5.0, pytest.approx(assignment_pq(counts, np.zeros(4, np.int64))))
+
+
+def test_oracle_curve__prices__go_from_the_shallowest_exit_to_the_oracle_of_quality() -> None:
+    points = oracle_curve(TABLE, (0.0, 0.15, 10.0))
+    assert [p.gflops for p in points] == sorted({p.gflops for p in points})
+    assert len(points) == 3
+    best = oracle_assignment(image_qualities(TABLE.counts))
+    assert points[-1].pq == pytest.approx(assignment_pq(TABLE.counts, best))
+    assert points[0].gflops == pytest.approx(COSTS[:, 0].mean())
