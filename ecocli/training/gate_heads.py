@@ -50,7 +50,6 @@ class HeadFit:
         head: On raw features.
         l2: Chosen regularisation strength; of the differences between exits for the quality head.
         path: Strengths tried and the mean held-out loss of each; empty without a cross-validation.
-        held_out_scores: Scores of every training row by a fit that has not seen it; None without folds.
         gradient_norm: At the solution; 0 where it is in closed form.
         evaluations: Passes over the features in the final fit.
         state: Warm start for a neighbouring fit; None for the quality head.
@@ -59,7 +58,6 @@ class HeadFit:
     head: LinearHead
     l2: float
     path: tuple[tuple[float, float], ...]
-    held_out_scores: Float[Tensor, "N E"] | None
     gradient_norm: float
     evaluations: int
     state: SolverState | None
@@ -107,21 +105,16 @@ def fit_class_head(
         start = None
     folds = min(folds, len(targets))
     path: tuple[tuple[float, float], ...] = ()
-    held_out: Tensor | None = None
     if l2 is None and folds < 2:
         l2 = L2_GRID[0]
     elif l2 is None:
-        l2, path, held_out, start = _cross_validate(features, targets, loss, folds, seed)
+        l2, path, start = _cross_validate(features, targets, loss, folds, seed)
     state = solve(features, targets, loss, l2, start=start)
     weight = torch.zeros(E, features.values.shape[1], dtype=torch.float64)
     bias = torch.full((E,), _ABSENT_EXIT_LOGIT, dtype=torch.float64)
     weight[present], bias[present] = state.weight[0], state.bias[0]
-    if held_out is not None:
-        spread = torch.full((len(held_out), E), _ABSENT_EXIT_LOGIT)
-        spread[:, present] = held_out
-        held_out = spread
     head = fold_standardisation(weight, bias, features)
-    return HeadFit(head, l2, path, held_out, state.gradient_norm, state.evaluations, state)
+    return HeadFit(head, l2, path, state.gradient_norm, state.evaluations, state)
 
 
 def _constant(features: StandardisedFeatures, present: Tensor) -> HeadFit:
@@ -130,23 +123,21 @@ def _constant(features: StandardisedFeatures, present: Tensor) -> HeadFit:
     bias = torch.full((E,), _ABSENT_EXIT_LOGIT, dtype=torch.float64)
     bias[int(present.to(torch.uint8).argmax())] = 0.0
     head = LinearHead(torch.zeros(E, D, dtype=torch.float64), bias)
-    return HeadFit(head, L2_GRID[0], (), bias.float().expand(len(features.values), E), 0.0, 0, None)
+    return HeadFit(head, L2_GRID[0], (), 0.0, 0, None)
 
 
 def _cross_validate(
     features: StandardisedFeatures, targets: Float[Tensor, "N E"], loss: GateLoss, folds: int, seed: int
-) -> tuple[float, tuple[tuple[float, float], ...], Float[Tensor, "N E"], SolverState]:
-    """Return the best strength, the path, the held-out scores there and a warm start for the fit of all rows."""
+) -> tuple[float, tuple[tuple[float, float], ...], SolverState]:
+    """Return the best strength, the path and a warm start for the fit of all rows."""
     fold_of_row = folds_of_rows(len(targets), folds, seed)
     states: dict[int, SolverState] = {}
     losses: dict[int, float] = {}
-    best_scores: Tensor | None = None
 
     def best_position() -> int:
         return min(losses, key=losses.__getitem__)
 
     def attempt(position: int) -> None:
-        nonlocal best_scores
         nearest = min(states, key=lambda known: abs(known - position), default=None)
         start = None if nearest is None else states[nearest]
         l2 = L2_GRID[position]
@@ -155,8 +146,6 @@ def _cross_validate(
         )
         scores = _held_out_scores(features, fold_of_row, states[position])
         losses[position] = float(gate_loss(scores, targets, loss).mean(dtype=torch.float64))
-        if best_position() == position:
-            best_scores = scores
 
     # Every other strength first, then the neighbours of the best.
     for position in range(0, len(L2_GRID), 2):
@@ -168,14 +157,13 @@ def _cross_validate(
         if 0 <= position < len(L2_GRID):
             attempt(position)
     best = best_position()
-    assert best_scores is not None  # the grid is not empty
     middle = dataclasses.replace(
         states[best],
         weight=states[best].weight.mean(dim=0, keepdim=True),
         bias=states[best].bias.mean(dim=0, keepdim=True),
     )
     path = tuple((L2_GRID[position], losses[position]) for position in sorted(losses))
-    return L2_GRID[best], path, best_scores, middle
+    return L2_GRID[best], path, middle
 
 
 def _held_out_scores(
@@ -212,10 +200,10 @@ def fit_quality_head(
         for fold in range(int(fold_of_row.max()) + 1)
     ]
     everything = _Moments.sum_of(parts)
-    chosen, path, held_out = _choose_ridge(features, responses, fold_of_row, parts, everything)
+    chosen, path = _choose_ridge(features, responses, fold_of_row, parts, everything)
     (level_weight, level_bias), (weight, bias) = (everything.solve(l2) for l2 in chosen)
     head = fold_standardisation(weight[1:] + level_weight[:1], bias[1:] + level_bias[:1], features)
-    return HeadFit(head, chosen[1], path, held_out, 0.0, 1, None)
+    return HeadFit(head, chosen[1], path, 0.0, 1, None)
 
 
 def _choose_ridge(
@@ -224,12 +212,12 @@ def _choose_ridge(
     fold_of_row: Int[Tensor, " N"],
     parts: Sequence["_Moments"],
     everything: "_Moments",
-) -> tuple[tuple[float, float], tuple[tuple[float, float], ...], Float[Tensor, "N E"] | None]:
-    """Return the strengths of level (column 0) and differences (the rest), the latter's path, held-out qualities."""
+) -> tuple[tuple[float, float], tuple[tuple[float, float], ...]]:
+    """Return the strengths of level (column 0) and differences (the rest), and the latter's path."""
     if len(parts) < 2:
-        return (L2_GRID[0], L2_GRID[0]), (), None
+        return (L2_GRID[0], L2_GRID[0]), ()
     T = responses.shape[1]
-    predictions = torch.empty(len(L2_GRID), *responses.shape, dtype=torch.float64)
+    errors = torch.zeros(len(L2_GRID), T, dtype=torch.float64)
     for fold, part in enumerate(parts):
         rows = (fold_of_row == fold).nonzero()[:, 0]
         rest = everything.without(part)
@@ -237,14 +225,12 @@ def _choose_ridge(
         weights = torch.cat([weight for weight, _ in solutions]).float()
         offsets = torch.cat([bias for _, bias in solutions])
         predicted = torch.nn.functional.linear(features.values[rows], weights).double() + offsets
-        predictions[:, rows] = predicted.view(-1, len(L2_GRID), T).transpose(0, 1)
-    errors = (predictions - responses).square().mean(dim=1)
+        errors += (predicted.view(-1, len(L2_GRID), T) - responses[rows, None]).square().sum(dim=0) / len(responses)
     best_level = int(errors[:, 0].argmin())
     losses = errors[:, 1:].mean(dim=1)
     best = int(losses.argmin())
-    held_out = (predictions[best, :, 1:] + predictions[best_level, :, :1]).float()
     path = tuple(zip(L2_GRID, losses.tolist(), strict=True))
-    return (L2_GRID[best_level], L2_GRID[best]), path, held_out
+    return (L2_GRID[best_level], L2_GRID[best]), path
 
 
 @dataclass(frozen=True, eq=False)

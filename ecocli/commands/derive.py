@@ -1,0 +1,149 @@
+"""``eco derive``: Step B of the recipe; prints the digest of the derived tables."""
+
+import os
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ecocli.commands.common import (
+    ConfigOption,
+    DataRootOption,
+    DeviceOption,
+    DryRunOption,
+    ForceOption,
+    JsonOption,
+    NameOption,
+    SetOption,
+    StoreOption,
+    ThreadsOption,
+    emit_result,
+    make_runtime,
+    open_store,
+    print_dry_run,
+    resolve,
+    resolve_input,
+)
+from ecocli.commands.parent_dataset import parent_dataset_preset
+from ecocli.errors import UsageError
+
+if TYPE_CHECKING:
+    from ecocli.stages.derive import Shard
+
+
+def derive(
+    parent: Annotated[
+        str | None, typer.Option("--parent", metavar="PARENT", help="Parent to measure.  [default: the latest]")
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            "--dataset", metavar="NAME", help="shapes, coco, cityscapes, or a .toml file.  [default: the parent's]"
+        ),
+    ] = None,
+    splits: Annotated[
+        str | None,
+        typer.Option("--splits", metavar="NAME,NAME", help="Splits to measure.  [default: train,val]"),
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Images per batch.")] = None,
+    part_images: Annotated[
+        int | None, typer.Option("--part-images", min=1, help="Images between two saved states.  [default: 256]")
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            "--shard",
+            metavar="I/N",
+            help="Take every N-th part, from I = 0; the last joins them.  [default: the Slurm array task, or 0/1]",
+        ),
+    ] = None,
+    data_root: DataRootOption = None,
+    store: StoreOption = None,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+    name: NameOption = None,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    force: ForceOption = False,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure every image at every exit (Step B) and print the digest of the tables.
+
+    Finished parts survive a kill; the same command goes on. Processes of torchrun share the parts; with --shard, runs
+    started apart on one store do. A shard that leaves work to others prints nothing and exits with 0.
+    """
+    from ecocli.config.derive import DeriveConfig
+    from ecocli.stages import derive as stage
+
+    mine = _read_shard(shard, os.environ)
+    opened = open_store(store)
+    with make_runtime(device, threads) as runtime:
+        inputs = {"parent": resolve_input(opened, "parent", parent, runtime.log)}
+        resolved = resolve(
+            DeriveConfig,
+            preset=lambda settings: parent_dataset_preset(opened, inputs["parent"], settings),
+            config_path=config,
+            flags={
+                "dataset.name": dataset,
+                "dataset.root": None if data_root is None else str(data_root),
+                "splits": None if splits is None else splits.split(","),
+                "batch_size": batch_size,
+                "execution.part_images": part_images,
+            },
+            assignments=assignments,
+        )
+        if dry_run:
+            action, _ = stage.plan(resolved, inputs, opened, runtime)
+            print_dry_run(
+                runtime.world,
+                stage.STAGE,
+                resolved,
+                inputs,
+                action_digest=action.digest,
+                reused=None if force else opened.find_action(action.digest),
+                as_json=as_json,
+            )
+            return
+        if mine.count > 1:
+            runtime.log.info("Shard %d of %d, counted from 0.", mine.index, mine.count)
+            artifact = stage.run_shard(resolved, inputs, opened, runtime, mine, force=force, names=name or ())
+        else:
+            artifact = stage.run(resolved, inputs, opened, runtime, force=force, names=name or ())
+        if artifact is None:
+            if as_json:
+                emit_result(runtime.world, {"digest": None, "shard": [mine.index, mine.count]}, as_json=True)
+            return
+        manifest = artifact.manifest.model_dump(mode="json")
+        emit_result(
+            runtime.world, {"digest": artifact.digest, "manifest": manifest}, text=artifact.digest, as_json=as_json
+        )
+
+
+def _read_shard(option: str | None, environment: Mapping[str, str]) -> "Shard":
+    """Read ``I/N``, else the task of a Slurm job array, else take everything."""
+    from ecocli.stages.derive import Shard
+
+    if option is not None:
+        match = re.fullmatch(r"(\d+)/(\d+)", option)
+        index, count = (int(match[1]), int(match[2])) if match else (1, 0)
+        if index >= count:
+            raise UsageError(f"--shard is {option!r}, expected I/N with I from 0 to N - 1, such as 0/4.")
+        return Shard(index, count)
+    if "SLURM_ARRAY_TASK_ID" not in environment or "SLURM_ARRAY_TASK_COUNT" not in environment:
+        return Shard()
+    try:
+        task, count, first, step = (
+            int(environment.get(f"SLURM_ARRAY_TASK_{key}", default))
+            for key, default in (("ID", ""), ("COUNT", ""), ("MIN", "0"), ("STEP", "1"))
+        )
+    except ValueError:
+        task, count, first, step = 0, 0, 0, 1
+    index, rest = divmod(task - first, max(step, 1))
+    if rest or not 0 <= index < count:
+        raise UsageError(
+            "The variables SLURM_ARRAY_TASK_ID, _COUNT, _MIN and _STEP do not describe an array of evenly spaced "
+            "tasks. Say which shard this is with --shard I/N, or --shard 0/1 for all of the work."
+        )
+    return Shard(index, count)

@@ -1,0 +1,46 @@
+"""The data set that belongs to a parent, as the lowest layer of settings of the commands that run it."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from ecocli.commands.common import environment_data_root
+from ecocli.config.loading import deep_merge
+from ecocli.errors import UsageError
+
+if TYPE_CHECKING:
+    from ecocli.artifacts.store import Store
+
+
+def parent_dataset_preset(store: "Store", parent: str, settings: Mapping[str, object]) -> Mapping[str, object]:
+    """Start from the data the parent was trained on, unless the user names other data.
+
+    Args:
+        store: Holds the parent.
+        parent: Its digest.
+        settings: What the user said, merged.
+
+    Raises:
+        UsageError: The parent was imported with categories of no built-in data set, and no data set is named.
+    """
+    from ecocli.artifacts.manifest import ParentManifest
+    from ecocli.data.categories import CITYSCAPES, COCO, SHAPES
+
+    manifest = store.get(parent, ParentManifest).manifest
+    root = {"dataset": {"root": environment_data_root()}}
+    named = settings.get("dataset")
+    trained = manifest.stage_config.get("dataset")
+    if isinstance(trained, Mapping) and not (
+        isinstance(named, Mapping) and named.get("name", trained.get("name")) != trained.get("name")
+    ):
+        return deep_merge({"dataset": trained}, root)
+    if isinstance(named, Mapping) and "name" in named:
+        return root
+    # An imported parent says no more than its categories.
+    names = [entry.get("name") for entry in manifest.categories]
+    for known, table in (("coco", COCO), ("cityscapes", CITYSCAPES), ("shapes", SHAPES)):
+        if names == [category.name for category in table]:
+            return deep_merge({"dataset": {"name": known}}, root)
+    raise UsageError(
+        f"The parent {parent} does not say which data set it belongs to, and its categories are none of the built-in "
+        "ones. Name the data with --dataset."
+    )

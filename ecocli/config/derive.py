@@ -1,0 +1,43 @@
+"""Settings of Step B: which images are measured, and how the work is cut."""
+
+from typing import Annotated
+
+from pydantic import Field, PositiveInt, model_validator
+
+from ecocli.config.base import Config
+from ecocli.config.dataset import DatasetConfig
+
+
+class DeriveExecutionConfig(Config):
+    """How the work is done. Nothing here is part of an artifact's identity.
+
+    Attributes:
+        part_images: Images between two saved states, about.
+        score_threads: Threads that post-process and score while the network computes the next batch; None for as many
+            as the run has.
+    """
+
+    part_images: PositiveInt = 256
+    score_threads: PositiveInt | None = None
+
+
+class DeriveConfig(Config):
+    """Everything the derivation needs beside the parent.
+
+    Attributes:
+        dataset: The data.
+        splits: Splits to measure, one table each.
+        batch_size: Images per batch; it decides the last digits of floating-point results.
+        execution: How the work is done; no part of the serialised settings.
+    """
+
+    dataset: DatasetConfig
+    splits: Annotated[tuple[str, ...], Field(min_length=1)] = ("train", "val")
+    batch_size: PositiveInt = 4
+    execution: DeriveExecutionConfig = Field(default=DeriveExecutionConfig(), exclude=True)
+
+    @model_validator(mode="after")
+    def _splits_differ(self) -> "DeriveConfig":
+        if len(set(self.splits)) != len(self.splits):
+            raise ValueError(f"splits must differ; found {', '.join(self.splits)}")
+        return self

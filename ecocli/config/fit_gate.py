@@ -1,0 +1,79 @@
+"""Settings of Step C: which exits, at what price of compute, and how the gate is fitted."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, model_validator
+
+from ecocli.config.base import Config
+
+HeadName = Literal["class", "quality"]
+CostName = Literal["depth", "gflops", "ms"]
+LossName = Literal["hard-ce", "u-ce", "soft-ce", "soft-mse"]
+FeatureChoice = Literal["res5", "projected"]
+Beta = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+
+
+class GateFitConfig(Config):
+    """How gates are fitted; shared by ``fit-gate`` and ``sweep``.
+
+    Attributes:
+        feature: Pooled feature the gate reads: ``res5``, the backbone's, as in the paper; ``projected``, the pixel
+            decoder's tokens.
+        loss: What the class head is fitted to; the quality head is a regression and has no choice.
+        cost: What beta is a price of: encoder layers, as in the paper; GFLOPs; milliseconds of a profile.
+        exit_ms: Mean milliseconds of each of the parent's exits, for ``cost = "ms"``; from ``--profile`` as a rule.
+        l2: Regularisation strength; None chooses it by cross-validation on the training table.
+        folds: Parts of that cross-validation.
+        train_split: Split of the derived table to fit on.
+        score_split: Split to score on and to search budgets on; without a table of it, a random fifth of the training
+            table is held out for that.
+        bootstrap_replicates: Resamplings of the images behind the intervals.
+        seed: Of folds, shuffles and resampling.
+    """
+
+    feature: FeatureChoice = "res5"
+    loss: LossName = "hard-ce"
+    cost: CostName = "depth"
+    exit_ms: tuple[PositiveFloat, ...] = ()
+    l2: PositiveFloat | None = None
+    folds: Annotated[int, Field(ge=2, le=50)] = 5
+    train_split: str = "train"
+    score_split: str = "val"
+    bootstrap_replicates: Annotated[int, Field(ge=10, le=100_000)] = 1000
+    seed: NonNegativeInt = 0
+
+
+class FitGateConfig(GateFitConfig):
+    """Everything ``fit-gate`` needs beside the derived table.
+
+    Attributes:
+        beta: Price of one unit of cost in panoptic quality (0..1); None where a target decides.
+        deepest_exit: K, the deepest exit on offer; None for the parent's deepest.
+        head: ``class`` predicts the exit, ``quality`` the quality at each exit, so that beta can change afterwards.
+        target_gflops: Largest mean GFLOPs per image.
+        target_ms: Largest mean milliseconds per image, by the profile.
+        max_pq_drop: Largest loss of PQ against the parent's deepest exit, in points (0..100).
+        compare_heads: Also fit the other head and a small MLP, and record how all three score.
+    """
+
+    beta: Beta | None = None
+    deepest_exit: Annotated[int, Field(ge=1)] | None = None
+    head: HeadName = "class"
+    target_gflops: PositiveFloat | None = None
+    target_ms: PositiveFloat | None = None
+    max_pq_drop: Annotated[float, Field(ge=0.0, le=100.0)] | None = None
+    compare_heads: bool = False
+
+    @model_validator(mode="after")
+    def _one_aim(self) -> "FitGateConfig":
+        aims = {
+            "beta": self.beta,
+            "target_gflops": self.target_gflops,
+            "target_ms": self.target_ms,
+            "max_pq_drop": self.max_pq_drop,
+        }
+        given = [name for name, value in aims.items() if value is not None]
+        if len(given) != 1:
+            found = " and ".join(given) if given else "none of them"
+            raise ValueError(f"give exactly one of {', '.join(aims)}; found {found}")
+        return self

@@ -1,0 +1,364 @@
+"""Derivation of the gate's training data: every image at every exit, once.
+
+Input: ``parent``. Files: ``<split>.parquet``, the derived table of each split (``ecocli.artifacts.derived_table``).
+
+The images of a split are cut into parts that follow from the data set, the batch size and the part size alone; each
+finished part is one Parquet file in the run folder, renamed into place. Processes of one run share the parts; runs
+started apart (``--shard``, such as tasks of a job array) take every N-th part, and whichever finds all parts finished
+joins them. The table is sorted by the data set's order, so its bytes depend on none of that.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import JsonValue
+
+from ecocli.artifacts.action import Action, run_or_reuse
+from ecocli.artifacts.artifact import Artifact
+from ecocli.artifacts.manifest import DerivedManifest, FileContents, ParentManifest
+from ecocli.artifacts.store import Store
+from ecocli.config.architecture import ArchitectureConfig
+from ecocli.config.derive import DeriveConfig
+from ecocli.config.loading import resolve_config
+from ecocli.data.datasets import open_dataset
+from ecocli.data.panoptic import PanopticDataset
+from ecocli.errors import ArtifactError, DataError, InterruptedRunError
+from ecocli.runtime.context import Runtime
+
+if TYPE_CHECKING:
+    from ecocli.artifacts.derived_table import DerivedRecord
+    from ecocli.inference.derive_rows import DerivedRow
+    from ecocli.inference.postprocess import PanopticRule
+    from ecocli.model.mask2former import Mask2Former
+
+STAGE = "derive"
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of several runs that share the parts of a derivation.
+
+    Attributes:
+        index: From 0.
+        count: How many runs share.
+    """
+
+    index: int = 0
+    count: int = 1
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is measured on what."""
+
+    parent: Artifact[ParentManifest]
+    architecture: ArchitectureConfig
+    datasets: tuple[PanopticDataset, ...]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some batches of one split, kept together in one file.
+
+    Attributes:
+        dataset: The split.
+        batches: Positions in the data set, batch by batch.
+        file: Where the finished part stands.
+    """
+
+    dataset: PanopticDataset
+    batches: tuple[tuple[int, ...], ...]
+    file: Path
+
+    @property
+    def images(self) -> int:
+        """Number of images."""
+        return sum(len(batch) for batch in self.batches)
+
+
+def plan(config: DeriveConfig, inputs: Mapping[str, str], store: Store, runtime: Runtime) -> tuple[Action, Subject]:
+    """Open what is needed and say exactly what is asked.
+
+    Raises:
+        ArtifactError: The parent is damaged.
+        DataError: The data set is missing, faulty, or of other categories than the parent.
+        UsageError: There is no such data set or split.
+    """
+    parent = store.get(inputs["parent"], ParentManifest)
+    datasets = tuple(open_dataset(config.dataset, split) for split in config.splits)
+    trained = [(entry["id"], entry["name"]) for entry in parent.manifest.categories]
+    found = [(category.id, category.name) for category in datasets[0].categories]
+    if trained != found:
+        raise DataError(
+            f"The parent {parent.digest} knows {len(trained)} categories, the data set {datasets[0].name} has "
+            f"{len(found)}, and they are not the same. Derive on the data set it was trained for (--dataset)."
+        )
+    fingerprints = [dataset.fingerprint if runtime.world.is_main else "" for dataset in datasets]
+    fingerprints = runtime.world.broadcast_object(fingerprints)
+    action = Action(STAGE, SCHEMA_VERSION, config, inputs, dict(zip(config.splits, fingerprints, strict=True)))
+    return action, Subject(parent, resolve_config(ArchitectureConfig, parent.manifest.architecture), datasets)
+
+
+def run(
+    config: DeriveConfig,
+    inputs: Mapping[str, str],
+    store: Store,
+    runtime: Runtime,
+    *,
+    force: bool = False,
+    names: Sequence[str] = (),
+) -> Artifact[DerivedManifest]:
+    """Derive the tables, go on with an interrupted derivation, or return the one that is there.
+
+    Args:
+        config: The settings.
+        inputs: Digests by role, see the module.
+        store: Where the tables go.
+        runtime: Where and with whom to run.
+        force: Derive even if the store has the result.
+        names: Names for the result, beside ``derived``.
+
+    Raises:
+        InterruptedRunError: A signal stopped the derivation; finished parts are kept.
+        ArtifactError: The parent is damaged.
+        DataError: The data set is missing, faulty, or of other categories than the parent.
+        UsageError: The settings do not fit, or the store cannot be written.
+    """
+    action, subject = plan(config, inputs, store, runtime)
+    return _finish(action, config, subject, store, runtime, force=force, names=names)
+
+
+def run_shard(
+    config: DeriveConfig,
+    inputs: Mapping[str, str],
+    store: Store,
+    runtime: Runtime,
+    shard: Shard,
+    *,
+    force: bool = False,
+    names: Sequence[str] = (),
+) -> Artifact[DerivedManifest] | None:
+    """Derive the parts of one shard; join all parts if they are finished then.
+
+    Args:
+        shard: Which parts this run takes: every ``count``-th, from ``index``.
+
+    Returns:
+        The whole artifact, or None while other shards have parts to finish.
+
+    Raises:
+        As ``run``.
+    """
+    action, subject = plan(config, inputs, store, runtime)
+    done = runtime.world.broadcast_object(None if force else store.find_action(action.digest))
+    if done is None:
+        folder = store.run_dir(action.digest)
+        parts = plan_parts(config, subject, folder)
+        compute_parts(config, subject, parts[shard.index :: shard.count], runtime)
+        missing = runtime.world.broadcast_object([part.file.name for part in parts if not part.file.exists()])
+        # Another shard may have joined the parts in the meantime; its result is then the one.
+        done = runtime.world.broadcast_object(None if force else store.find_action(action.digest))
+        if missing and done is None:
+            runtime.log.info(
+                "Shard %d of %d is finished; %d of %d parts are left to other shards.",
+                *(shard.index, shard.count, len(missing), len(parts)),
+            )
+            return None
+    return _finish(action, config, subject, store, runtime, force=force, names=names)
+
+
+def _finish(
+    action: Action,
+    config: DeriveConfig,
+    subject: Subject,
+    store: Store,
+    runtime: Runtime,
+    *,
+    force: bool,
+    names: Sequence[str],
+) -> Artifact[DerivedManifest]:
+    provenance: dict[str, JsonValue] = {
+        "device": runtime.device,
+        "world_size": runtime.world.world_size,
+        "threads": runtime.threads,
+    }
+
+    def work(folder: Path) -> tuple[DerivedManifest, FileContents]:
+        parts = plan_parts(config, subject, folder)
+        compute_parts(config, subject, parts, runtime)
+        runtime.world.barrier()
+        if not runtime.world.is_main:
+            return _manifest(action, config, subject, {}), {}
+        files = {f"{dataset.split}.parquet": _join(dataset, parts, folder) for dataset in subject.datasets}
+        return _manifest(action, config, subject, files), files
+
+    return run_or_reuse(
+        action,
+        DerivedManifest,
+        store,
+        work,
+        force=force,
+        names=names,
+        provenance=provenance,
+        world=runtime.world,
+        stop=lambda: runtime.stop.requested,
+    )
+
+
+def plan_parts(config: DeriveConfig, subject: Subject, folder: Path) -> list[Part]:
+    """Cut all splits into parts; the same on every process and after every restart."""
+    from ecocli.inference.batches import plan_dataset
+
+    step = max(config.execution.part_images // config.batch_size, 1)
+    parts = []
+    for dataset in subject.datasets:
+        batches = plan_dataset(dataset, config.dataset.test_resize, config.batch_size)
+        for first in range(0, len(batches), step):
+            some = tuple(batches[first : first + step])
+            name = f"{dataset.split}-part-{first:06d}-{first + len(some):06d}-of-{len(batches):06d}.parquet"
+            parts.append(Part(dataset, some, folder / name))
+    return parts
+
+
+def compute_parts(config: DeriveConfig, subject: Subject, parts: Sequence[Part], runtime: Runtime) -> None:
+    """Compute what is not there yet; all processes of the run call this.
+
+    Raises:
+        InterruptedRunError: A signal asked to stop; finished parts are kept.
+        DataError: A file of the data set is missing or faulty.
+    """
+    world = runtime.world
+    # Seen once, by one process: all must agree on what is left to do.
+    finished = world.broadcast_object([part.file.exists() for part in parts])
+    left = [part for part, done in zip(parts, finished, strict=True) if not done]
+    if not left:
+        return
+    model, rule = _restore(subject, runtime.device)
+    total = sum(part.images for part in parts)
+    done_images = total - sum(part.images for part in left)
+    with runtime.progress.task("deriving", total, unit="image", completed=done_images) as progress:
+        for start in range(0, len(left), world.world_size):
+            turn = left[start : start + world.world_size]
+            if world.rank < len(turn):
+                _compute_part(config, subject, turn[world.rank], model, rule, runtime)
+            # The signal may reach one process first: all stop after the same turn.
+            stop = runtime.should_stop()
+            progress.advance(sum(part.images for part in turn))
+            if stop and start + world.world_size < len(left):
+                raise InterruptedRunError(
+                    f"Stopped by {runtime.stop.reason or 'another process'} after {start + len(turn)} of {len(left)} "
+                    "parts of the derived table; they are kept. The same command goes on from here."
+                )
+
+
+def _restore(subject: Subject, device: str) -> tuple["Mask2Former", "PanopticRule"]:
+    # torch is loaded only where something is computed; a result that is there is returned without it.
+    from ecocli.artifacts.tensors import load_tensors
+    from ecocli.inference.loading import panoptic_rule, restore_model
+
+    weights = load_tensors(subject.parent.path_of("model.safetensors"))
+    model = restore_model(subject.architecture, weights, device, subject.parent.digest)
+    categories = [(category.id, category.is_thing) for category in subject.datasets[0].categories]
+    return model, panoptic_rule(subject.architecture, categories)
+
+
+def _compute_part(
+    config: DeriveConfig,
+    subject: Subject,
+    part: Part,
+    model: "Mask2Former",
+    rule: "PanopticRule",
+    runtime: Runtime,
+) -> None:
+    from ecocli.artifacts.derived_table import build_table
+    from ecocli.artifacts.tables import write_table
+    from ecocli.inference.batches import iterate_batches
+    from ecocli.inference.derive_stream import stream_rows
+
+    depths = subject.parent.manifest.exit_depths
+    threads = config.execution.score_threads or runtime.threads
+    batches = iterate_batches(part.dataset, part.batches, config.dataset.test_resize, model, runtime.device)
+    records = [
+        _record(subject, part.dataset, position, row)
+        for rows in stream_rows(model, batches, depths, rule, threads)
+        for position, row in rows
+    ]
+    write_table(part.file, build_table(records))
+
+
+def _record(subject: Subject, dataset: PanopticDataset, position: int, row: "DerivedRow") -> "DerivedRecord":
+    from ecocli.artifacts.derived_table import DerivedRecord
+    from ecocli.profiling.gflops import count_gflops
+
+    depths = subject.parent.manifest.exit_depths
+    costs = count_gflops(subject.architecture, row.padded_size, row.original_size, depths)
+    return DerivedRecord(
+        image_id=row.image_id,
+        file_name=dataset.records[position].file_name,
+        size=row.original_size,
+        padded_size=row.padded_size,
+        counts=row.counts,
+        features={str(name): values for name, values in row.features.items()},
+        gflops=tuple(costs.total(depth) for depth in depths),
+        encoder_gflops=tuple(costs.pixel_decoder(depth) for depth in depths),
+    )
+
+
+def _join(dataset: PanopticDataset, parts: Sequence[Part], folder: Path) -> Path:
+    """Join the parts of a split in the data set's order; every image must occur once."""
+    import numpy as np
+    import pyarrow as pa
+
+    from ecocli.artifacts.tables import read_table, write_table
+
+    own = [part.file for part in parts if part.dataset is dataset]
+    try:
+        table = pa.concat_tables([read_table(file) for file in own])
+        place = {image_id: position for position, image_id in enumerate(dataset.records.image_ids)}
+        order = np.argsort([place.get(str(image_id), -1) for image_id in table["image_id"].to_pylist()], kind="stable")
+        table = table.take(order)
+        complete = table["image_id"].to_pylist() == list(dataset.records.image_ids)
+    except ArtifactError as error:
+        raise ArtifactError(f"{error} {_drop(own)}") from error
+    if not complete:
+        raise ArtifactError(
+            f"The finished parts of split {dataset.split!r} hold {table.num_rows} rows, expected one for each of the "
+            f"{len(dataset)} images. {_drop(own)}"
+        )
+    path = folder / f"{dataset.split}.parquet"
+    write_table(path, table)
+    return path
+
+
+def _drop(files: Sequence[Path]) -> str:
+    for file in files:
+        file.unlink(missing_ok=True)
+    return "The parts were removed: give the same command again to derive them anew."
+
+
+def _manifest(action: Action, config: DeriveConfig, subject: Subject, files: Mapping[str, Path]) -> DerivedManifest:
+    sizes: dict[str, int] = {}
+    if files:
+        import pyarrow.parquet as pq
+
+        from ecocli.artifacts.derived_table import FEATURE_PREFIX
+
+        schema = pq.read_schema(next(iter(files.values())))
+        sizes = {
+            field.name.removeprefix(FEATURE_PREFIX): field.type.list_size
+            for field in schema
+            if field.name.startswith(FEATURE_PREFIX)
+        }
+    return DerivedManifest(
+        schema_version=action.schema_version,
+        stage_config=action.stage_config,
+        inputs=dict(action.inputs),
+        dataset_fingerprints=dict(action.fingerprints),
+        splits=config.splits,
+        exit_depths=subject.parent.manifest.exit_depths,
+        rows={dataset.split: len(dataset) for dataset in subject.datasets},
+        feature_sizes=sizes,
+    )

@@ -1,0 +1,290 @@
+"""Derivation of the tables with a tiny random model on a few drawn scenes.
+
+Expected values: the model run by hand, image by image and exit by exit, through the evaluator's own functions.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from helpers_evaluation import Bench, make_bench
+from helpers_inference import EXIT_DEPTHS, RULE, TINY, tiny_model
+
+from ecocli.artifacts.derived_table import read_derived
+from ecocli.artifacts.manifest import ParentManifest
+from ecocli.artifacts.tables import column_docs, write_table
+from ecocli.config.derive import DeriveConfig, DeriveExecutionConfig
+from ecocli.data.categories import SHAPES
+from ecocli.data.datasets import open_dataset
+from ecocli.errors import ArtifactError, DataError, InterruptedRunError
+from ecocli.inference import derive_stream
+from ecocli.inference.batches import load_batch
+from ecocli.inference.derive_rows import derive_rows
+from ecocli.metrics.assignment import assignment_pq
+from ecocli.metrics.panoptic_quality import panoptic_quality, sum_counts
+from ecocli.profiling.gflops import count_gflops
+from ecocli.runtime.context import Runtime
+from ecocli.stages.derive import Shard, plan, plan_parts, run, run_shard
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return make_bench(tmp_path_factory.mktemp("derive"))
+
+
+def config(bench: Bench, *, batch_size: int = 2, part_images: int = 2, **settings: object) -> DeriveConfig:
+    execution = DeriveExecutionConfig(part_images=part_images, score_threads=2)
+    return DeriveConfig(dataset=bench.dataset, batch_size=batch_size, execution=execution, **settings)
+
+
+def inputs(bench: Bench) -> dict[str, str]:
+    return {"parent": bench.inputs["parent"]}
+
+
+@pytest.fixture(scope="module")
+def derived(bench: Bench) -> SimpleNamespace:
+    artifact = run(config(bench), inputs(bench), bench.store, Runtime.quiet())
+    tables = {split: pq.read_table(artifact.path_of(f"{split}.parquet")) for split in ("train", "val")}
+    return SimpleNamespace(artifact=artifact, tables=tables)
+
+
+def test_run__two_splits__manifest_and_columns(bench: Bench, derived: SimpleNamespace) -> None:
+    manifest = derived.artifact.manifest
+    assert (manifest.splits, manifest.exit_depths, manifest.rows) == (
+        ("train", "val"),
+        EXIT_DEPTHS,
+        {"train": 4, "val": 6},
+    )
+    assert manifest.feature_sizes == {"res5": 128, "projected": 32}
+    assert set(manifest.dataset_fingerprints) == {"train", "val"}
+    assert bench.store.names()["derived"] == derived.artifact.digest
+    table = derived.tables["val"]
+    assert table["image_id"].to_pylist() == list(open_dataset(bench.dataset, "val").records.image_ids)
+    docs = column_docs(table.schema)
+    assert set(docs) == set(table.column_names)
+    assert (docs["gflops"].unit, docs["height"].unit, docs["pq"].unit) == ("GFLOPs", "px", "ratio 0..1")
+
+
+def test_run__val_rows__equal_the_network_run_by_hand(bench: Bench, derived: SimpleNamespace) -> None:
+    model, dataset = tiny_model(), open_dataset(bench.dataset, "val")
+    rows = derived.tables["val"].to_pylist()
+    for first in range(0, 6, 2):
+        batch = load_batch(dataset, range(first, first + 2), bench.dataset.test_resize, model, "cpu")
+        for place, expected in enumerate(derive_rows(model, batch.images, batch.truths, EXIT_DEPTHS, RULE)):
+            row = rows[first + place]
+            assert row["image_id"] == expected.image_id
+            assert row["file_name"] == dataset.records[first + place].file_name
+            assert (row["height"], row["width"]) == expected.original_size == (64, 64)
+            assert row["pq"] == list(expected.pq)
+            for name, values in expected.features.items():
+                np.testing.assert_array_equal(np.array(row[f"feature_{name}"], np.float16), values)
+            costs = count_gflops(TINY, (64, 64), (64, 64), EXIT_DEPTHS)
+            assert row["gflops"] == [costs.total(depth) for depth in EXIT_DEPTHS]
+            assert row["encoder_gflops"] == [costs.pixel_decoder(depth) for depth in EXIT_DEPTHS]
+
+
+def test_run__counts__give_the_data_sets_pq_at_every_exit(bench: Bench, derived: SimpleNamespace) -> None:
+    model, dataset = tiny_model(), open_dataset(bench.dataset, "val")
+    batch = load_batch(dataset, range(6), bench.dataset.test_resize, model, "cpu")
+    rows = derive_rows(model, batch.images, batch.truths, EXIT_DEPTHS, RULE)
+    table = read_derived(
+        derived.artifact.path_of("val.parquet"), split="val", feature="res5", exit_depths=EXIT_DEPTHS, rows=6
+    )
+    # Batches of six instead of two: equal to rounding in the logits, and here to the last segment.
+    for e in range(3):
+        expected = panoptic_quality(sum_counts([row.counts[e] for row in rows], len(SHAPES))).pq
+        assert assignment_pq(table.counts, np.full(6, e)) == pytest.approx(expected, abs=1e-9)
+    mixed = np.array([0, 2, 1, 1, 0, 2])
+    expected = panoptic_quality(sum_counts([row.counts[e] for row, e in zip(rows, mixed, strict=True)], len(SHAPES))).pq
+    assert assignment_pq(table.counts, mixed) == pytest.approx(expected, abs=1e-9)
+
+
+def test_run__parts_of_another_size__same_bytes(bench: Bench, derived: SimpleNamespace) -> None:
+    again = run(config(bench, part_images=4), inputs(bench), bench.store, Runtime.quiet(), force=True)
+    assert again.digest == derived.artifact.digest
+
+
+def test_run__other_batch_size__same_rows(bench: Bench, derived: SimpleNamespace) -> None:
+    other = run(config(bench, batch_size=3, part_images=3), inputs(bench), bench.store, Runtime.quiet())
+    for split, table in derived.tables.items():
+        found = pq.read_table(other.path_of(f"{split}.parquet"))
+        for name in table.column_names:
+            if name.startswith("feature_"):
+                pairs = zip(table[name].to_pylist(), found[name].to_pylist(), strict=True)
+                assert all(np.allclose(a, b, rtol=2e-3, atol=1e-3) for a, b in pairs)
+            else:
+                assert table[name].to_pylist() == found[name].to_pylist(), name
+
+
+def test_run_shard__three_shards_in_any_order__last_one_joins(bench: Bench, derived: SimpleNamespace) -> None:
+    runtime = Runtime.quiet()
+    arguments = (config(bench), inputs(bench), bench.store, runtime)
+    assert run_shard(*arguments, Shard(2, 3), force=True) is None
+    assert run_shard(*arguments, Shard(0, 3), force=True) is None
+    joined = run_shard(*arguments, Shard(1, 3), force=True)
+    assert joined is not None
+    assert joined.digest == derived.artifact.digest
+    # A late task of the array finds the result.
+    late = run_shard(*arguments, Shard(0, 3))
+    assert late is not None
+    assert late.digest == derived.artifact.digest
+
+
+def test_run__stop_requested__keeps_finished_parts_and_goes_on(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = config(bench, splits=("val",))
+    stopped = Runtime.quiet()
+    stopped.stop.request("SIGTERM")
+    with pytest.raises(InterruptedRunError, match=r"Stopped by SIGTERM after 1 of 3 parts .* goes on from here"):
+        run(settings, inputs(bench), bench.store, stopped)
+    computed = []
+    original = derive_stream.score_prediction
+    monkeypatch.setattr(derive_stream, "score_prediction", lambda *a: computed.append(a[0].image_id) or original(*a))
+    artifact = run(settings, inputs(bench), bench.store, Runtime.quiet())
+    # Four of six images were left, each scored at three exits.
+    assert len(computed) == 4 * 3
+    assert artifact.manifest.rows == {"val": 6}
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, "tests")
+from ecocli.artifacts import tables
+from ecocli.artifacts.store import Store
+from ecocli.config.derive import DeriveConfig
+from ecocli.runtime.context import Runtime
+import ecocli.stages.derive as stage
+config = DeriveConfig.model_validate_json(sys.argv[3])
+written = tables.write_table
+def write_and_die(path, table):
+    if "-part-000001-" in path.name:  # the second part: half a file under its temporary name, then kill -9
+        (path.parent / "123-abc.tmp").write_bytes(b"half")
+        os.kill(os.getpid(), signal.SIGKILL)
+    written(path, table)
+tables.write_table = write_and_die
+stage.run(config, {"parent": sys.argv[2]}, Store(Path(sys.argv[1])), Runtime.quiet())
+"""
+
+
+def test_run__killed_in_the_second_part__goes_on_to_the_same_digest(bench: Bench, tmp_path: Path) -> None:
+    settings = config(bench, splits=("train",), batch_size=1, part_images=1)
+    text = settings.model_dump_json(exclude={"execution"})
+    given = DeriveConfig.model_validate_json(text).model_copy(update={"execution": settings.execution})
+    raw = given.model_dump(mode="json") | {"execution": settings.execution.model_dump()}
+    raw["dataset"]["root"] = bench.dataset.root
+
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(bench.store.root), bench.inputs["parent"], json.dumps(raw)],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    action, subject = plan(settings, inputs(bench), bench.store, Runtime.quiet())
+    parts = plan_parts(settings, subject, bench.store.run_dir(action.digest))
+    assert [part.file.exists() for part in parts] == [True, False, False, False]
+    resumed = run(settings, inputs(bench), bench.store, Runtime.quiet())
+    fresh = run(settings, inputs(bench), bench.store, Runtime.quiet(), force=True)
+    assert resumed.digest == fresh.digest
+
+
+def test_run__part_with_a_missing_row__is_refused_and_removed(bench: Bench) -> None:
+    settings = config(bench, splits=("val",), batch_size=6, part_images=3)
+    action, subject = plan(settings, inputs(bench), bench.store, Runtime.quiet())
+    (part,) = plan_parts(settings, subject, bench.store.run_dir(action.digest))
+    whole = run(config(bench), inputs(bench), bench.store, Runtime.quiet()).path_of("val.parquet")
+    write_table(part.file, pq.read_table(whole).slice(1))
+    with pytest.raises(ArtifactError, match=r"hold 5 rows, expected one for each of the 6 images.*were removed"):
+        run(settings, inputs(bench), bench.store, Runtime.quiet())
+    assert run(settings, inputs(bench), bench.store, Runtime.quiet()).manifest.rows == {"val": 6}
+
+
+def test_run__damaged_part__is_refused_and_removed(bench: Bench) -> None:
+    settings = config(bench, splits=("val",), batch_size=5)
+    action, subject = plan(settings, inputs(bench), bench.store, Runtime.quiet())
+    parts = plan_parts(settings, subject, bench.store.run_dir(action.digest))
+    parts[0].file.write_bytes(b"no parquet")
+    with pytest.raises(ArtifactError, match=r"Cannot read a table .*The parts were removed"):
+        run(settings, inputs(bench), bench.store, Runtime.quiet())
+    assert not parts[0].file.exists()
+
+
+def test_run__parent_of_other_categories__is_refused(bench: Bench) -> None:
+    parent = bench.store.get(bench.inputs["parent"], ParentManifest)
+    categories = (*parent.manifest.categories[:-1], {**parent.manifest.categories[-1], "name": "other"})
+    files = {"model.safetensors": parent.path_of("model.safetensors")}
+    strange = bench.store.put(parent.manifest.model_copy(update={"categories": categories}), files)
+    with pytest.raises(
+        DataError, match=r"knows \d+ categories, the data set shapes has \d+, and they are not the same"
+    ):
+        plan(config(bench), {"parent": strange.digest}, bench.store, Runtime.quiet())
+
+
+def test_derive_config__same_split_twice__is_refused(bench: Bench) -> None:
+    with pytest.raises(ValueError, match="splits must differ; found val, val"):
+        config(bench, splits=("val", "val"))
+
+
+# Reading: every kind of damage that a well-formed Parquet file can carry.
+
+
+def _damaged(table: pa.Table, name: str, change: object) -> pa.Table:
+    values = table[name].to_pylist()
+    values[1] = change(values[1])  # type: ignore[operator]
+    return table.set_column(table.column_names.index(name), name, pa.array(values, table[name].type))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("pq", lambda row: [float("nan"), *row[1:]], r"split 'val' is damaged: its column pq holds NaN"),
+        ("pq", lambda row: row[:2], r"its column pq has rows of 2 exits, expected 3 \(depths 1, 2, 3\)"),
+        ("gflops", lambda row: [None, *row[1:]], r"its column gflops has a value that is no finite number"),
+        ("feature_res5", lambda row: [float("inf"), *row[1:]], r"feature 0 of row 1 is inf, expected a finite number"),
+        ("count_tp", lambda row: row[:-1], r"its count columns have lists of different lengths"),
+        ("count_exit", lambda row: [3 for _ in row], r"exit index of the count table spans \d\.\.3, but there are 3"),
+        ("image_id", lambda row: "1", r"its 6 rows name only 5 images"),
+    ],
+)
+def test_read_derived__damaged_column__is_refused(
+    derived: SimpleNamespace, tmp_path: Path, name: str, change: object, message: str
+) -> None:
+    table = derived.tables["val"]
+    if name == "image_id":
+        table = _damaged(table, name, lambda _: table["image_id"][0].as_py())
+    else:
+        table = _damaged(table, name, change)
+    write_table(tmp_path / "t.parquet", table)
+    with pytest.raises(ArtifactError, match=message):
+        read_derived(tmp_path / "t.parquet", split="val", feature="res5", exit_depths=EXIT_DEPTHS, rows=6)
+
+
+def test_read_derived__row_missing__is_refused(derived: SimpleNamespace, tmp_path: Path) -> None:
+    write_table(tmp_path / "t.parquet", derived.tables["val"].slice(1))
+    with pytest.raises(ArtifactError, match="it has 5 rows, expected 6"):
+        read_derived(tmp_path / "t.parquet", split="val", feature="res5", exit_depths=EXIT_DEPTHS, rows=6)
+
+
+def test_read_derived__unknown_feature__names_the_columns(derived: SimpleNamespace) -> None:
+    path = derived.artifact.path_of("val.parquet")
+    with pytest.raises(ArtifactError, match="lacks the columns feature_res9"):
+        read_derived(path, split="val", feature="res9", exit_depths=EXIT_DEPTHS, rows=6)
+
+
+def test_read_derived__undefined_quality__is_nan(derived: SimpleNamespace, tmp_path: Path) -> None:
+    table = _damaged(derived.tables["val"], "pq", lambda row: [None, *row[1:]])
+    write_table(tmp_path / "t.parquet", table)
+    found = read_derived(tmp_path / "t.parquet", split="val", feature="res5", exit_depths=EXIT_DEPTHS, rows=6)
+    assert np.isnan(found.quality[1, 0])
+    assert np.isnan(found.quality).sum() == 1
