@@ -55,7 +55,7 @@ def train_parent(
     alpha: Annotated[
         str | None,
         typer.Option(
-            "--alpha", metavar="depth|uniform|A,A,..", help="Loss weight of each exit.  [default: depth, its depth]"
+            "--alpha", metavar="depth|uniform|A,A,..", help="Loss weight of each exit.  [default: the data set's]"
         ),
     ] = None,
     exits_per_step: Annotated[

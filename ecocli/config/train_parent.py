@@ -249,6 +249,8 @@ def train_parent_preset(
     said_exits = settings.get("exit_depths", exits)
     count = len(said_exits) if isinstance(said_exits, list | tuple) else len(exits)
     sampling = _fitting_exits(recipe, count)
+    if settings.get("exits_per_step") == 1:  # one exit per step leaves no room for the recipe's rule
+        sampling["keep_deepest"] = False
     return deep_merge(recipe, {"dataset": {}, "architecture": architecture, "exit_depths": exits, **sampling})
 
 

@@ -114,12 +114,12 @@ class Trainer:
         self._state = TrainingState(config, self._model, self._device, runtime.world, folder)
         if config.execution.activation_checkpointing:
             checkpoint_activations(self._model)
-        every_exit = config.exits_in_step == len(config.exit_depths)
+        always_deepest = config.keep_deepest or config.exits_in_step == len(config.exit_depths)
         self._forward = TrainedModel(
             self._model,
             device=self._device,
             world_size=runtime.world.world_size,
-            all_layers_used=every_exit and config.exit_depths[-1] == model.num_encoder_layers,
+            all_layers_used=always_deepest and config.exit_depths[-1] == model.num_encoder_layers,
             compile_model=config.execution.compile,
         )
 

@@ -15,6 +15,9 @@ batch_size = 4
 steps = 3
 log_every = 1
 exit_depths = [1, 2, 3]
+exits_per_step = "all"
+alpha = "depth"
+keep_deepest = false
 architecture.name = "tiny"
 architecture.backbone = { kind = "resnet", blocks = [1, 1, 1, 1], stem_channels = 8, res2_channels = 16, \
 bottleneck_channels = 8, norm = "gn" }

@@ -118,3 +118,14 @@ def test_train_parent_preset__one_exit__trains_it_in_every_step() -> None:
     said: dict[str, object] = {"exit_depths": [6]}
     resolved = resolve_config(TrainParentConfig, train_parent_preset(said), said)
     assert (resolved.exits_in_step, resolved.exit_weights) == (1, (6.0,))
+
+
+def test_train_parent_preset__one_exit_per_step_asked_for__deepest_not_kept() -> None:
+    assert settings_for().keep_deepest
+    config = settings_for(exits_per_step=1)
+    assert (config.exits_in_step, config.keep_deepest) == (1, False)
+
+
+def test_train_parent_config__one_kept_exit_per_step__refused() -> None:
+    with pytest.raises(UsageError, match="keep_deepest with one exit per step would never train another"):
+        settings_for(exits_per_step=1, keep_deepest=True)
