@@ -7,7 +7,7 @@ that the gate was fitted to. All PQs are those of the whole data set, by arithme
 The blend is the test of a gate's worth: what it can do without looking at the image, nobody needs a gate for.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -162,7 +162,14 @@ class Arena:
         )
 
     def judge(
-        self, assignment: Int64[np.ndarray, " N"], beta: float, majority: int, draws: int = RANDOM_DRAWS
+        self,
+        assignment: Int64[np.ndarray, " N"],
+        beta: float,
+        majority: int,
+        *,
+        own_cost: float = 0.0,
+        own_gflops: float = 0.0,
+        draws: int = RANDOM_DRAWS,
     ) -> Verdict:
         """Score a gate's choices beside their controls.
 
@@ -170,9 +177,12 @@ class Arena:
             assignment: Exit index the gate takes for each image.
             beta: Price of one unit of cost, for the utility.
             majority: Exit index that is the target of most training images.
+            own_cost: What the gate itself costs per image, in the unit of the cost model; it counts as spent.
+            own_gflops: The same in GFLOPs.
             draws: Shuffles of the choices.
         """
         gate, fixed = self.choice(assignment), self.fixed
+        gate = replace(gate, cost=gate.cost + own_cost, gflops=gate.gflops + own_gflops)
         utilities = self.quality - beta * self.costs
         targets = oracle_assignment(utilities)
         mixture = best_fixed_mixture(self.counts, self.costs.mean(axis=0), gate.cost)

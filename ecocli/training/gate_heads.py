@@ -161,6 +161,7 @@ def _cross_validate(
         states[best],
         weight=states[best].weight.mean(dim=0, keepdim=True),
         bias=states[best].bias.mean(dim=0, keepdim=True),
+        objective=states[best].objective.mean(dim=0, keepdim=True),
     )
     path = tuple((L2_GRID[position], losses[position]) for position in sorted(losses))
     return L2_GRID[best], path, middle

@@ -1,0 +1,171 @@
+"""``eco fit-gate``: Step C of the recipe; prints the gate's digest, and the gate beside its controls on stderr."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ecocli.commands.common import (
+    ConfigOption,
+    DryRunOption,
+    ForceOption,
+    JsonOption,
+    NameOption,
+    SeedOption,
+    SetOption,
+    StoreOption,
+    ThreadsOption,
+    emit_result,
+    make_runtime,
+    open_store,
+    print_dry_run,
+    resolve,
+    resolve_input,
+)
+from ecocli.commands.gate_tables import controls_table, head_table, trade_off_table, write_to_stderr
+from ecocli.commands.profiled_ms import read_exit_ms
+
+if TYPE_CHECKING:
+    from ecocli.artifacts.manifest import GateManifest
+    from ecocli.runtime.context import Runtime
+
+BetaOption = Annotated[
+    float | None,
+    typer.Option("--beta", metavar="B", help="Price of one unit of cost in PQ (0..1), such as 0.0005 per layer."),
+]
+
+
+def fit_gate(
+    beta: BetaOption = None,
+    deepest_exit: Annotated[
+        int | None, typer.Option("--K", metavar="K", help="Deepest exit on offer.  [default: the parent's deepest]")
+    ] = None,
+    target_gflops: Annotated[
+        float | None, typer.Option("--target-gflops", metavar="G", help="Find beta: at most G GFLOPs per image.")
+    ] = None,
+    target_ms: Annotated[
+        float | None,
+        typer.Option("--target-ms", metavar="M", help="Find beta: at most M ms per image, by --profile."),
+    ] = None,
+    max_pq_drop: Annotated[
+        float | None,
+        typer.Option("--max-pq-drop", metavar="D", help="Find beta: lose at most D points of PQ to the deepest exit."),
+    ] = None,
+    head: Annotated[
+        str | None,
+        typer.Option(
+            "--head",
+            metavar="class|quality",
+            help="Predict the exit, or the quality at each, so that beta can change later.  [default: class]",
+        ),
+    ] = None,
+    loss: Annotated[
+        str | None,
+        typer.Option("--loss", metavar="hard-ce|u-ce|soft-ce|soft-mse", help="Of the class head.  [default: hard-ce]"),
+    ] = None,
+    cost: Annotated[
+        str | None,
+        typer.Option("--cost", metavar="depth|gflops|ms", help="What beta is a price of.  [default: depth]"),
+    ] = None,
+    feature: Annotated[
+        str | None,
+        typer.Option("--feature", metavar="res5|projected", help="What the gate reads.  [default: res5]"),
+    ] = None,
+    compare_heads: Annotated[
+        bool, typer.Option("--compare-heads", help="Also score the other head and a small MLP.")
+    ] = False,
+    derived: Annotated[
+        str | None, typer.Option("--derived", metavar="DERIVED", help="Tables to fit on.  [default: the latest]")
+    ] = None,
+    parent: Annotated[
+        str | None, typer.Option("--parent", metavar="PARENT", help="Make sure that the tables are this parent's.")
+    ] = None,
+    profile: Annotated[
+        str | None,
+        typer.Option("--profile", metavar="REPORT", help="Report of eco profile or eco eval to take ms from."),
+    ] = None,
+    exit_ms: Annotated[
+        str | None,
+        typer.Option("--exit-ms", metavar="M,M,..", help="Milliseconds of each of the parent's exits instead."),
+    ] = None,
+    l2: Annotated[
+        float | None, typer.Option("--l2", help="Regularisation.  [default: chosen by cross-validation]")
+    ] = None,
+    store: StoreOption = None,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+    name: NameOption = None,
+    seed: SeedOption = None,
+    threads: ThreadsOption = None,
+    force: ForceOption = False,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Fit the gate (Step C) from the derived tables alone, and print its digest.
+
+    Give a price of compute (--beta) or a budget (--target-gflops, --target-ms, --max-pq-drop).
+    """
+    from ecocli.config.fit_gate import FitGateConfig
+    from ecocli.stages import fit_gate as stage
+
+    opened = open_store(store)
+    with make_runtime("cpu", threads) as runtime:
+        inputs = {"derived": resolve_input(opened, "derived", derived, runtime.log)}
+        resolved = resolve(
+            FitGateConfig,
+            config_path=config,
+            flags={
+                "beta": beta,
+                "deepest_exit": deepest_exit,
+                "target_gflops": target_gflops,
+                "target_ms": target_ms,
+                "max_pq_drop": max_pq_drop,
+                "head": head,
+                "loss": loss,
+                "cost": cost,
+                "feature": feature,
+                "compare_heads": compare_heads or None,
+                "exit_ms": read_exit_ms(opened, inputs["derived"], profile, exit_ms),
+                "l2": l2,
+                "seed": seed,
+            },
+            assignments=assignments,
+        )
+        action, tables, _ = stage.plan(resolved, inputs, opened)
+        if parent is not None:
+            stage.check_parent(tables, resolve_input(opened, "parent", parent, runtime.log))
+        if dry_run:
+            print_dry_run(
+                runtime.world,
+                stage.STAGE,
+                resolved,
+                inputs,
+                action_digest=action.digest,
+                reused=None if force else opened.find_action(action.digest),
+                as_json=as_json,
+            )
+            return
+        gate = stage.run(resolved, inputs, opened, runtime, force=force, names=name or ())
+        _show(gate.manifest, resolved.beta is None, runtime)
+        manifest = gate.manifest.model_dump(mode="json")
+        emit_result(runtime.world, {"digest": gate.digest, "manifest": manifest}, text=gate.digest, as_json=as_json)
+
+
+def _show(manifest: "GateManifest", searched: bool, runtime: "Runtime") -> None:
+    """Show on stderr the trade-off that was chosen from, the gate beside its controls, and what to beware of."""
+    if not runtime.world.is_main:
+        return
+    metrics = manifest.metrics
+    if searched:
+        write_to_stderr(trade_off_table(_entries(metrics["trade_off"]), manifest.beta))
+    write_to_stderr(controls_table(metrics, manifest.exit_depths, manifest.cost))
+    heads = metrics.get("heads")
+    if isinstance(heads, Mapping):
+        write_to_stderr(head_table(heads, manifest.cost))
+    warnings = metrics["warnings"]
+    for warning in warnings if isinstance(warnings, list) else []:
+        runtime.log.warning("%s", warning)
+
+
+def _entries(value: object) -> Sequence[Mapping[str, object]]:
+    return [entry for entry in value if isinstance(entry, Mapping)] if isinstance(value, list) else []

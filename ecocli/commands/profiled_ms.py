@@ -1,0 +1,45 @@
+"""Milliseconds of each exit, as ``--profile`` and ``--exit-ms`` give them."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from ecocli.errors import UsageError
+
+if TYPE_CHECKING:
+    from ecocli.artifacts.store import Store
+
+
+def read_exit_ms(store: "Store", derived: str, profile: str | None, listed: str | None) -> list[float] | None:
+    """Return the milliseconds of each of the parent's exits, or None where neither option was given.
+
+    Args:
+        store: Holds the report.
+        derived: Digest of the derived tables, whose exits are meant.
+        profile: Reference of a report that measured them.
+        listed: The numbers themselves, comma-separated.
+
+    Raises:
+        UsageError: Both were given, or the numbers cannot be read, or the report lacks them.
+    """
+    if profile is not None and listed is not None:
+        raise UsageError("--profile and --exit-ms exclude each other: give one of them.")
+    if listed is not None:
+        try:
+            return [float(item) for item in listed.split(",")]
+        except ValueError as error:
+            raise UsageError(f"--exit-ms is {listed!r}, expected numbers such as 30.5,34,38.") from error
+    if profile is None:
+        return None
+    from ecocli.artifacts.manifest import DerivedManifest
+
+    depths = store.get(derived, DerivedManifest).manifest.exit_depths
+    digest = store.resolve(profile, "report")
+    measured = store.read_provenance(digest).get("ms_per_image")
+    found = measured if isinstance(measured, Mapping) else {}
+    times = [found.get(f"exit {depth}") for depth in depths]
+    if not all(isinstance(time, int | float) for time in times):
+        raise UsageError(
+            f"The report {digest} has no milliseconds of every exit ({', '.join(map(str, depths))}). Measure them with "
+            "`eco profile`, and name that report with --profile."
+        )
+    return [float(str(time)) for time in times]
