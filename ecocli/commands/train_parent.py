@@ -1,7 +1,7 @@
 """``eco train-parent``: Step A of the recipe; prints the parent's digest."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from ecocli.artifacts.store import Store
     from ecocli.config.architecture import ArchitectureConfig
 
+_WEIGHT_SUFFIXES = (".pkl", ".pth", ".pt", ".safetensors")
+
 
 def train_parent(
     dataset: Annotated[
@@ -45,7 +47,11 @@ def train_parent(
     ] = None,
     init: Annotated[
         str | None,
-        typer.Option("--init", metavar="PARENT", help="Start from this parent's weights, such as imported ones."),
+        typer.Option(
+            "--init",
+            metavar="PARENT|FILE|FOLDER",
+            help="Start from a parent, published Mask2Former weights, or a backbone's; an existing path goes first.",
+        ),
     ] = None,
     layers: Annotated[int | None, typer.Option("--layers", min=1, help="Encoder layers.  [default: 6]")] = None,
     exits: Annotated[
@@ -89,16 +95,20 @@ def train_parent(
 
     opened = open_store(store)
     with make_runtime(device, threads) as runtime:
-        inputs, initial = _resolve_init(opened, init, runtime.log)
+        init_file = init if init is not None and _is_path(init) else None
+        inputs, initial = _resolve_parent(opened, init if init_file is None else None, runtime.log)
         # The folder that the environment names gives way to all that the user says.
         surroundings = {"dataset": {"root": environment_data_root()}}
         resolved = resolve(
             TrainParentConfig,
-            preset=lambda settings: deep_merge(train_parent_preset(settings, initial), surroundings),
+            preset=lambda settings: deep_merge(
+                train_parent_preset(settings, initial or _architecture_of_file(settings)), surroundings
+            ),
             config_path=config,
             flags={
                 "dataset.name": dataset,
                 "dataset.root": None if data_root is None else str(data_root),
+                "init_file": init_file,
                 "architecture.name": arch,
                 "architecture.pixel_decoder.encoder_layers": layers,
                 "exit_depths": None if exits is None else _numbers("--exits", exits, int),
@@ -134,7 +144,12 @@ def train_parent(
         )
 
 
-def _resolve_init(
+def _is_path(text: str) -> bool:
+    """Tell a file or folder from the name or digest of a parent, also one that is not there."""
+    return "/" in text or text.endswith(_WEIGHT_SUFFIXES) or Path(text).exists()
+
+
+def _resolve_parent(
     store: "Store", reference: str | None, log: logging.Logger
 ) -> tuple[dict[str, str], "ArchitectureConfig | None"]:
     """Find the parent to start from, and its architecture."""
@@ -143,14 +158,19 @@ def _resolve_init(
     from ecocli.artifacts.manifest import ParentManifest
     from ecocli.config.architecture import ArchitectureConfig
 
-    if "/" in reference or Path(reference).is_file():
-        raise UsageError(
-            f"--init is {reference!r}, expected the name or digest of a parent. Take published weights in with "
-            "`eco import` first; it prints the digest."
-        )
     digest = resolve_input(store, "parent", reference, log)
     manifest = store.get(digest, ParentManifest).manifest
     return {"init": digest}, resolve_config(ArchitectureConfig, manifest.architecture)
+
+
+def _architecture_of_file(settings: Mapping[str, object]) -> "ArchitectureConfig | None":
+    """Read the architecture off the weights file, unless the user names one."""
+    path, named = settings.get("init_file"), settings.get("architecture")
+    if not isinstance(path, str) or (isinstance(named, Mapping) and "name" in named):
+        return None
+    from ecocli.weights.initial import initial_architecture
+
+    return initial_architecture(Path(path))
 
 
 def _numbers(option: str, text: str, kind: type[int] | type[float], words: Sequence[str] = ()) -> object:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from ecocli.config.architecture import ARCHITECTURES, ArchitectureConfig
+from ecocli.config.architecture import ARCHITECTURES, ArchitectureConfig, NormName
 from ecocli.config.base import Config
 from ecocli.config.dataset import DatasetConfig
 from ecocli.config.loading import deep_merge
@@ -121,6 +121,8 @@ class TrainParentConfig(Config):
         steps: Optimisation steps.
         batch_size: Images per step, over all processes.
         seed: Seed of everything random.
+        init_file: File or Hugging Face folder of published weights to start from; its digest, not its path, is part
+            of what is asked.
         precision: Number format of the forward pass; weights and losses are always float32.
         log_every: Steps averaged in one line of the metrics.
         optimizer: Optimiser.
@@ -139,6 +141,7 @@ class TrainParentConfig(Config):
     steps: NonNegativeInt
     batch_size: PositiveInt
     seed: NonNegativeInt = 0
+    init_file: str | None = Field(default=None, exclude=True)
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     log_every: PositiveInt = 20
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -181,6 +184,16 @@ class TrainParentConfig(Config):
         return tuple(float(weight) for weight in self.alpha)
 
 
+class WarmStartedConfig(TrainParentConfig):
+    """What identifies a training that starts from published weights.
+
+    Attributes:
+        init_digest: SHA-256 of the file, or over the files of a folder.
+    """
+
+    init_digest: str
+
+
 _COCO: dict[str, Any] = {
     "architecture": {"name": "m2f-r50", "num_classes": 133},
     "exits_per_step": 1,
@@ -217,6 +230,9 @@ TRAIN_PARENT_PRESETS: dict[str, Mapping[str, Any]] = {
 }
 """Recipe of each built-in data set; a data set of the user's starts from COCO's."""
 
+_TRAINED_NORMS: Mapping[str, NormName] = {"cityscapes": "sync_bn"}
+"""Data sets whose recipe trains the batch norm that a preset's ResNet keeps frozen."""
+
 
 def train_parent_preset(
     settings: Mapping[str, Any], initial_architecture: ArchitectureConfig | None = None
@@ -228,20 +244,24 @@ def train_parent_preset(
 
     Args:
         settings: What the user said, merged; names that do not exist are left to validation.
-        initial_architecture: Architecture of the parent that training starts from; it replaces the recipe's, unless
+        initial_architecture: Architecture of the weights that training starts from; it replaces the recipe's, unless
             another one is named.
 
     Raises:
         UsageError: No preset has the architecture's name, and the settings do not describe it either.
     """
     dataset = _section(settings, "dataset")
-    recipe = TRAIN_PARENT_PRESETS.get(str(dataset.get("name", "shapes")), _COCO)
+    dataset_name = str(dataset.get("name", "shapes"))
+    recipe = TRAIN_PARENT_PRESETS.get(dataset_name, _COCO)
     said = _section(settings, "architecture")
     if initial_architecture is not None and "name" not in said:
         sizes = initial_architecture
     else:
         sizes = _named_architecture(said, recipe["architecture"]["name"])
     architecture = deep_merge(sizes.model_dump(mode="json"), {"num_classes": recipe["architecture"]["num_classes"]})
+    if sizes is not initial_architecture and getattr(sizes.backbone, "norm", None) == "frozen_bn":
+        norm = _TRAINED_NORMS.get(dataset_name, "frozen_bn")
+        architecture = deep_merge(architecture, {"backbone": {"norm": norm}})
     pixel_decoder = _section(deep_merge(architecture, said), "pixel_decoder")
     layers = pixel_decoder.get("encoder_layers")
     deepest = layers if isinstance(layers, int) and layers >= 1 else sizes.pixel_decoder.encoder_layers

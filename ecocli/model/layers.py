@@ -37,6 +37,25 @@ class FrozenBatchNorm2d(nn.Module):
         )
 
 
+class SyncBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm whose statistics should be those of all processes together.
+
+    Alone it is plain batch norm, so that such a model trains in one process and on a CPU as well; torch's own
+    synchronised one, which ``synchronise_norms`` puts in its place, runs on several GPUs only.
+    """
+
+
+def synchronise_norms(model: nn.Module) -> None:
+    """Let every ``SyncBatchNorm2d`` of a model compute its statistics over all processes, each on its GPU.
+
+    Parameters, buffers and names in the state dict stay.
+    """
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, SyncBatchNorm2d):
+                setattr(parent, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
+
+
 def make_norm(name: NormName, channels: int) -> nn.Module:
     """Build the normalisation of that name.
 
@@ -48,7 +67,7 @@ def make_norm(name: NormName, channels: int) -> nn.Module:
     if name == "bn":
         return nn.BatchNorm2d(channels)
     if name == "sync_bn":
-        return nn.SyncBatchNorm(channels)
+        return SyncBatchNorm2d(channels)
     return nn.GroupNorm(max(1, min(32, channels // 8)), channels)
 
 

@@ -1,9 +1,11 @@
 """Step A: trains a parent, a Mask2Former with an exit after each of several encoder layers.
 
-Inputs: ``init``, optional, a parent whose weights training starts from. The artifact holds ``model.safetensors`` (the
-state dict under Mask2Former's names), ``metrics.jsonl`` (see ``ecocli.training.metrics_log``) and ``loss.png``. How the
-work is done (device, processes, accumulation, workers) is no part of what was asked; on the CPU with a fixed number
-of threads and processes, the same settings give the same bytes, also after a kill.
+Inputs: ``init``, optional, a parent whose weights training starts from; published weights come as ``init_file``
+of the settings instead, and their digest takes the place of the path in what is asked. The artifact holds
+``model.safetensors`` (the state dict under Mask2Former's names), ``metrics.jsonl`` (see
+``ecocli.training.metrics_log``) and ``loss.png``. How the work is done (device, processes, accumulation, workers) is
+no part of what was asked; on the CPU with a fixed number of threads and processes, the same settings give the same
+bytes, also after a kill.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,10 +20,10 @@ from ecocli.artifacts.action import Action, run_or_reuse
 from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.manifest import FileContents, ParentManifest
 from ecocli.artifacts.store import Store
-from ecocli.config.train_parent import TrainParentConfig
+from ecocli.config.train_parent import TrainParentConfig, WarmStartedConfig
 from ecocli.data.datasets import data_root, open_dataset
 from ecocli.data.panoptic import PanopticDataset
-from ecocli.errors import DataError
+from ecocli.errors import DataError, UsageError
 from ecocli.runtime.context import Runtime
 
 if TYPE_CHECKING:
@@ -45,15 +47,33 @@ def plan(
         The action, the settings it holds, and the data.
 
     Raises:
-        DataError: The data set is missing or faulty.
-        UsageError: There is no such data set.
+        DataError: The data set or the weights to start from are missing or faulty.
+        UsageError: There is no such data set, or two starts are given.
     """
+    if config.init_file is not None and "init" in inputs:
+        raise UsageError(
+            f"Training is to start both from the file {config.init_file} and from the parent {inputs['init']}. Take "
+            "init_file out of the --config file, or leave --init out."
+        )
+    init_digest = _file_digest(config, runtime)
     dataset = _open(config, runtime)
     classes = {"num_classes": len(dataset.categories)}
     resolved = config.model_copy(update={"architecture": config.architecture.model_copy(update=classes)})
     # Listing and hashing a large data set takes a while: once is enough.
     fingerprint = runtime.world.broadcast_object(dataset.fingerprint if runtime.world.is_main else "")
-    return Action(STAGE, SCHEMA_VERSION, resolved, inputs, {config.split: fingerprint}), resolved, dataset
+    asked = resolved if init_digest is None else WarmStartedConfig(**dict(resolved), init_digest=init_digest)
+    return Action(STAGE, SCHEMA_VERSION, asked, inputs, {config.split: fingerprint}), resolved, dataset
+
+
+def _file_digest(config: TrainParentConfig, runtime: Runtime) -> str | None:
+    if config.init_file is None:
+        return None
+    from ecocli.weights.files import source_digest
+
+    digest = source_digest(Path(config.init_file))
+    if runtime.world.is_main:
+        runtime.log.info("init %s (%s)", digest, config.init_file)
+    return digest
 
 
 def preview(config: TrainParentConfig, inputs: Mapping[str, str], runtime: Runtime) -> Action | None:
@@ -98,7 +118,8 @@ def run(
 
     Raises:
         InterruptedRunError: A signal stopped the training; its state is saved.
-        DataError: The data set is missing or faulty, or the loss is not finite.
+        DataError: The data set or the weights file is missing or faulty, the weights are of another model, or the
+            loss is not finite.
         UsageError: The settings do not fit together, or the store cannot be written.
         ArtifactError: The parent to start from is damaged or does not fit.
     """
@@ -196,12 +217,21 @@ def _initial_model(
     from ecocli.model.builders import build_model
     from ecocli.runtime.seeds import seed_everything
     from ecocli.training.warm_start import load_initial_weights
+    from ecocli.weights.loading import load_initial_weights as load_published_weights
 
     seed_everything("init", config.seed)
     model = build_model(config.architecture)
+    world = runtime.world
+    synchronised = getattr(config.architecture.backbone, "norm", None) == "sync_bn"
+    if synchronised and world.is_main and world.world_size > 1 and runtime.device == "cpu":
+        runtime.log.warning("On CPUs the backbone's batch norm is not synchronised: each process has its statistics.")
+    if config.init_file is not None:
+        report = load_published_weights(model, Path(config.init_file))
+        if world.is_main:
+            runtime.log.info("%s: %s", config.init_file, report.summary())
     if "init" in inputs:
         initial = store.get(inputs["init"], ParentManifest)
         notes = load_initial_weights(model, load_tensors(initial.path_of("model.safetensors")), initial.digest)
-        for note in notes if runtime.world.is_main else []:
+        for note in notes if world.is_main else []:
             runtime.log.info("%s", note)
     return model

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
+from ecocli.model.layers import synchronise_norms
 from ecocli.model.mask2former import Mask2Former
 
 
@@ -55,6 +56,8 @@ class TrainedModel:
                 of several processes looks for the unused ones.
             compile_model: Whether to use ``torch.compile``.
         """
+        if world_size > 1 and device.type == "cuda":
+            synchronise_norms(model)
         module: nn.Module = SupervisedModel(model)
         if compile_model:
             module = cast("nn.Module", torch.compile(module))

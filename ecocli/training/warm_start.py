@@ -2,7 +2,8 @@
 
 All entries must fit, with two exceptions that re-targeting a published model needs: the class head is drawn anew where
 the number of classes differs, and an encoder may have fewer layers than the one the weights come from (its first ones
-are taken). Anything else that does not fit is an error, since a silently missing layer would only show in the results.
+are taken). Batch norm's counters of steps do not count, since frozen batch norm has none. Anything else that does not
+fit is an error, since a silently missing layer would only show in the results.
 """
 
 import re
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from ecocli.errors import ArtifactError
 
 _CLASS_HEAD = re.compile(r"sem_seg_head\.predictor\.class_embed\.(weight|bias)")
+_COUNTER = ".num_batches_tracked"
 _ENCODER_LAYER = re.compile(r"sem_seg_head\.pixel_decoder\.transformer\.encoder\.layers\.\d+\..*")
 
 
@@ -31,8 +33,11 @@ def load_initial_weights(model: nn.Module, weights: Mapping[str, Tensor], source
         ArtifactError: The weights are of another architecture.
     """
     own = model.state_dict()
+    uncounted = {name for name in own if name.endswith(_COUNTER) and name not in weights}
+    weights = {n: t for n, t in weights.items() if n in own or not n.endswith(_COUNTER)}
     dropped = sorted(name for name in weights if name not in own)
-    fresh = sorted(name for name in own if name not in weights or own[name].shape != weights[name].shape)
+    compared = [name for name in own if name not in uncounted]
+    fresh = sorted(name for name in compared if name not in weights or own[name].shape != weights[name].shape)
     new_head = [name for name in fresh if name in weights and _CLASS_HEAD.fullmatch(name)]
     misfits = [
         *(f"{name} is missing" for name in fresh if name not in weights),
@@ -50,7 +55,7 @@ def load_initial_weights(model: nn.Module, weights: Mapping[str, Tensor], source
             + ". Leave out --arch and --layers to take the architecture of the weights, or name other weights "
             "with --init."
         )
-    model.load_state_dict({**own, **{name: weights[name] for name in own if name not in fresh}})
+    model.load_state_dict({**own, **{name: weights[name] for name in compared if name not in fresh}})
     notes = []
     if new_head:
         notes.append("The class head is drawn anew: the number of classes differs.")

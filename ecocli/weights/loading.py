@@ -6,7 +6,7 @@ table of known extras knows stops everything, because then the file is of anothe
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -28,6 +28,7 @@ from ecocli.weights.renaming import State, matches_any, to_original
 _BACKBONE = "backbone."
 _HF_MARK = "model.transformer_module."
 _FULL_MARK = "sem_seg_head."
+_ENCODER_LAYER = re.compile(r"sem_seg_head\.pixel_decoder\.transformer\.encoder\.layers\.(\d+)\.")
 # A published file may count BatchNorm steps where our frozen norm has no counter, and the reverse.
 _COUNTERS = ("*.num_batches_tracked",)
 # Computed from the sizes alone; a file that has them must agree.
@@ -63,6 +64,7 @@ class LoadReport:
         missing: Entries of the model that the file lacks; they keep their values.
         mismatched: Entries of another shape; they keep their values.
         ignored: Names in the file that the model has no use for.
+        deeper: Names of encoder layers below the model's deepest, which were left out.
     """
 
     source: str
@@ -70,6 +72,7 @@ class LoadReport:
     missing: tuple[str, ...]
     mismatched: tuple[Mismatch, ...]
     ignored: tuple[str, ...]
+    deeper: tuple[str, ...] = ()
 
     def summary(self) -> str:
         """One paragraph for a person."""
@@ -77,6 +80,7 @@ class LoadReport:
         for label, names in (
             ("kept as they were because the file lacks them", self.missing),
             ("kept as they were because the shapes differ", [str(item) for item in self.mismatched]),
+            ("left out because the model has fewer encoder layers", self.deeper),
         ):
             if names:
                 text += f"; {len(names)} {label}: {shorten(names)}"
@@ -222,6 +226,8 @@ def fit_weights(model: Mask2Former, recognised: RecognisedState, origin: str) ->
 def load_initial_weights(model: Mask2Former, path: Path) -> LoadReport:
     """Start a model from published weights, of a whole Mask2Former or of a backbone alone.
 
+    An encoder with fewer layers than the file's takes the first ones.
+
     Args:
         model: Changed in place, and only if nothing is wrong.
         path: ``.pkl``, ``.pth``, ``.safetensors`` or a Hugging Face folder.
@@ -233,4 +239,10 @@ def load_initial_weights(model: Mask2Former, path: Path) -> LoadReport:
         DataError: The file is damaged, unknown, asks to execute something, or is of another model.
     """
     recognised = recognise(load_state(path), str(path))
-    return fit_weights(model, recognised, str(path))
+    deeper = tuple(
+        name
+        for name in recognised.tensors
+        if (match := _ENCODER_LAYER.match(name)) and int(match[1]) >= model.num_encoder_layers
+    )
+    kept = {name: tensor for name, tensor in recognised.tensors.items() if name not in deeper}
+    return replace(fit_weights(model, replace(recognised, tensors=kept), str(path)), deeper=deeper)

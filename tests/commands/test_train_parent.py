@@ -1,12 +1,15 @@
 """``eco train-parent`` as typed, through ``main``: what is printed, and the exit codes."""
 
+import hashlib
 import json
 from pathlib import Path
 
 import pytest
 from helpers_training import TINY_ARCHITECTURE
+from helpers_weights import RESNET, random_model
 
 from ecocli.__main__ import main
+from ecocli.weights.export import to_pickle, write_original
 
 _TOML = """
 batch_size = 2
@@ -70,6 +73,42 @@ def test_train_parent__dry_run_without_data__prints_settings_and_draws_nothing(
     assert not (tmp_path / "store").exists()
 
 
+def test_train_parent__init_file__its_architecture_and_digest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "model_final.pkl"
+    path.write_bytes(to_pickle(write_original(RESNET, random_model(RESNET).state_dict())))
+    shapes = ("dataset.shapes.train=4", "dataset.shapes.val=2", "dataset.shapes.scenes.size=64")
+    typed = ["train-parent", "--init", str(path), "--device", "cpu", "--data-root", str(tmp_path), "--threads", "1"]
+    typed += ["--steps", "0", "--layers", "2", *(f"--set={assignment}" for assignment in shapes)]
+    assert main([*typed, "--arch", "m2f-shapes"]) == 3
+    refused = capsys.readouterr()
+    assert refused.out == ""
+    assert "which this architecture does not have. Choose the architecture of the file." in refused.err
+    assert not list((tmp_path / "store" / "blobs" / "sha256").glob("*"))
+
+    assert main([*typed, "--json"]) == 0
+    started = capsys.readouterr()
+    manifest = json.loads(started.out)["manifest"]
+    digest = f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+    assert manifest["stage_config"]["init_digest"] == digest
+    assert manifest["architecture"]["backbone"] == RESNET.backbone.model_dump(mode="json")
+    assert manifest["exit_depths"] == [2]
+    assert f"init {digest} ({path})" in started.err
+    assert "left out because the model has fewer encoder layers" in started.err
+    assert "kept as they were because the shapes differ: sem_seg_head.predictor.class_embed" in started.err
+    assert main([*typed, "--dry-run"]) == 0
+    planned = capsys.readouterr().out
+    assert f'  init_digest = "{digest}"\n' in planned
+    assert "would reuse sha256:" in planned
+
+
+def test_train_parent__init_file_absent__bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for typed in ("nowhere.pkl", f"{tmp_path}/nowhere"):
+        assert main(["train-parent", "--init", typed, "--device", "cpu", "--data-root", str(tmp_path)]) == 3
+        assert f"{typed} does not exist. Give a .pkl, .pth or .safetensors file" in capsys.readouterr().err
+
+
 def test_train_parent__coco_as_typed__recipe_and_what_is_missing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -90,7 +129,6 @@ def test_train_parent__coco_as_typed__recipe_and_what_is_missing(
         (["--alpha", "deep"], "--alpha is 'deep', expected depth or uniform or numbers such as 1,2,4."),
         (["--exits-per-step", "some"], "--exits-per-step is 'some', expected all or a number such as 1."),
         (["--arch", "m2f-r500"], "did you mean 'm2f-r50'?"),
-        (["--init", "./model.pkl"], "Take published weights in with `eco import` first"),
         (["--dataset", "coc"], "Did you mean 'coco'?"),
     ],
 )

@@ -43,6 +43,31 @@ def test_train_parent_preset__cityscapes__published_recipe() -> None:
     )
 
 
+def test_train_parent_preset__cityscapes_resnet__trains_synchronised_batch_norm() -> None:
+    # Origin: Mask2Former's Cityscapes recipe for R50; on COCO its batch norm is frozen. Swin has none.
+    norms = {
+        (dataset, arch): getattr(
+            settings_for(dataset={"name": dataset}, architecture={"name": arch}).architecture.backbone, "norm", None
+        )
+        for dataset in ("coco", "cityscapes")
+        for arch in ("m2f-r50", "m2f-swin-t", "m2f-shapes")
+    }
+    assert norms == {
+        ("coco", "m2f-r50"): "frozen_bn",
+        ("coco", "m2f-swin-t"): None,
+        ("coco", "m2f-shapes"): "gn",
+        ("cityscapes", "m2f-r50"): "sync_bn",
+        ("cityscapes", "m2f-swin-t"): None,
+        ("cityscapes", "m2f-shapes"): "gn",
+    }
+    said = {"dataset": {"name": "cityscapes"}}
+    # Weights keep their own norm, and the user has the last word.
+    started = resolve_config(TrainParentConfig, train_parent_preset(said, ARCHITECTURES["m2f-r50"]), said)
+    assert getattr(started.architecture.backbone, "norm", None) == "frozen_bn"
+    frozen = settings_for(**said, architecture={"backbone": {"norm": "frozen_bn"}})
+    assert getattr(frozen.architecture.backbone, "norm", None) == "frozen_bn"
+
+
 @pytest.mark.parametrize(("name", "categories"), [("shapes", SHAPES), ("coco", COCO), ("cityscapes", CITYSCAPES)])
 def test_train_parent_preset__every_data_set__has_its_classes(name: str, categories: tuple[object, ...]) -> None:
     assert set(TRAIN_PARENT_PRESETS) == {"shapes", "coco", "cityscapes"}

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from ecocli.config.architecture import (
     ArchitectureConfig,
@@ -10,7 +11,7 @@ from ecocli.config.architecture import (
     TransformerDecoderConfig,
 )
 from ecocli.model.builders import build_model
-from ecocli.model.layers import make_norm, sine_positions
+from ecocli.model.layers import NormedConv2d, make_norm, sine_positions, synchronise_norms
 from ecocli.model.mask2former import Mask2Former
 
 TINY = ArchitectureConfig(
@@ -105,3 +106,19 @@ def test_sine_positions__one_row__hand_worked() -> None:
 def test_make_norm__each_kind__has_the_original_state(name: str, trained: int, stored: int) -> None:
     norm = make_norm(name, 64)  # type: ignore[arg-type]
     assert (len(list(norm.parameters())), len(norm.state_dict())) == (trained, stored)
+
+
+def test_synchronise_norms__one_process__same_names_parameters_and_arithmetic() -> None:
+    # Peer: torch's plain batch norm, in training mode, which is what one process (and every CPU) computes.
+    torch.manual_seed(0)
+    trunk = nn.Sequential(NormedConv2d(3, 4, 3, make_norm("sync_bn", 4)), NormedConv2d(4, 4, 3, make_norm("bn", 4)))
+    peer = nn.Sequential(NormedConv2d(3, 4, 3, make_norm("bn", 4)), NormedConv2d(4, 4, 3, make_norm("bn", 4)))
+    peer.load_state_dict(trunk.state_dict())
+    images = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(trunk(images), peer(images), rtol=0, atol=0)
+    before, names = [id(parameter) for parameter in trunk.parameters()], list(trunk.state_dict())
+    synchronise_norms(trunk)
+    assert [type(layer.norm) for layer in trunk] == [nn.SyncBatchNorm, nn.BatchNorm2d]
+    assert [id(parameter) for parameter in trunk.parameters()] == before
+    assert list(trunk.state_dict()) == names
+    torch.testing.assert_close(trunk.eval()(images), peer.eval()(images), rtol=0, atol=0)

@@ -4,6 +4,7 @@ from helpers_training import tiny_config, tiny_model
 
 from ecocli.errors import ArtifactError
 from ecocli.model.builders import build_model
+from ecocli.model.mask2former import Mask2Former
 from ecocli.training.warm_start import load_initial_weights
 
 HEAD = "sem_seg_head.predictor.class_embed.weight"
@@ -53,3 +54,16 @@ def test_load_initial_weights__other_architecture__names_the_first_misfit(change
         weights["backbone.extra"] = torch.zeros(1)
     with pytest.raises(ArtifactError, match=message):
         load_initial_weights(tiny_model(), weights, "here")
+
+
+def test_load_initial_weights__frozen_and_trained_batch_norm__exchange_statistics() -> None:
+    def model_with(norm: str, seed: int) -> Mask2Former:
+        torch.manual_seed(seed)
+        return build_model(tiny_config(architecture={"backbone": {"norm": norm}}).architecture)
+
+    for ours, theirs in (("sync_bn", "frozen_bn"), ("frozen_bn", "sync_bn")):
+        model, weights = model_with(ours, 0), model_with(theirs, 1).state_dict()
+        assert load_initial_weights(model, weights, "here") == []
+        shared = [name for name in model.state_dict() if name in weights]
+        assert "backbone.stem.conv1.norm.running_var" in shared
+        assert all(torch.equal(model.state_dict()[name], weights[name]) for name in shared)

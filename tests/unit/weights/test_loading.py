@@ -65,6 +65,21 @@ def test_load_initial_weights__pickled_torch_tensors__everything(tmp_path: Path)
     assert len(report.loaded) == len(source)
 
 
+def test_load_initial_weights__fewer_encoder_layers__first_ones_and_a_note(tmp_path: Path) -> None:
+    source = state_of(RESNET)
+    path = tmp_path / "model.pth"
+    torch.save(write_original(RESNET, source), path)
+    pixel_decoder = RESNET.pixel_decoder.model_copy(update={"encoder_layers": 2})
+    model = random_model(RESNET.model_copy(update={"pixel_decoder": pixel_decoder}), 2)
+    report = load_initial_weights(model, path)
+    assert set(report.loaded) == set(model.state_dict())
+    assert_loaded(dict(model.state_dict()), source, report.loaded)
+    assert set(report.deeper) == set(source) - set(model.state_dict())
+    layer = "sem_seg_head.pixel_decoder.transformer.encoder.layers.2."
+    assert all(name.startswith(layer) for name in report.deeper)
+    assert f"{len(report.deeper)} left out because the model has fewer encoder layers: {layer}" in report.summary()
+
+
 def test_recognise__older_names__current_ones() -> None:
     # Origin: the version 2 upgrades of the original's state-dict loading.
     state = {
