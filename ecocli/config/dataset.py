@@ -28,7 +28,7 @@ class SceneConfig(Config):
         hard_weight: Weight of the regime with difficulty 0.65 to 1: small objects, crossing worms.
         max_objects: About how many objects the hardest scene holds.
         clutter: How much the difficulty makes objects gather, overlap and share colours.
-        color_cue: Share of figures painted in a hue of their class, which each class shares with one other.
+        color_cue: Share of figures of the hardest scene painted in the hue of their class, shared with one other.
         camouflage: How much the difficulty pulls object colours towards the ground below them.
         noise: Standard deviation of the pixel noise of the hardest scene, in grey levels.
         illumination: Strength of the light gradient of the hardest scene.
@@ -42,10 +42,10 @@ class SceneConfig(Config):
     easy_weight: Annotated[float, Field(ge=0.0)] = 0.35
     medium_weight: Annotated[float, Field(ge=0.0)] = 0.35
     hard_weight: Annotated[float, Field(ge=0.0)] = 0.3
-    max_objects: Annotated[int, Field(ge=1, le=60)] = 13
-    clutter: Ratio = 0.6
+    max_objects: Annotated[int, Field(ge=1, le=60)] = 11
+    clutter: Ratio = 0.5
     color_cue: Ratio = 0.85
-    camouflage: Ratio = 0.3
+    camouflage: Ratio = 0.2
     noise: Annotated[float, Field(ge=0.0, le=64.0)] = 9.0
     illumination: Ratio = 0.35
     worms: Ratio = 0.22

@@ -25,7 +25,15 @@ FloatArray = NDArray[np.float32]
 
 _DISK, _SQUARE, _TRIANGLE, _RING, _STAR, _WORM, _LIT_LAMP, _UNLIT_LAMP = range(1, 9)
 _MARKER = 0
-_HUE_OF = {_DISK: 0.0, _RING: 0.0, _SQUARE: 0.78, _STAR: 0.78, _TRIANGLE: 0.45, _WORM: 0.45}
+# Hue of each class, and the side on which it lies of the hue it shares with one other class.
+_HUE_OF = {
+    _DISK: (0.0, -1.0),
+    _RING: (0.0, 1.0),
+    _SQUARE: (0.78, -1.0),
+    _STAR: (0.78, 1.0),
+    _TRIANGLE: (0.45, -1.0),
+    _WORM: (0.45, 1.0),
+}
 _MIN_AREA_PX = 14
 _PLACEMENT_TRIES = 12
 
@@ -201,7 +209,7 @@ class _Painter:
             return Outline(star(center, 1.3 * radius, turn, 5, 0.42))
         length = self.size * rng.uniform(0.5, 0.9) * _mix(0.9, 1.1, self.difficulty)
         points = worm(rng, center, length, bend=0.25, step=self.size / 50)
-        return Outline(points, width=self.size * _mix(0.07, 0.034, self.difficulty))
+        return Outline(points, width=self.size * _mix(0.075, 0.045, self.difficulty))
 
     def _crescent(self, center: tuple[float, float], radius: float, turn: float) -> Outline:
         shift = (center[0] + 0.5 * radius * math.cos(turn), center[1] + 0.5 * radius * math.sin(turn))
@@ -210,7 +218,7 @@ class _Painter:
     # -- placing -------------------------------------------------------------------------------------------
 
     def _radius(self) -> float:
-        return self.size * _mix(self.rng.uniform(0.15, 0.25), self.rng.uniform(0.055, 0.1), self.difficulty)
+        return self.size * _mix(self.rng.uniform(0.16, 0.26), self.rng.uniform(0.07, 0.12), self.difficulty)
 
     def _point(self) -> tuple[float, float]:
         """Choose where to put something: anywhere when easy, near the focus of the clutter when hard."""
@@ -262,13 +270,15 @@ class _Painter:
         return np.array(colorsys.hsv_to_rgb(hue, saturation, value), np.float32) * np.float32(255.0)
 
     def _color(self, center: tuple[float, float], category: int) -> FloatArray:
-        """Choose a fill: mostly the hue of the class when easy; of two families, like the ground below, when hard.
+        """Choose a fill: the hue of the class when easy; of two families, like the ground below, when hard.
 
-        Two classes share each hue, so that colour narrows the choice and shape decides it.
+        Two classes share each hue and part only in easy scenes, so that colour tells them apart there, while in hard
+        scenes it narrows the choice and shape decides it.
         """
         hue = self.rng.uniform()
-        if self.rng.uniform() < self.knobs.color_cue:
-            hue = (_HUE_OF[category] + 0.12 * (hue - 0.5)) % 1.0
+        if self.rng.uniform() < _mix(1.0, self.knobs.color_cue, self.difficulty):
+            shared, side = _HUE_OF[category]
+            hue = (shared + 0.075 * side * (1.0 - self.difficulty) + 0.12 * (hue - 0.5)) % 1.0
         color = self._hue_color(hue)
         family = self.families[int(self.rng.integers(2))]
         likeness = np.float32(min(1.0, 1.2 * self.knobs.clutter * self.difficulty))

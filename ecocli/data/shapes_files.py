@@ -27,7 +27,7 @@ from ecocli.data.shapes import draw_scene, scene_difficulty
 from ecocli.data.workers import make_pool, usable_cores
 from ecocli.errors import DataError
 
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 """Counts changes of the drawing; a folder of another version holds other scenes."""
 
 _CHUNK = 64
