@@ -212,7 +212,7 @@ TRAIN_PARENT_PRESETS: dict[str, Mapping[str, Any]] = {
         # because in so few steps the deep exits would else have nothing over the shallow ones.
         "exits_per_step": 2,
         "keep_deepest": True,
-        "alpha": [0.75, 1.25, 1.75, 2.5, 6.0],
+        "alpha": [0.5, 0.75, 1.25, 2.0, 6.0],
         "steps": 1600,
         "batch_size": 8,
         "optimizer": {"lr": 1e-3, "backbone_lr_multiplier": 1.0, "clip_norm": 1.0},
