@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# All three steps of a recipe of this folder, its evaluation and a report; stdout is the evaluation's table.
+# Usage: [GPUS=8] pipelines/recipe.sh FOLDER [WEIGHTS]
+#   WEIGHTS  published Mask2Former or backbone weights, or a parent; without them everything starts from chance
+# Data: ECO_DATASETS. A run that was stopped or killed goes on when the same line is given again.
+set -euo pipefail
+recipe=$1
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/$recipe
+init=(${2:+--init "$2"})
+many=(eco)
+if [ "${GPUS:-1}" -gt 1 ]; then
+  many=(torchrun --standalone --nproc-per-node "$GPUS" -m ecocli)
+fi
+
+eco data check "${recipe%%-*}" --fast >&2
+parent=$("${many[@]}" train-parent --config "$here/train-parent.toml" --name "$recipe-parent" "${init[@]}")
+derived=$("${many[@]}" derive --config "$here/derive.toml" --parent "$parent" --name "$recipe-derived")
+gate=$(eco fit-gate --config "$here/fit-gate.toml" --derived "$derived" --name "$recipe-gate")
+"${many[@]}" eval --config "$here/eval.toml" --parent "$parent" --gate "$gate" --name "$recipe-report"
+eco report --evaluation "$recipe-report" --out "$recipe-report" >&2
