@@ -1,0 +1,296 @@
+"""Fitting gates on generated tables: results, controls, budgets, degenerate and damaged tables."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from helpers_gate import derived_records, put_derived
+
+from ecocli.artifacts.artifact import Artifact
+from ecocli.artifacts.derived_table import DerivedRecord, read_derived
+from ecocli.artifacts.manifest import DerivedManifest, GateManifest
+from ecocli.artifacts.store import Store
+from ecocli.artifacts.tensors import load_tensors
+from ecocli.config.fit_gate import FitGateConfig
+from ecocli.errors import ArtifactError, DataError, UsageError
+from ecocli.metrics.assignment import assignment_pq
+from ecocli.metrics.panoptic_quality import ImageCounts
+from ecocli.runtime.context import Runtime
+from ecocli.stages.fit_gate import check_parent, run
+
+DEPTHS = (2, 3, 4)
+
+
+@pytest.fixture(scope="module")
+def records() -> dict[str, list[DerivedRecord]]:
+    return {"train": derived_records(0, 400), "val": derived_records(1, 300)}
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory, records: dict[str, list[DerivedRecord]]) -> tuple[Store, str]:
+    folder = tmp_path_factory.mktemp("fit")
+    store = Store(folder / "store")
+    return store, put_derived(store, folder, records)
+
+
+def fit(shared: tuple[Store, str], **settings: Any) -> Artifact[GateManifest]:
+    config = FitGateConfig(**{"bootstrap_replicates": 50, "folds": 3, **settings})
+    return run(config, {"derived": shared[1]}, shared[0], Runtime.quiet())
+
+
+def choices(gate: Artifact[GateManifest], records: Sequence[DerivedRecord]) -> np.ndarray:
+    """What inference does: the stored layer on the stored features."""
+    state = load_tensors(gate.path_of("gate.safetensors"))
+    raw = np.stack([record.features[gate.manifest.feature] for record in records]).astype(np.float32)
+    scores = torch.from_numpy(raw) @ state["linear.weight"].T + state["linear.bias"]
+    return scores.argmax(dim=1).numpy()
+
+
+def mean_gflops(records: Sequence[DerivedRecord], chosen: np.ndarray) -> float:
+    return float(np.mean([record.gflops[e] for record, e in zip(records, chosen, strict=True)]))
+
+
+@pytest.mark.parametrize(("head", "loss"), [("class", "hard-ce"), ("class", "soft-ce"), ("quality", "hard-ce")])
+def test_run__features_that_tell__gate_beats_the_fixed_mixture(
+    shared: tuple[Store, str], records: dict[str, list[DerivedRecord]], head: str, loss: str
+) -> None:
+    gate = fit(shared, beta=0.005, head=head, loss=loss)
+    metrics: Any = gate.manifest.metrics
+    assert metrics["scored_on"] == "val"
+    assert metrics["lead_interval"][0] > 0.002
+    assert metrics["oracle"]["pq"] > metrics["gate"]["pq"] > metrics["blend"]["pq"]
+    assert metrics["warnings"] == [] or "target exit" in metrics["warnings"][0]
+    # The stored layer does what the metrics say, and PQ is that of the counts.
+    chosen = choices(gate, records["val"])
+    assert metrics["gate"]["exit_shares"] == [float(np.mean(chosen == e)) for e in range(3)]
+    table = read_derived(
+        shared[0].get(shared[1], DerivedManifest).path_of("val.parquet"),
+        split="val",
+        feature="res5",
+        exit_depths=DEPTHS,
+        rows=300,
+    )
+    assert metrics["gate"]["pq"] == pytest.approx(assignment_pq(table.counts, chosen), abs=1e-12)
+    assert metrics["gate"]["gflops"] == pytest.approx(mean_gflops(records["val"], chosen) + 8 * 3 / 1e9, rel=1e-12)
+    assert shared[0].names()["gate"] == gate.digest
+
+
+def test_run__smaller_k__offers_the_first_exits_only(shared: tuple[Store, str]) -> None:
+    gate = fit(shared, beta=0.0005, deepest_exit=3)
+    assert gate.manifest.exit_depths == (2, 3)
+    assert load_tensors(gate.path_of("gate.safetensors"))["linear.weight"].shape == (2, 8)
+    assert [entry["exit_depth"] for entry in gate.manifest.metrics["fixed"]] == [2, 3]  # type: ignore[index, union-attr]
+
+
+def test_run__k_of_the_shallowest_exit__is_a_constant_gate(shared: tuple[Store, str]) -> None:
+    gate = fit(shared, beta=0.0, deepest_exit=2)
+    assert gate.manifest.exit_depths == (2,)
+    assert gate.manifest.metrics["gate"]["exit_shares"] == [1.0]  # type: ignore[index, call-overload]
+
+
+def test_run__higher_beta__costs_less(shared: tuple[Store, str]) -> None:
+    costs = [fit(shared, beta=beta).manifest.metrics["gate"]["gflops"] for beta in (0.0, 0.01, 0.04)]  # type: ignore[index, call-overload]
+    assert costs == sorted(costs, reverse=True)
+    assert costs[0] > costs[-1]
+
+
+def test_run__price_beyond_every_gain__takes_the_shallowest_exit_and_says_so(shared: tuple[Store, str]) -> None:
+    metrics: Any = fit(shared, beta=1.0).manifest.metrics
+    assert metrics["gate"]["exit_shares"] == [1.0, 0.0, 0.0]
+    assert "no better than a fixed mixture of equal cost" in metrics["warnings"][0]
+    assert "sends every image to exit 2" in metrics["warnings"][1]
+
+
+def test_run__quality_head__another_beta_needs_the_bias_alone(
+    shared: tuple[Store, str], records: dict[str, list[DerivedRecord]]
+) -> None:
+    low, high = fit(shared, beta=0.001, head="quality"), fit(shared, beta=0.01, head="quality")
+    one, other = (load_tensors(gate.path_of("gate.safetensors")) for gate in (low, high))
+    torch.testing.assert_close(one["linear.weight"], other["linear.weight"], rtol=0, atol=0)
+    assert low.manifest.exit_costs == (2.0, 3.0, 4.0)
+    retargeted = one["linear.bias"] - (0.01 - 0.001) * torch.tensor(low.manifest.exit_costs)
+    torch.testing.assert_close(retargeted, other["linear.bias"])
+    assert (choices(low, records["val"]) != choices(high, records["val"])).any()
+
+
+@pytest.mark.parametrize("head", ["class", "quality"])
+@pytest.mark.parametrize("target", [14.5, 16.0, 17.0])
+def test_run__target_gflops__spends_the_budget_and_no_more(
+    shared: tuple[Store, str], records: dict[str, list[DerivedRecord]], head: str, target: float
+) -> None:
+    gate = fit(shared, target_gflops=target, head=head, l2=0.01 if head == "class" else None)
+    spent = mean_gflops(records["val"], choices(gate, records["val"])) + 8 * 3 / 1e9
+    # One image of 300 moves the mean by at most (18 - 14) / 300.
+    assert target - 4 / 300 - 1e-6 <= spent <= target
+    trade_off: Any = gate.manifest.metrics["trade_off"]
+    assert len(trade_off) >= 3
+    assert [step["beta"] for step in trade_off] == sorted(step["beta"] for step in trade_off)
+
+
+def test_run__target_gflops_above_every_exit__takes_beta_zero(shared: tuple[Store, str]) -> None:
+    gate = fit(shared, target_gflops=1000.0, l2=0.01)
+    assert gate.manifest.beta == 0.0
+    assert gate.manifest.metrics["fit"]["offset"] == 0.0  # type: ignore[index, call-overload]
+
+
+def test_run__target_ms__is_counted_in_the_given_milliseconds(
+    shared: tuple[Store, str], records: dict[str, list[DerivedRecord]]
+) -> None:
+    exit_ms = (30.0, 37.0, 50.0)
+    gate = fit(shared, target_ms=40.0, head="quality", exit_ms=exit_ms, cost="ms")
+    chosen = choices(gate, records["val"])
+    assert 40.0 - 20.0 / 300 <= np.array(exit_ms)[chosen].mean() <= 40.0
+    assert gate.manifest.exit_costs == exit_ms
+
+
+@pytest.mark.parametrize("head", ["class", "quality"])
+def test_run__max_pq_drop__keeps_to_it_and_saves(shared: tuple[Store, str], head: str) -> None:
+    metrics: Any = fit(shared, max_pq_drop=0.4, head=head, l2=0.01 if head == "class" else None).manifest.metrics
+    deepest = metrics["fixed"][-1]
+    assert metrics["gate"]["pq"] >= deepest["pq"] - 0.004
+    assert metrics["gate"]["gflops"] < deepest["gflops"] - 1.0
+    # A price a little higher would have lost more: the next one seen did.
+    later = [step for step in metrics["trade_off"] if step["pq"] < deepest["pq"] - 0.004]
+    assert later
+
+
+def test_run__infeasible_budgets__say_what_is_feasible(shared: tuple[Store, str]) -> None:
+    with pytest.raises(UsageError, match=r"--target-gflops is 13, .* exit 2, .* costs 14 GFLOPs .* are 14 to 18"):
+        fit(shared, target_gflops=13.0)
+    with pytest.raises(UsageError, match=r"--target-ms is 1, .* costs 5 ms on average\. Feasible are 5 to 7"):
+        fit(shared, target_ms=1.0, exit_ms=(5.0, 6.0, 7.0))
+    with pytest.raises(UsageError, match=r"--max-pq-drop is 0.001 points, .* loses [\d.]+ points .* Allow at least"):
+        fit(shared, max_pq_drop=0.001, deepest_exit=2)
+
+
+def test_run__cost_in_gflops__is_the_depths_gate_at_the_matching_price(
+    shared: tuple[Store, str], records: dict[str, list[DerivedRecord]]
+) -> None:
+    # In these tables one layer costs 2 GFLOPs, so half the price per GFLOP is the same price.
+    by_depth = fit(shared, beta=0.006, l2=0.01)
+    by_gflops = fit(shared, beta=0.003, l2=0.01, cost="gflops")
+    assert (choices(by_depth, records["val"]) == choices(by_gflops, records["val"])).all()
+    assert by_gflops.manifest.exit_costs == pytest.approx((14.0, 16.0, 18.0))
+
+
+def test_run__compare_heads__scores_all_three(shared: tuple[Store, str]) -> None:
+    gate = fit(shared, beta=0.005, compare_heads=True)
+    heads: Any = gate.manifest.metrics["heads"]
+    assert set(heads) == {"class", "quality", "mlp"}
+    assert heads["class"]["pq"] == pytest.approx(gate.manifest.metrics["gate"]["pq"])  # type: ignore[index, call-overload]
+    assert all(entry["lead"] > 0.002 for entry in heads.values())
+
+
+def test_run__same_request_twice__is_reused(shared: tuple[Store, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    first = fit(shared, beta=0.007)
+    monkeypatch.setattr("ecocli.stages.fit_gate._fit", None)
+    assert fit(shared, beta=0.007).digest == first.digest
+
+
+# Tables with little in them
+
+
+def store_of(tmp_path: Path, splits: dict[str, list[DerivedRecord]], **options: Any) -> tuple[Store, str]:
+    store = Store(tmp_path / "store")
+    return store, put_derived(store, tmp_path, splits, **options)
+
+
+def test_run__no_val_table__scores_on_rows_held_out(tmp_path: Path) -> None:
+    metrics: Any = fit(store_of(tmp_path, {"train": derived_records(2, 200)}), beta=0.005).manifest.metrics
+    assert (metrics["scored_on"], metrics["images"]) == ("a fifth of train", 40)
+    assert metrics["fit"]["training_images"] == 160
+
+
+def test_run__rows_without_quality__teach_nothing_but_are_scored(tmp_path: Path) -> None:
+    records = derived_records(3, 60)
+    nothing = ImageCounts.zeros(3)
+    empty = [replace(record, counts=(nothing,) * 3) for record in records[:10]]
+    shared = store_of(tmp_path, {"train": [*empty, *records[10:]], "val": [*empty, *records[10:]]})
+    metrics: Any = fit(shared, beta=0.005).manifest.metrics
+    assert (metrics["fit"]["training_images"], metrics["fit"]["left_out_images"]) == (50, 10)
+    assert (metrics["images"], metrics["undefined_images"]) == (60, 10)
+    # Images without a segment add nothing to the data set's PQ: without them the gate is the same.
+    (tmp_path / "b").mkdir()
+    alone = fit(store_of(tmp_path / "b", {"train": records[10:], "val": records[10:]}), beta=0.005)
+    assert metrics["gate"]["pq"] == pytest.approx(alone.manifest.metrics["gate"]["pq"], abs=1e-12)  # type: ignore[index, call-overload]
+
+
+def test_run__no_row_with_quality__is_refused(tmp_path: Path) -> None:
+    empty = [replace(record, counts=(ImageCounts.zeros(3),) * 3) for record in derived_records(4, 6)]
+    with pytest.raises(DataError, match="None of the 6 images of the training table has a defined quality"):
+        fit(store_of(tmp_path, {"train": empty, "val": empty}), beta=0.0)
+
+
+@pytest.mark.parametrize("head", ["class", "quality"])
+def test_run__fewer_rows_than_features__gives_a_gate(tmp_path: Path, head: str) -> None:
+    shared = store_of(tmp_path, {"train": derived_records(5, 6, features=8), "val": derived_records(6, 30)})
+    gate = fit(shared, beta=0.005, head=head)
+    state = load_tensors(gate.path_of("gate.safetensors"))
+    assert all(tensor.isfinite().all() for tensor in state.values())
+
+
+@pytest.mark.parametrize("head", ["class", "quality"])
+def test_run__one_row__gives_a_constant_gate(tmp_path: Path, head: str) -> None:
+    records = derived_records(7, 1)
+    gate = fit(store_of(tmp_path, {"train": records, "val": records}), beta=0.02, head=head)
+    target = int(np.argmax([c.iou_sum.sum() - 0.02 * d for c, d in zip(records[0].counts, DEPTHS, strict=True)]))
+    assert set(choices(gate, derived_records(8, 20))) == {target}
+
+
+# Tables and requests that do not fit
+
+
+def test_run__nan_feature__names_split_row_and_column(tmp_path: Path) -> None:
+    records = derived_records(9, 12)
+    records[5].features["res5"][3] = np.nan
+    with pytest.raises(ArtifactError, match=r"split 'train' is damaged: feature 3 of row 5 is nan"):
+        fit(store_of(tmp_path, {"train": records, "val": derived_records(10, 4)}), beta=0.0)
+
+
+def test_run__manifest_of_other_exits__is_refused(tmp_path: Path) -> None:
+    shared = store_of(tmp_path, {"train": derived_records(11, 9)}, exit_depths=(2, 3, 4, 5))
+    with pytest.raises(ArtifactError, match=r"has rows of 3 exits, expected 4 \(depths 2, 3, 4, 5\)"):
+        fit(shared, beta=0.0)
+
+
+def test_run__row_missing__is_refused(tmp_path: Path) -> None:
+    def drop_first(table: pa.Table) -> pa.Table:
+        return table.slice(1)
+
+    with pytest.raises(ArtifactError, match="it has 8 rows, expected 9"):
+        fit(store_of(tmp_path, {"train": derived_records(12, 9)}, change=drop_first), beta=0.0)
+
+
+def test_check_parent__tables_of_another_parent__are_refused(shared: tuple[Store, str]) -> None:
+    derived = shared[0].get(shared[1], DerivedManifest)
+    check_parent(derived, "sha256:" + "1" * 64)
+    with pytest.raises(ArtifactError, match=r"derived from the parent sha256:1+, not from sha256:2+\. Name the tables"):
+        check_parent(derived, "sha256:" + "2" * 64)
+
+
+def test_run__k_out_of_range__says_what_there_is(shared: tuple[Store, str]) -> None:
+    with pytest.raises(UsageError, match=r"--K is 7, but the parent's deepest exit is 4 \(its exits: 2, 3, 4\)"):
+        fit(shared, beta=0.0, deepest_exit=7)
+    with pytest.raises(UsageError, match=r"--K is 1, but the parent's shallowest exit is 2"):
+        fit(shared, beta=0.0, deepest_exit=1)
+
+
+def test_run__unknown_split_or_milliseconds__say_what_there_is(shared: tuple[Store, str]) -> None:
+    with pytest.raises(UsageError, match=r"has the splits train, val, expected 'test' to fit on"):
+        fit(shared, beta=0.0, train_split="test")
+    with pytest.raises(
+        UsageError, match=r"Milliseconds are known for 0 of the 3 exits\. Measure them with `eco profile`"
+    ):
+        fit(shared, beta=0.0, cost="ms")
+
+
+@pytest.mark.parametrize("aims", [{}, {"beta": 0.1, "target_ms": 3.0}])
+def test_fit_gate_config__no_aim_or_two__names_them(aims: dict[str, float]) -> None:
+    found = " and ".join(aims) or "none of them"
+    with pytest.raises(ValueError, match=f"give exactly one of beta, target_gflops, .*; found {found}"):
+        FitGateConfig(**aims)

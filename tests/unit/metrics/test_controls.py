@@ -1,0 +1,87 @@
+"""A gate beside its controls, on a table small enough to work out by hand."""
+
+import numpy as np
+import pytest
+
+from ecocli.metrics.assignment import CountTable
+from ecocli.metrics.controls import Arena
+
+
+def arena() -> Arena:
+    """Four images of one class, one segment each; PQ of the data set is then the mean IoU.
+
+    Images 0 and 1 gain 0.2 and 0.1 from the deeper exit, image 2 nothing, image 3 loses 0.1.
+    """
+    quality = np.array([[0.6, 0.8], [0.6, 0.7], [0.7, 0.7], [0.8, 0.7]])
+    one, none = np.ones((4, 2, 1), np.int64), np.zeros((4, 2, 1), np.int64)
+    counts = CountTable.from_dense(quality[..., None], one, none, none)
+    costs = np.tile([2.0, 4.0], (4, 1))
+    return Arena((2, 4), counts, quality, costs, costs * 10.0, costs * 5.0, replicates=200)
+
+
+def test_judge__gate_that_deepens_images_0_and_3__hand_worked() -> None:
+    verdict = arena().judge(np.array([1, 0, 0, 1]), beta=0.03, majority=1)
+    # Gate: 0.8, 0.6, 0.7, 0.7. Exit 2: 0.6, 0.6, 0.7, 0.8. Exit 4: 0.8, 0.7, 0.7, 0.7.
+    assert verdict.gate.pq == pytest.approx(0.7)
+    assert [choice.pq for choice in verdict.fixed] == pytest.approx([0.675, 0.725])
+    assert verdict.best_fixed == 1
+    assert (verdict.gate.cost, verdict.gate.gflops, verdict.gate.encoder_gflops) == pytest.approx((3.0, 30.0, 15.0))
+    assert (verdict.gate.mean_depth, verdict.gate.exit_shares) == (3.0, (0.5, 0.5))
+    # Half and half costs the same; expected IoU sum 2.7 / 2 + 2.9 / 2 over four segments.
+    assert verdict.blend is not None
+    assert verdict.blend.exit_shares == pytest.approx((0.5, 0.5))
+    assert verdict.blend.pq == pytest.approx(0.7)
+    assert verdict.lead == pytest.approx(0.0, abs=1e-12)
+    assert not verdict.beats_blend
+    assert verdict.random.pq == pytest.approx(0.7)
+    # Best exit per image: 0.8, 0.7, 0.7 (shallow), 0.8 (shallow).
+    assert verdict.oracle.pq == pytest.approx(0.75)
+    assert verdict.oracle.exit_shares == (0.5, 0.5)
+    # The deeper exit costs 0.06 more: worth it on images 0 and 1. The gate hits the targets on images 0 and 2.
+    assert verdict.utility_oracle.pq == pytest.approx(0.75)
+    assert (verdict.accuracy, verdict.majority_accuracy) == (0.5, 0.5)
+
+
+def test_judge__gate_that_is_the_oracle__beats_the_blend_in_every_replicate() -> None:
+    verdict = arena().judge(np.array([1, 1, 0, 0]), beta=0.03, majority=0)
+    assert verdict.lead == pytest.approx(0.05)
+    # In every resampling the gate takes the better exit of each image, so the lead can never be negative.
+    assert verdict.lead_interval[0] >= 0.0
+    assert verdict.lead_interval[0] <= 0.05 <= verdict.lead_interval[1]
+    assert verdict.pq_interval[0] < verdict.gate.pq < verdict.pq_interval[1]
+    assert verdict.accuracy == 1.0
+    # Six equally likely shuffles of (1, 1, 0, 0): their PQs spread.
+    assert verdict.random_spread > 0.01
+
+
+def test_judge__own_cost__counts_as_spent() -> None:
+    verdict = arena().judge(np.zeros(4, np.int64), beta=0.0, majority=0, own_cost=0.5, own_gflops=5.0, draws=0)
+    assert (verdict.gate.cost, verdict.gate.gflops) == (2.5, 25.0)
+    # With the same 2.5 a blend affords the deeper exit on a quarter of the images.
+    assert verdict.blend is not None
+    assert verdict.blend.exit_shares == pytest.approx((0.75, 0.25))
+    assert np.isnan(verdict.random_spread)
+
+
+def test_judge__image_without_quality__counts_in_pq_but_has_no_target() -> None:
+    quality = np.array([[0.6, 0.8], [np.nan, np.nan]])
+    iou = np.nan_to_num(quality)[..., None]
+    found = (iou > 0).astype(np.int64)
+    table = CountTable.from_dense(iou, found, 0 * found, 0 * found)
+    costs = np.tile([2.0, 4.0], (2, 1))
+    verdict = Arena((2, 4), table, quality, costs, costs, costs, replicates=10).judge(np.array([1, 1]), 0.0, 1)
+    assert verdict.gate.pq == pytest.approx(0.8)
+    assert verdict.accuracy == 1.0
+    # Nothing to gain on the second image: the oracle takes it at the shallower exit.
+    assert verdict.oracle.exit_shares == (0.5, 0.5)
+
+
+def test_judge__nothing_to_score__is_nan_throughout() -> None:
+    none = np.zeros((2, 2, 1), np.int64)
+    table = CountTable.from_dense(none.astype(float), none, none, none)
+    costs = np.tile([2.0, 4.0], (2, 1))
+    verdict = Arena((2, 4), table, np.full((2, 2), np.nan), costs, costs, costs, replicates=10).judge(
+        np.array([0, 1]), 0.0, 0
+    )
+    assert np.isnan([verdict.gate.pq, verdict.accuracy, verdict.lead, *verdict.lead_interval]).all()
+    assert not verdict.beats_blend
