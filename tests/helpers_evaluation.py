@@ -1,18 +1,21 @@
-"""A store with a tiny parent, a derived table's manifest and a gate, for tests of evaluation and reports."""
+"""A store with a tiny parent, its derived table and a gate, for tests of evaluation and reports."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from helpers_inference import EXIT_DEPTHS, TINY, splitting_gate, tiny_dataset_config, tiny_model
 
-from ecocli.artifacts.manifest import DerivedManifest, GateManifest, ParentManifest
+from ecocli.artifacts.manifest import GateManifest, ParentManifest
 from ecocli.artifacts.store import Store
 from ecocli.artifacts.tensors import save_tensors
 from ecocli.config.dataset import DatasetConfig
+from ecocli.config.derive import DeriveConfig
 from ecocli.config.evaluate import EvaluateConfig, EvaluateExecutionConfig
 from ecocli.data.categories import SHAPES
 from ecocli.data.datasets import open_dataset
 from ecocli.inference.batches import load_batch
+from ecocli.runtime.context import Runtime
+from ecocli.stages import derive
 
 IMAGES = 6
 
@@ -64,21 +67,8 @@ def make_bench(folder: Path) -> Bench:
         provenance={},
         names=["parent"],
     )
-    derived = store.put(
-        DerivedManifest(
-            schema_version=1,
-            stage_config={},
-            inputs={"parent": parent.digest},
-            dataset_fingerprints={},
-            splits=("train",),
-            exit_depths=EXIT_DEPTHS,
-            rows={"train": 4},
-            feature_sizes={"res5": 128},
-        ),
-        {},
-        action=None,
-        provenance={},
-    )
+    config = DeriveConfig(dataset=dataset_config, splits=("val",), batch_size=2)
+    derived = derive.run(config, {"parent": parent.digest}, store, Runtime.quiet())
     fitted = store.put(
         GateManifest(
             schema_version=1,

@@ -14,8 +14,11 @@ from ecocli.config.dataset import ResizeConfig
 from ecocli.config.evaluate import EvaluateExecutionConfig
 from ecocli.data.datasets import open_dataset
 from ecocli.errors import ArtifactError, DataError, InterruptedRunError
+from ecocli.inference import scoring
 from ecocli.inference.batches import load_batch
 from ecocli.inference.derive_rows import derive_rows
+from ecocli.inference.evaluation_tables import read_exit_table
+from ecocli.metrics.assignment import assignment_pq
 from ecocli.metrics.panoptic_quality import panoptic_quality, sum_counts
 from ecocli.runtime.context import Runtime
 from ecocli.stages import evaluate
@@ -113,16 +116,38 @@ def test_run__timings_and_execution__stay_out_of_the_digest(bench: Bench, report
     assert all(value > 0 for value in measured.values())
 
 
-def test_run__gate_only__leaves_the_controls_further_metrics_out(
-    bench: Bench, report: Artifact[ReportManifest]
+@pytest.mark.parametrize("has_table", [True, False])
+def test_run__gate_only__takes_the_controls_pq_from_the_table_or_runs_for_pq_alone(
+    bench: Bench, report: Artifact[ReportManifest], has_table: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = bench.config(every_exit=False, predictions=False)
-    found = evaluate.run(config, bench.inputs, bench.store, Runtime.quiet())
+    inputs = bench.inputs
+    if not has_table:
+        # The same gate, but on a table that measured another split.
+        inputs = {**inputs, "gate": variant_gate(bench, inputs["parent"], EXIT_DEPTHS, 5)}
+    ran_exits = []
+    original = scoring.derive_rows
+    monkeypatch.setattr(scoring, "derive_rows", lambda *args: ran_exits.append(1) or original(*args))
+    found = evaluate.run(config, inputs, bench.store, Runtime.quiet())
     rows, full = rows_of(found), rows_of(report)
+    assert bool(ran_exits) is not has_table
+    assert ("derived" in found.manifest.inputs) is has_table
     assert [name for name, row in rows.items() if row["miou"] is not None] == ["gate"]
     for name, row in rows.items():
-        assert row["pq"] == full[name]["pq"]
+        kept = ("pq", "sq", "rq", "pq_things", "pq_stuff", "gflops", "encoder_gflops", "exit_shares")
+        assert [row[key] for key in kept] == [full[name][key] for key in kept]
     assert {entry.name for entry in found.manifest.files} == {"images.parquet", "classes.parquet"}
+    whole = read_table(report.path_of("images.parquet"))
+    assert read_table(found.path_of("images.parquet")).equals(whole)
+
+
+def test_read_exit_table__written_images__gives_counts_and_costs_back(report: Artifact[ReportManifest]) -> None:
+    images = read_table(report.path_of("images.parquet"))
+    table = read_exit_table(images, EXIT_DEPTHS, 13)
+    rows = rows_of(report)
+    for exit_index, depth in enumerate(EXIT_DEPTHS):
+        assert assignment_pq(table.counts, table.counts.fixed_assignment(exit_index)) == rows[f"exit {depth}"]["pq"]
+        assert table.gflops[:, exit_index].mean() == pytest.approx(rows[f"exit {depth}"]["gflops"])
 
 
 def test_run__no_gate__evaluates_exits_and_oracle(bench: Bench) -> None:

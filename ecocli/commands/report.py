@@ -1,0 +1,73 @@
+"""``eco report``: a folder with one HTML page about an evaluation; prints the page's path."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ecocli.commands.common import (
+    ConfigOption,
+    DataRootOption,
+    DeviceOption,
+    JsonOption,
+    SetOption,
+    StoreOption,
+    ThreadsOption,
+    emit_result,
+    environment_data_root,
+    make_runtime,
+    open_store,
+    resolve,
+)
+
+
+def report(
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="Folder for index.html and the pictures.  [default: report]"),
+    ] = None,
+    evaluation: Annotated[
+        str | None, typer.Option("--evaluation", metavar="REPORT", help="What `eco eval` made.  [default: the latest]")
+    ] = None,
+    examples: Annotated[
+        int | None, typer.Option("--examples", min=0, help="Example images; 0 needs no data.  [default: 6]")
+    ] = None,
+    data_root: DataRootOption = None,
+    store: StoreOption = None,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write one self-contained HTML page about an evaluation: trade-off, exits, examples, classes.
+
+    Gates in the store that were fitted on the same table are drawn beside the evaluated one.
+    """
+    from ecocli.config.report import ReportConfig
+    from ecocli.stages import evaluate
+    from ecocli.stages import report as stage
+
+    opened = open_store(store)
+    with make_runtime(device, threads) as runtime:
+        wanted = evaluate.NAME if evaluation is None else evaluation
+        digest = opened.resolve(wanted, "report")
+        runtime.log.info("evaluation %s (%s)", digest, "the latest" if evaluation is None else wanted)
+        resolved = resolve(
+            ReportConfig,
+            preset={"out": "report", "data_root": environment_data_root()},
+            config_path=config,
+            flags={
+                "out": None if out is None else str(out),
+                "examples": examples,
+                "data_root": None if data_root is None else str(data_root),
+            },
+            assignments=assignments,
+        )
+        page = stage.run(resolved, {"report": digest}, opened, runtime)
+        emit_result(
+            runtime.world,
+            {"page": str(page.index), "pictures": [str(path) for path in page.pictures], "evaluation": digest},
+            text=str(page.index),
+            as_json=as_json,
+        )

@@ -1,0 +1,341 @@
+"""A folder with one HTML page about an evaluation: trade-off plot, exit histogram, example overlays, tables.
+
+Inputs: ``report``, an evaluation. Nothing goes into the store. The network runs once more on the few example images, at
+the shallowest and the deepest exit and at the gate's; everything else is read from the store.
+"""
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ecocli.artifacts.artifact import Artifact
+from ecocli.artifacts.manifest import DerivedManifest, GateManifest, ParentManifest, ReportManifest
+from ecocli.artifacts.store import Store
+from ecocli.config.architecture import ArchitectureConfig
+from ecocli.config.evaluate import EvaluateConfig
+from ecocli.config.loading import deep_merge, resolve_config
+from ecocli.config.report import ReportConfig
+from ecocli.errors import ArtifactError, UsageError
+from ecocli.runtime.context import Runtime
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    import pyarrow as pa
+    from PIL import Image
+
+    from ecocli.data.panoptic import PanopticDataset
+    from ecocli.inference.postprocess import PanopticRule
+    from ecocli.inference.predictor import ExitGate
+    from ecocli.metrics.scorecard import ExitTable
+    from ecocli.metrics.tradeoff import CurvePoint
+    from ecocli.model.mask2former import Mask2Former
+    from ecocli.reports.evaluation_page import ClassScore
+    from ecocli.reports.evaluation_page import Example as ShownExample
+    from ecocli.reports.examples import Example as PickedExample
+    from ecocli.reports.overlays import Drawable
+    from ecocli.reports.plots import Tradeoff, TradeoffPoint
+
+STAGE = "report"
+
+
+@dataclass(frozen=True)
+class ReportPage:
+    """What was written.
+
+    Attributes:
+        index: The page; its pictures are embedded.
+        pictures: The same pictures as files.
+    """
+
+    index: Path
+    pictures: tuple[Path, ...]
+
+
+def run(config: ReportConfig, inputs: Mapping[str, str], store: Store, runtime: Runtime) -> ReportPage:
+    """Write the page.
+
+    Args:
+        config: The settings.
+        inputs: Digest of the ``report``.
+        store: Holds the evaluation and what it was made from.
+        runtime: Where to run the examples.
+
+    Raises:
+        ArtifactError: The report is no evaluation, or something it was made from is missing or damaged.
+        DataError: The data of the examples are missing or faulty.
+        UsageError: The folder cannot be written.
+    """
+    from ecocli.artifacts.tables import read_table
+    from ecocli.inference.evaluation_tables import read_exit_table
+    from ecocli.metrics.scorecard import image_qualities
+    from ecocli.reports.evaluation_page import PageContent, build_page
+    from ecocli.reports.plots import draw_exit_histogram, draw_tradeoff
+
+    evaluation = store.get(inputs["report"], ReportManifest)
+    summary: Mapping[str, Any] = evaluation.manifest.summary
+    if not runtime.world.is_main:
+        # There is little to do, and one page to write.
+        return ReportPage(Path(config.out) / "index.html", ())
+    if summary.get("type") != "evaluation":
+        raise ArtifactError(
+            f"The report {evaluation.digest} is no evaluation but a {summary.get('type', 'report of another kind')}. "
+            "Name an evaluation with --evaluation; `eco eval` makes one."
+        )
+    images = read_table(evaluation.path_of("images.parquet"))
+    classes = read_table(evaluation.path_of("classes.parquet"))
+    num_classes = len(set(classes["category_id"].to_pylist()))
+    table = read_exit_table(images, summary["exit_depths"], num_classes)
+    rows = {row["name"]: row for row in summary["rows"]}
+    gate_shares = rows["gate"]["exit_shares"] if "gate" in rows else None
+    pictures = {
+        "tradeoff.png": draw_tradeoff(_tradeoff(store, evaluation, table, rows)),
+        "exits.png": draw_exit_histogram(
+            _title(summary), summary["exit_depths"], rows["oracle"]["exit_shares"], gate_shares
+        ),
+    }
+    examples = _examples(config, evaluation, store, runtime, images, image_qualities(table.counts))
+    for number, example in enumerate(examples, start=1):
+        pictures[f"example-{number}.png"] = example.png
+    timings: Any = store.read_provenance(evaluation.digest).get("ms_per_image") or {}
+    page = build_page(
+        PageContent(
+            summary=summary,
+            ms_per_image=timings,
+            tradeoff=pictures["tradeoff.png"],
+            histogram=pictures["exits.png"],
+            examples=examples,
+            classes=_class_scores(classes, summary),
+            origins=[("evaluation", evaluation.digest), *sorted(evaluation.manifest.inputs.items())],
+        )
+    )
+    return _write(Path(config.out), page, pictures)
+
+
+def _title(summary: Mapping[str, Any]) -> str:
+    return f"{summary['dataset']}, {summary['split']}: {summary['images']} images"
+
+
+def _write(out: Path, page: str, pictures: Mapping[str, bytes]) -> ReportPage:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, content in pictures.items():
+            (out / name).write_bytes(content)
+        (out / "index.html").write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(
+            f"The report cannot be written to {out} ({error.strerror}). Name a writable folder with --out."
+        ) from error
+    return ReportPage(out / "index.html", tuple(out / name for name in pictures))
+
+
+def _tradeoff(
+    store: Store, evaluation: Artifact[ReportManifest], table: "ExitTable", rows: Mapping[str, Mapping[str, Any]]
+) -> "Tradeoff":
+    from ecocli.metrics.tradeoff import blend_curve, oracle_curve
+    from ecocli.reports.plots import Tradeoff, TradeoffPoint
+
+    def point(label: str, row: Mapping[str, Any]) -> TradeoffPoint:
+        return TradeoffPoint(label, row["gflops"], 0.0 if row["pq"] is None else row["pq"])
+
+    summary: Mapping[str, Any] = evaluation.manifest.summary
+    fixed = [point(f"exit {depth}", rows[f"exit {depth}"]) for depth in summary["exit_depths"]]
+    gate = point(f"gate, β {summary['gate']['beta']:g}", rows["gate"]) if "gate" in rows else None
+    lead = summary["gate_lead"]
+    interval = None
+    if gate is not None and lead is not None:
+        interval = (gate.pq + lead["low"] - lead["lead"], gate.pq + lead["high"] - lead["lead"])
+    return Tradeoff(
+        title=_title(summary),
+        fixed=fixed,
+        blends=[TradeoffPoint("", one.gflops, one.pq) for one in blend_curve(table)],
+        gates=_other_gates(store, evaluation, table),
+        evaluated=gate,
+        pq_interval=interval,
+        oracles=[TradeoffPoint("", one.gflops, one.pq) for one in oracle_curve(table)],
+    )
+
+
+def _other_gates(store: Store, evaluation: Artifact[ReportManifest], table: "ExitTable") -> "list[TradeoffPoint]":
+    """Place the store's other gates of the same derived table, by arithmetic on that table.
+
+    A gate with a quality head is drawn at other prices as well, since its price can be changed after fitting.
+    """
+    from ecocli.metrics.tradeoff import PRICES
+    from ecocli.reports.plots import TradeoffPoint
+
+    digest = evaluation.manifest.inputs.get("gate")
+    if digest is None:
+        return []
+    evaluated = store.get(digest, GateManifest)
+    derived = store.get(evaluated.manifest.inputs["derived"], DerivedManifest)
+    split = evaluation.manifest.stage_config["split"]
+    same_images = (
+        derived.manifest.dataset_fingerprints.get(str(split)) in evaluation.manifest.dataset_fingerprints.values()
+    )
+    if split not in derived.manifest.splits or not same_images:
+        return []
+    points: dict[tuple[float, float], str] = {}
+    for listing in store.list("gate"):
+        if listing.problem:
+            continue
+        gate = store.get(listing.digest, GateManifest)
+        if gate.manifest.inputs.get("derived") != derived.digest:
+            continue
+        betas = sorted({*PRICES, gate.manifest.beta}) if gate.manifest.head == "quality" else [gate.manifest.beta]
+        for beta in betas:
+            if gate.digest != digest or beta != gate.manifest.beta:
+                place = _place_gate(gate, derived, str(split), table, beta)
+                points.setdefault((place.gflops, place.pq), f"β {beta:g}")
+    return [TradeoffPoint(label, gflops, pq) for (gflops, pq), label in sorted(points.items())]
+
+
+def _place_gate(
+    gate: Artifact[GateManifest], derived: Artifact[DerivedManifest], split: str, table: "ExitTable", beta: float
+) -> "CurvePoint":
+    import numpy as np
+
+    from ecocli.artifacts.derived_table import read_derived
+    from ecocli.artifacts.tensors import load_tensors
+    from ecocli.metrics.tradeoff import linear_gate_point
+
+    manifest, rows = gate.manifest, derived.manifest.rows[split]
+    images = read_derived(
+        derived.path_of(f"{split}.parquet"),
+        split=split,
+        feature=manifest.feature,
+        exit_depths=derived.manifest.exit_depths,
+        rows=rows,
+    )
+    state = load_tensors(gate.path_of("gate.safetensors"))
+    bias = state["linear.bias"].double().numpy()
+    if beta != manifest.beta:
+        bias = bias - (beta - manifest.beta) * np.array(manifest.exit_costs)
+    return linear_gate_point(table, images.features, state["linear.weight"].numpy(), bias, manifest.exit_depths)
+
+
+def _class_scores(classes: "pa.Table", summary: Mapping[str, Any]) -> "list[ClassScore]":
+    """Arrange PQ by class: the shallowest and the deepest exit, the gate if there is one, the oracle."""
+    from ecocli.reports.evaluation_page import ClassScore
+
+    depths = summary["exit_depths"]
+    wanted = list(dict.fromkeys([f"exit {depths[0]}", f"exit {depths[-1]}", "gate", "oracle"]))
+    scores: dict[int, ClassScore] = {}
+    for entry in classes.to_pylist():
+        if entry["row"] not in wanted:
+            continue
+        kind = "thing" if entry["is_thing"] else "stuff"
+        one = scores.setdefault(entry["category_id"], ClassScore(entry["name"], kind, {}))
+        scores[entry["category_id"]] = ClassScore(one.name, kind, {**one.by_row, entry["row"]: entry["pq"]})
+    return list(scores.values())
+
+
+def _examples(
+    config: ReportConfig,
+    evaluation: Artifact[ReportManifest],
+    store: Store,
+    runtime: Runtime,
+    images: "pa.Table",
+    quality: "np.ndarray",
+) -> "list[ShownExample]":
+    """Run the network on a few telling images and draw what it sees."""
+    import numpy as np
+
+    from ecocli.reports.examples import pick_examples
+
+    gate_quality = None
+    if "gate" in evaluation.manifest.inputs:
+        gate_quality = np.array([np.nan if pq is None else pq for pq in images["gate_pq"].to_pylist()], np.float64)
+    chosen = pick_examples(quality, gate_quality, config.examples)
+    if not chosen:
+        return []
+    settings = evaluation.manifest.stage_config
+    root = {} if config.data_root is None else {"dataset": {"root": config.data_root}}
+    evaluated = resolve_config(EvaluateConfig, deep_merge(settings, root))
+    scene = _load_scene(evaluated, evaluation, store, runtime)
+    return [_draw_example(scene, one) for one in chosen]
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """What the examples are made with."""
+
+    model: "Mask2Former"
+    gate: "ExitGate | None"
+    exit_depths: tuple[int, ...]
+    rule: "PanopticRule"
+    dataset: "PanopticDataset"
+    config: EvaluateConfig
+    device: str
+
+
+def _load_scene(config: EvaluateConfig, evaluation: Artifact[ReportManifest], store: Store, runtime: Runtime) -> _Scene:
+    from ecocli.artifacts.tensors import load_tensors
+    from ecocli.data.datasets import open_dataset
+    from ecocli.inference.loading import panoptic_rule, restore_gate, restore_model
+
+    parent = store.get(evaluation.manifest.inputs["parent"], ParentManifest)
+    architecture = resolve_config(ArchitectureConfig, parent.manifest.architecture)
+    weights = load_tensors(parent.path_of("model.safetensors"))
+    gate = None
+    if "gate" in evaluation.manifest.inputs:
+        fitted = store.get(evaluation.manifest.inputs["gate"], GateManifest)
+        state = load_tensors(fitted.path_of("gate.safetensors"))
+        depths = fitted.manifest.exit_depths
+        gate = restore_gate(state, fitted.manifest.feature, depths, runtime.device, fitted.digest)
+    dataset = open_dataset(config.dataset, config.split)
+    return _Scene(
+        model=restore_model(architecture, weights, runtime.device, parent.digest),
+        gate=gate,
+        exit_depths=parent.manifest.exit_depths,
+        rule=panoptic_rule(architecture, [(category.id, category.is_thing) for category in dataset.categories]),
+        dataset=dataset,
+        config=config,
+        device=runtime.device,
+    )
+
+
+def _draw_example(scene: _Scene, example: "PickedExample") -> "ShownExample":
+    """Draw image, truth, shallowest exit, deepest exit and the gate's result side by side."""
+    import torch
+
+    from ecocli.inference.batches import load_batch
+    from ecocli.inference.derive_rows import score_prediction
+    from ecocli.inference.predictor import predict_exits, predict_gated
+    from ecocli.metrics.panoptic_quality import image_pq
+    from ecocli.reports.evaluation_page import Example as ShownExample
+    from ecocli.reports.overlays import PanopticPicture, draw_overlay, drawing_scale, enlarge
+    from ecocli.reports.sheet import Panel, draw_sheet
+
+    dataset, record = scene.dataset, scene.dataset.records[example.position]
+    resize = scene.config.dataset.test_resize
+    batch = load_batch(dataset, (example.position,), resize, scene.model, scene.device)
+    image, truth = dataset.load_image(record), batch.truths[0]
+    scale = drawing_scale(record.height, record.width)
+
+    def overlay(panoptic_map: "np.ndarray", segments: "Sequence[Drawable]") -> "Image.Image":
+        return draw_overlay(image, PanopticPicture(panoptic_map, segments), dataset.categories, scale)
+
+    panels = [
+        Panel(enlarge(image, scale), f"image {record.image_id}", f"{record.width} x {record.height}"),
+        Panel(overlay(truth.panoptic_map, truth.segments), "truth", f"{len(truth.segments)} segments"),
+    ]
+    shown = tuple(dict.fromkeys((scene.exit_depths[0], scene.exit_depths[-1])))
+    with torch.no_grad():
+        features = scene.model.extract(batch.images.images)
+        predictions = [one for (one,) in predict_exits(scene.model, features, batch.images, shown)]
+    titles = [f"exit {depth}" for depth in shown]
+    if scene.gate is not None:
+        predictions += predict_gated(scene.model, scene.gate, batch.images)
+        titles.append(f"gate: exit {predictions[-1].exit_depth}")
+    for title, prediction in zip(titles, predictions, strict=True):
+        scored = score_prediction(prediction, truth, scene.rule)
+        pq = image_pq(scored.counts)
+        note = "nothing to score" if pq is None else f"PQ {100 * pq:.1f}"
+        panels.append(Panel(overlay(scored.panoptic_map, scored.segments), title, note))
+    buffer = io.BytesIO()
+    draw_sheet([panels]).save(buffer, format="PNG")
+    return ShownExample(buffer.getvalue(), f"Image {record.image_id}: {example.reason}.")

@@ -1,0 +1,168 @@
+"""``eco eval`` and ``eco report`` as typed: tables, JSON, files, exit codes."""
+
+import json
+import sys
+import types
+from pathlib import Path
+
+import pytest
+from helpers_evaluation import IMAGES, Bench, make_bench
+
+from ecocli.__main__ import main
+from ecocli.artifacts.manifest import ReportManifest
+from ecocli.metrics import panoptic_quality
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return make_bench(tmp_path_factory.mktemp("bench"))
+
+
+def typed(bench: Bench, command: str, *arguments: str) -> list[str]:
+    place = ["--store", str(bench.store.root), "--data-root", str(bench.dataset.root), "--device", "cpu"]
+    return [command, *place, "--threads", "1", *arguments]
+
+
+QUICK = ("--metrics", "pq", "--set", "execution.timed_images=2", "--set", "bootstrap_replicates=20")
+
+
+def test_eval__table__shows_gate_controls_and_lead(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(typed(bench, "eval", *QUICK)) == 0
+    captured = capsys.readouterr()
+    lines = [line.split() for line in captured.out.splitlines()]
+    firsts = [line[0] for line in lines if line]
+    assert [name for name in ("exit", "gate", "random", "oracle") if name in firsts] == [
+        "exit",
+        "gate",
+        "random",
+        "oracle",
+    ]
+    (gate,) = [line for line in lines if line and line[0] == "gate"]
+    shares = [round(100 * bench.gate_depths.count(depth) / IMAGES) for depth in (1, 2, 3)]
+    assert [int(cell) for cell in gate[-3:]] == shares
+    assert gate[6:8] == ["-", "-"]  # neither mIoU nor AP was asked for
+    assert float(gate[10]) > 0  # ms
+    assert "Gate against the best fixed blend of equal cost" in captured.out
+    assert "parent sha256:" in captured.err
+    assert "gate sha256:" in captured.err
+
+
+def test_eval__json__holds_the_whole_summary(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(typed(bench, "eval", "--json", *QUICK)) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert bench.store.get(data["digest"], ReportManifest).manifest.summary["rows"] == data["rows"]
+    assert set(data["ms_per_image"]) == {"exit 1", "exit 2", "exit 3", "gate"}
+
+
+def test_eval__predictions__are_written_as_a_folder_too(
+    bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(typed(bench, "eval", "--json", "--predictions", str(tmp_path / "out"), *QUICK)) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["predictions"] == str(tmp_path / "out" / "panoptic_pred.json")
+    assert len(list((tmp_path / "out" / "panoptic_pred").glob("*.png"))) == IMAGES
+
+
+def test_eval__dry_run__says_what_would_be_asked(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(typed(bench, "eval", "--dry-run", "--no-gate", "--seed", "5")) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "eval: would run"
+    assert "  seed = 5" in lines
+    assert not any("gate" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    "arguments, code, message",
+    [
+        (["--gate", "x", "--no-gate"], 2, "--gate and --no-gate exclude each other"),
+        (["--no-predictions", "--predictions", "out"], 2, "need the predictions that --no-predictions leaves out"),
+        (["--metrics", "pq,f1"], 2, "--metrics names f1, expected pq or some of miou, ap"),
+        (["--check-with", "detectron2"], 2, "--check-with is 'detectron2', expected panopticapi"),
+        (["--check-with", "panopticapi"], 2, "needs that package, which is not installed"),
+        (["--gate", "nowhere"], 4, "To evaluate the fixed exits alone, add --no-gate"),
+        (["--split", "test"], 2, "has no split 'test'"),
+    ],
+)
+def test_eval__wrong_request__says_so_with_its_code(
+    bench: Bench,
+    arguments: list[str],
+    code: int,
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "panopticapi", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main(typed(bench, "eval", *arguments)) == code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert message in captured.err
+
+
+class _OfficialCounts:
+    """Stands for panopticapi's counts; computes with ours, shifted by a given amount."""
+
+    def __init__(self, pq: float) -> None:
+        self.pq = pq
+
+    def pq_average(self, categories: object, isthing: object) -> tuple[dict[str, float], None]:
+        return {"pq": self.pq}, None
+
+
+@pytest.mark.parametrize("shift, code", [(0.0, 0), (1e-6, 1)])
+def test_eval__check_with_panopticapi__compares_and_objects(
+    bench: Bench, shift: float, code: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ecocli.data.panoptic import decode_id_map, read_picture
+
+    def fake(_core: int, pairs: list, truth_folder: str, found_folder: str, categories: dict) -> _OfficialCounts:
+        sys.stdout.write("panopticapi chatters\n")
+        counts = []
+        for truth, found in pairs:
+            maps = [
+                decode_id_map(read_picture(Path(folder) / entry["file_name"], "panoptic PNG"))
+                for folder, entry in ((found_folder, found), (truth_folder, truth))
+            ]
+            as_segments = [
+                [types.SimpleNamespace(**s, is_crowd=s.get("iscrowd", 0) == 1) for s in entry["segments_info"]]
+                for entry in (found, truth)
+            ]
+            counts.append(
+                panoptic_quality.count_panoptic_image(
+                    maps[0], as_segments[0], maps[1], as_segments[1], list(categories)
+                )
+            )
+        quality = panoptic_quality.panoptic_quality(panoptic_quality.sum_counts(counts, len(categories)))
+        return _OfficialCounts((quality.pq or 0.0) + shift)
+
+    package, module = types.ModuleType("panopticapi"), types.ModuleType("panopticapi.evaluation")
+    module.pq_compute_single_core = fake
+    package.__spec__ = types.SimpleNamespace()
+    monkeypatch.setitem(sys.modules, "panopticapi", package)
+    monkeypatch.setitem(sys.modules, "panopticapi.evaluation", module)
+    assert main(typed(bench, "eval", "--json", "--check-with", "panopticapi", *QUICK)) == code
+    captured = capsys.readouterr()
+    assert "chatters" not in captured.out
+    if code == 0:
+        data = json.loads(captured.out)
+        gate = next(row for row in data["rows"] if row["name"] == "gate")
+        assert data["panopticapi_pq"] == pytest.approx(gate["pq"], abs=1e-12)
+    else:
+        assert "but panopticapi finds" in captured.err
+
+
+def test_report__after_eval__prints_the_pages_path(
+    bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(typed(bench, "eval", *QUICK)) == 0
+    capsys.readouterr()
+    assert main(typed(bench, "report", "--out", str(tmp_path / "page"), "--examples", "1")) == 0
+    captured = capsys.readouterr()
+    assert captured.out == f"{tmp_path / 'page' / 'index.html'}\n"
+    assert (tmp_path / "page" / "example-1.png").is_file()
+    assert "(the latest)" in captured.err
+
+
+def test_report__nothing_evaluated__has_code_4(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", "--store", str(tmp_path / "empty"), "--out", str(tmp_path / "page")]) == 4
+    assert "'evaluation' is unknown in the store" in capsys.readouterr().err

@@ -1,0 +1,112 @@
+"""The report page of a tiny evaluation: files, contents, gates beside it, refusals."""
+
+from pathlib import Path
+
+import pytest
+from helpers_evaluation import Bench, make_bench
+from PIL import Image
+
+from ecocli.artifacts.manifest import GateManifest, ReportManifest
+from ecocli.config.report import ReportConfig
+from ecocli.errors import ArtifactError, UsageError
+from ecocli.runtime.context import Runtime
+from ecocli.stages import evaluate, report
+from ecocli.stages.report import ReportPage
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return make_bench(tmp_path_factory.mktemp("bench"))
+
+
+@pytest.fixture(scope="module")
+def evaluation(bench: Bench) -> str:
+    return evaluate.run(bench.config(metrics=()), bench.inputs, bench.store, Runtime.quiet()).digest
+
+
+def make_page(bench: Bench, evaluation: str, out: Path, examples: int = 2) -> ReportPage:
+    config = ReportConfig(out=str(out), examples=examples, data_root=bench.dataset.root)
+    return report.run(config, {"report": evaluation}, bench.store, Runtime.quiet())
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    with Image.open(path) as picture:
+        return picture.size
+
+
+def test_run__evaluation__writes_page_and_pictures(bench: Bench, evaluation: str, tmp_path: Path) -> None:
+    page = make_page(bench, evaluation, tmp_path / "out")
+    names = ["tradeoff.png", "exits.png", "example-1.png", "example-2.png"]
+    assert page.pictures == tuple(tmp_path / "out" / name for name in names)
+    text = page.index.read_text(encoding="utf-8")
+    assert text.count("data:image/png;base64") == 4
+    assert evaluation in text
+    assert bench.inputs["gate"] in text
+    # Five panels in a row: image, truth, exit 1, exit 3, gate; 64 pixels enlarged to 384, margins of 12.
+    assert picture_size(page.pictures[2]) == (5 * 384 + 6 * 12, 384 + 40 + 2 * 12)
+
+
+def test_run__twice__gives_the_same_bytes(bench: Bench, evaluation: str, tmp_path: Path) -> None:
+    pages = [make_page(bench, evaluation, tmp_path / name, examples=1) for name in ("a", "b")]
+    assert pages[0].index.read_bytes() == pages[1].index.read_bytes()
+
+
+def test_run__no_examples__needs_no_data(bench: Bench, evaluation: str, tmp_path: Path) -> None:
+    config = ReportConfig(out=str(tmp_path / "out"), examples=0, data_root=str(tmp_path / "nowhere"))
+    page = report.run(config, {"report": evaluation}, bench.store, Runtime.quiet())
+    assert len(page.pictures) == 2
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_run__other_gates_of_the_table__are_drawn_by_arithmetic(
+    bench: Bench, evaluation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ecocli.reports import plots
+
+    gate = bench.store.get(bench.inputs["gate"], GateManifest)
+    files = {"gate.safetensors": gate.path_of("gate.safetensors").read_bytes()}
+    for update in (
+        {"beta": 0.5, "head": "quality", "exit_costs": (0.0, 0.0, 1e12)},
+        {"beta": 0.7, "inputs": {"derived": bench.inputs["parent"]}},  # of another table: not drawn
+    ):
+        manifest = gate.manifest.model_copy(update={**update, "files": ()})
+        bench.store.put(manifest, files, action=None, provenance={})
+    drawn = []
+    original = plots.draw_tradeoff
+    monkeypatch.setattr(plots, "draw_tradeoff", lambda tradeoff: drawn.append(tradeoff) or original(tradeoff))
+    make_page(bench, evaluation, tmp_path, examples=0)
+    (tradeoff,) = drawn
+    assert tradeoff.evaluated is not None
+    # At its own price the second gate decides like the evaluated one, and costs the same but for the gate itself.
+    own = [point for point in tradeoff.gates if point.label == "β 0.5"]
+    assert len(own) == 1
+    assert own[0].gflops == pytest.approx(tradeoff.evaluated.gflops, rel=1e-3)
+    assert own[0].pq == tradeoff.evaluated.pq
+    assert not any(point.label == "β 0.7" for point in tradeoff.gates)
+    # Its price can be changed: the deepest exit is so dear that any cheaper price sends every image there.
+    (cheap,) = [point for point in tradeoff.gates if point.label == "β 0"]
+    deepest = tradeoff.fixed[-1]
+    assert (cheap.gflops, cheap.pq) == (pytest.approx(deepest.gflops), deepest.pq)
+    assert len(tradeoff.gates) == 2
+
+
+def test_run__no_gate__shows_four_panels(bench: Bench, tmp_path: Path) -> None:
+    inputs = {"parent": bench.inputs["parent"]}
+    digest = evaluate.run(bench.config(metrics=()), inputs, bench.store, Runtime.quiet()).digest
+    page = make_page(bench, digest, tmp_path, examples=1)
+    assert picture_size(page.pictures[2])[0] == 4 * 384 + 5 * 12
+
+
+def test_run__report_of_another_kind__is_refused(bench: Bench, tmp_path: Path) -> None:
+    manifest = ReportManifest(
+        schema_version=1, stage_config={}, inputs={}, dataset_fingerprints={}, summary={"type": "profile"}
+    )
+    digest = bench.store.put(manifest, {}, action=None, provenance={}).digest
+    with pytest.raises(ArtifactError, match=f"The report {digest} is no evaluation but a profile"):
+        make_page(bench, digest, tmp_path)
+
+
+def test_run__folder_that_is_a_file__is_refused(bench: Bench, evaluation: str, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("")
+    with pytest.raises(UsageError, match=r"The report cannot be written to .*out \(File exists\)\. Name a writable"):
+        make_page(bench, evaluation, tmp_path / "out", examples=0)
