@@ -1,11 +1,8 @@
-"""The two linear heads of the gate, each with its regularisation chosen by cross-validation on the training table.
+"""The gate's class head, with its regularisation chosen by cross-validation on the training table.
 
 Shapes: N images, D features, E exits, F folds.
-``class`` head (the paper's): scores whose argmax is the exit; fitted to one of the losses of ``ecocli.losses.gate``
-by ``ecocli.training.gate_fit``; it knows one beta. ``quality`` head (not in the paper): predicts the panoptic quality
-at every exit by ridge regression, so that any beta can be applied afterwards: the exit is the argmax of predicted
-quality less beta times cost. Only differences between exits decide, and they are far smaller than what all exits of
-an image share; so the shared level and the differences get a regularisation strength each.
+The head of the paper: scores whose argmax is the exit, fitted to one of the losses of ``ecocli.losses.gate`` by
+``ecocli.training.gate_fit``; it knows one beta.
 
 Regularisation: powers of ten from the strongest down, each fit starting from the last, until two in a row were worse
 than the best; then the half-steps beside the best. The held-out loss chooses. Folds depend on the seed and the number
@@ -13,11 +10,11 @@ of rows only.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ecocli.losses.gate import GateLoss, gate_loss
@@ -27,7 +24,6 @@ from ecocli.training.gate_fit import (
     SolverState,
     StandardisedFeatures,
     fold_standardisation,
-    second_moments,
     solve,
 )
 
@@ -43,6 +39,21 @@ _ROWS_PER_BLOCK = 4096
 
 
 @dataclass(frozen=True, eq=False)
+class WarmStart:
+    """What a fit leaves behind for a neighbouring one, such as the next beta.
+
+    Attributes:
+        state: Solution on all rows.
+        position: Place of the chosen strength in ``L2_GRID``; None where it was given.
+        fold_states: Solutions of the cross-validation by place.
+    """
+
+    state: SolverState
+    position: int | None
+    fold_states: Mapping[int, SolverState]
+
+
+@dataclass(frozen=True, eq=False)
 class HeadFit:
     """A fitted head and how it was found.
 
@@ -52,7 +63,7 @@ class HeadFit:
         path: Strengths tried and the mean held-out loss of each; empty without a cross-validation.
         gradient_norm: At the solution; 0 where it is in closed form.
         evaluations: Passes over the features in the final fit.
-        state: Warm start for a neighbouring fit; None for the quality head.
+        warm: For a neighbouring fit; None for the quality head and for a constant one.
     """
 
     head: LinearHead
@@ -60,7 +71,7 @@ class HeadFit:
     path: tuple[tuple[float, float], ...]
     gradient_norm: float
     evaluations: int
-    state: SolverState | None
+    warm: WarmStart | None
 
 
 def folds_of_rows(rows: int, folds: int, seed: int) -> Int[Tensor, " N"]:
@@ -79,7 +90,7 @@ def fit_class_head(
     l2: float | None = None,
     folds: int = 5,
     seed: int = 0,
-    start: SolverState | None = None,
+    warm: WarmStart | None = None,
 ) -> HeadFit:
     """Fit a linear layer whose argmax is the exit.
 
@@ -94,27 +105,32 @@ def fit_class_head(
         folds: Parts of the cross-validation; no more than there are rows, and a single row is fitted with the
             strongest regularisation.
         seed: Deals the rows into folds.
-        start: Solution of a neighbouring problem with the same exits.
+        warm: Left behind by a neighbouring problem over the same exits; the optimum is the same without.
     """
     E = targets.shape[1]
     present = targets.sum(dim=0) > 0 if loss == "hard-ce" else torch.ones(E, dtype=torch.bool)
     if int(present.sum()) <= 1:
         return _constant(features, present)
     targets = targets[:, present].float()
-    if start is not None and start.weight.shape[1:] != (targets.shape[1], features.values.shape[1]):
-        start = None
+    if warm is not None and warm.state.weight.shape[1:] != (targets.shape[1], features.values.shape[1]):
+        warm = None
     folds = min(folds, len(targets))
     path: tuple[tuple[float, float], ...] = ()
+    position: int | None = None
+    fold_states: dict[int, SolverState] = {}
+    start = None if warm is None else warm.state
     if l2 is None and folds < 2:
         l2 = L2_GRID[0]
     elif l2 is None:
-        l2, path, start = _cross_validate(features, targets, loss, folds, seed)
+        position, path, fold_states = _cross_validate(features, targets, loss, folds, seed, warm)
+        l2 = L2_GRID[position]
+        start = _average(fold_states[position]) if start is None else start
     state = solve(features, targets, loss, l2, start=start)
     weight = torch.zeros(E, features.values.shape[1], dtype=torch.float64)
     bias = torch.full((E,), _ABSENT_EXIT_LOGIT, dtype=torch.float64)
     weight[present], bias[present] = state.weight[0], state.bias[0]
     head = fold_standardisation(weight, bias, features)
-    return HeadFit(head, l2, path, state.gradient_norm, state.evaluations, state)
+    return HeadFit(head, l2, path, state.gradient_norm, state.evaluations, WarmStart(state, position, fold_states))
 
 
 def _constant(features: StandardisedFeatures, present: Tensor) -> HeadFit:
@@ -126,11 +142,27 @@ def _constant(features: StandardisedFeatures, present: Tensor) -> HeadFit:
     return HeadFit(head, L2_GRID[0], (), 0.0, 0, None)
 
 
+def _average(folds: SolverState) -> SolverState:
+    """The mean of the folds' solutions, a start for the fit of all rows."""
+    return dataclasses.replace(
+        folds,
+        weight=folds.weight.mean(dim=0, keepdim=True),
+        bias=folds.bias.mean(dim=0, keepdim=True),
+        objective=folds.objective.mean(dim=0, keepdim=True),
+    )
+
+
 def _cross_validate(
-    features: StandardisedFeatures, targets: Float[Tensor, "N E"], loss: GateLoss, folds: int, seed: int
-) -> tuple[float, tuple[tuple[float, float], ...], SolverState]:
-    """Return the best strength, the path and a warm start for the fit of all rows."""
+    features: StandardisedFeatures,
+    targets: Float[Tensor, "N E"],
+    loss: GateLoss,
+    folds: int,
+    seed: int,
+    warm: WarmStart | None,
+) -> tuple[int, tuple[tuple[float, float], ...], dict[int, SolverState]]:
+    """Return the place of the best strength, the path, and the folds' solutions by place."""
     fold_of_row = folds_of_rows(len(targets), folds, seed)
+    known = {} if warm is None else {p: s for p, s in warm.fold_states.items() if len(s.weight) == folds}
     states: dict[int, SolverState] = {}
     losses: dict[int, float] = {}
 
@@ -138,33 +170,38 @@ def _cross_validate(
         return min(losses, key=losses.__getitem__)
 
     def attempt(position: int) -> None:
-        nearest = min(states, key=lambda known: abs(known - position), default=None)
-        start = None if nearest is None else states[nearest]
-        l2 = L2_GRID[position]
+        starts = known if position in known else {**known, **states}
+        nearest = min(starts, key=lambda other: abs(other - position), default=None)
         states[position] = solve(
-            features, targets, loss, l2, fold_of_row=fold_of_row, folds=folds, start=start, tolerance=3e-3
+            features,
+            targets,
+            loss,
+            L2_GRID[position],
+            fold_of_row=fold_of_row,
+            folds=folds,
+            start=None if nearest is None else starts[nearest],
+            tolerance=3e-3,
         )
         scores = _held_out_scores(features, fold_of_row, states[position])
         losses[position] = float(gate_loss(scores, targets, loss).mean(dtype=torch.float64))
 
-    # Every other strength first, then the neighbours of the best.
-    for position in range(0, len(L2_GRID), 2):
-        attempt(position)
-        if position - best_position() >= 2 * _WORSE_IN_A_ROW:
-            break
-    coarse_best = best_position()
-    for position in (coarse_best - 1, coarse_best + 1):
-        if 0 <= position < len(L2_GRID):
+    if warm is not None and warm.position is not None and known:
+        # A neighbouring beta wants about the same strength: climb from there.
+        attempt(warm.position)
+    else:
+        # Every other strength first, then the neighbours of the best.
+        for position in range(0, len(L2_GRID), 2):
             attempt(position)
-    best = best_position()
-    middle = dataclasses.replace(
-        states[best],
-        weight=states[best].weight.mean(dim=0, keepdim=True),
-        bias=states[best].bias.mean(dim=0, keepdim=True),
-        objective=states[best].objective.mean(dim=0, keepdim=True),
-    )
+            if position - best_position() >= 2 * _WORSE_IN_A_ROW:
+                break
+    while True:
+        beside = [p for p in (best_position() - 1, best_position() + 1) if 0 <= p < len(L2_GRID) and p not in losses]
+        if not beside:
+            break
+        for position in beside:
+            attempt(position)
     path = tuple((L2_GRID[position], losses[position]) for position in sorted(losses))
-    return L2_GRID[best], path, middle
+    return best_position(), path, states
 
 
 def _held_out_scores(
@@ -179,105 +216,3 @@ def _held_out_scores(
         all_fits = torch.nn.functional.linear(features.values[rows], weight, bias).view(-1, F, E)
         scores[rows] = all_fits[torch.arange(len(all_fits)), fold_of_row[rows]]
     return scores
-
-
-def fit_quality_head(
-    features: StandardisedFeatures, quality: Float[Tensor, "N E"], *, folds: int = 5, seed: int = 0
-) -> HeadFit:
-    """Fit a linear layer that predicts the quality at every exit, by ridge regression in closed form.
-
-    Args:
-        features: Standardised features.
-        quality: Panoptic quality in 0..1, defined at every exit.
-        folds: Parts of the cross-validation, no more than there are rows.
-        seed: Deals the rows into folds.
-    """
-    quality = quality.double()
-    level = quality.mean(dim=1, keepdim=True)
-    responses = torch.cat([level, quality - level], dim=1)
-    fold_of_row = folds_of_rows(len(quality), min(folds, len(quality)), seed)
-    parts = [
-        _Moments.of(features.values[fold_of_row == fold], responses[fold_of_row == fold])
-        for fold in range(int(fold_of_row.max()) + 1)
-    ]
-    everything = _Moments.sum_of(parts)
-    chosen, path = _choose_ridge(features, responses, fold_of_row, parts, everything)
-    (level_weight, level_bias), (weight, bias) = (everything.solve(l2) for l2 in chosen)
-    head = fold_standardisation(weight[1:] + level_weight[:1], bias[1:] + level_bias[:1], features)
-    return HeadFit(head, chosen[1], path, 0.0, 1, None)
-
-
-def _choose_ridge(
-    features: StandardisedFeatures,
-    responses: Float64[Tensor, "N T"],
-    fold_of_row: Int[Tensor, " N"],
-    parts: Sequence["_Moments"],
-    everything: "_Moments",
-) -> tuple[tuple[float, float], tuple[tuple[float, float], ...]]:
-    """Return the strengths of level (column 0) and differences (the rest), and the latter's path."""
-    if len(parts) < 2:
-        return (L2_GRID[0], L2_GRID[0]), ()
-    T = responses.shape[1]
-    errors = torch.zeros(len(L2_GRID), T, dtype=torch.float64)
-    for fold, part in enumerate(parts):
-        rows = (fold_of_row == fold).nonzero()[:, 0]
-        rest = everything.without(part)
-        solutions = [rest.solve(l2) for l2 in L2_GRID]
-        weights = torch.cat([weight for weight, _ in solutions]).float()
-        offsets = torch.cat([bias for _, bias in solutions])
-        predicted = torch.nn.functional.linear(features.values[rows], weights).double() + offsets
-        errors += (predicted.view(-1, len(L2_GRID), T) - responses[rows, None]).square().sum(dim=0) / len(responses)
-    best_level = int(errors[:, 0].argmin())
-    losses = errors[:, 1:].mean(dim=1)
-    best = int(losses.argmin())
-    path = tuple(zip(L2_GRID, losses.tolist(), strict=True))
-    return (L2_GRID[best_level], L2_GRID[best]), path
-
-
-@dataclass(frozen=True, eq=False)
-class _Moments:
-    """Sums over rows that a ridge regression with a free bias needs."""
-
-    rows: int
-    features: Float64[Tensor, " D"]
-    responses: Float64[Tensor, " T"]
-    feature_products: Float64[Tensor, "D D"]
-    response_products: Float64[Tensor, "T D"]
-
-    @classmethod
-    def of(cls, values: Float[Tensor, "n D"], responses: Float64[Tensor, "n T"]) -> "_Moments":
-        return cls(
-            len(values),
-            values.sum(dim=0, dtype=torch.float64),
-            responses.sum(dim=0),
-            second_moments(values),
-            (responses.float().T @ values).double(),
-        )
-
-    @classmethod
-    def sum_of(cls, parts: Sequence["_Moments"]) -> "_Moments":
-        return cls(
-            sum(part.rows for part in parts),
-            torch.stack([part.features for part in parts]).sum(dim=0),
-            torch.stack([part.responses for part in parts]).sum(dim=0),
-            torch.stack([part.feature_products for part in parts]).sum(dim=0),
-            torch.stack([part.response_products for part in parts]).sum(dim=0),
-        )
-
-    def without(self, part: "_Moments") -> "_Moments":
-        return _Moments(
-            self.rows - part.rows,
-            self.features - part.features,
-            self.responses - part.responses,
-            self.feature_products - part.feature_products,
-            self.response_products - part.response_products,
-        )
-
-    def solve(self, l2: float) -> tuple[Float64[Tensor, "T D"], Float64[Tensor, " T"]]:
-        """Minimise mean squared error plus ``l2 |weight|^2``."""
-        mean, response_mean = self.features / self.rows, self.responses / self.rows
-        moments = self.feature_products / self.rows - torch.outer(mean, mean)
-        moments.diagonal().add_(l2)
-        cross = self.response_products / self.rows - torch.outer(response_mean, mean)
-        weight = torch.cholesky_solve(cross.T, torch.linalg.cholesky(moments)).T
-        return weight, response_mean - weight @ mean

@@ -17,8 +17,9 @@ from torch import Tensor
 from ecocli.config.fit_gate import HeadName, LossName
 from ecocli.losses.gate import loss_targets
 from ecocli.training.gate_data import TrainingRows
-from ecocli.training.gate_fit import LinearHead, SolverState
-from ecocli.training.gate_heads import HeadFit, fit_class_head, fit_quality_head
+from ecocli.training.gate_fit import LinearHead
+from ecocli.training.gate_heads import HeadFit, WarmStart, fit_class_head
+from ecocli.training.gate_ridge import fit_quality_head
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +74,7 @@ class GateFitter:
     l2: float | None
     folds: int
     seed: int
-    _states: dict[int, SolverState] = field(default_factory=dict)
+    _warm: dict[int, WarmStart] = field(default_factory=dict)
     _quality_fit: HeadFit | None = None
 
     def fit(self, head: HeadName, exits: int, beta: float, *, l2: float | None = None) -> FittedGate:
@@ -99,10 +100,13 @@ class GateFitter:
             l2=self.l2 if l2 is None else l2,
             folds=self.folds,
             seed=self.seed,
-            start=self._states.get(exits),
+            warm=self._warm.get(exits),
         )
-        if fitted.state is not None:
-            self._states[exits] = fitted.state
+        if fitted.warm is not None:
+            former = self._warm.get(exits)
+            # A fit at a given strength leaves no folds behind; those of an earlier one still help.
+            keep = fitted.warm.position is None and former is not None
+            self._warm[exits] = replace(former, state=fitted.warm.state) if keep and former else fitted.warm
         return FittedGate("class", fitted, beta, 0.0, costs)
 
 

@@ -12,7 +12,8 @@ from scipy.optimize import minimize
 from ecocli.errors import DataError
 from ecocli.losses.gate import GATE_LOSSES, GateLoss, loss_targets
 from ecocli.training.gate_fit import StandardisedFeatures, fold_standardisation, solve
-from ecocli.training.gate_heads import L2_GRID, fit_class_head, fit_quality_head, folds_of_rows
+from ecocli.training.gate_heads import L2_GRID, fit_class_head, folds_of_rows
+from ecocli.training.gate_ridge import fit_quality_head
 
 
 def correlated(seed: int, rows: int, features: int, exits: int = 4) -> tuple[np.ndarray, torch.Tensor]:
@@ -276,3 +277,24 @@ def test_fit_quality_head__single_row__predicts_its_quality() -> None:
     raw, quality = correlated(19, rows=1, features=4)
     fit = fit_quality_head(StandardisedFeatures.from_raw(raw), quality)
     np.testing.assert_allclose(fit.head.scores(raw).numpy(), quality.numpy(), atol=1e-6)
+
+
+def test_fit_class_head__warm_start__same_gate_with_fewer_strengths_tried() -> None:
+    raw, utilities = correlated(20, rows=300, features=15)
+    features = StandardisedFeatures.from_raw(raw)
+    near = utilities + 0.01 * torch.arange(4.0)
+    first = fit_class_head(features, loss_targets(utilities, "hard-ce"), "hard-ce", folds=3)
+    cold = fit_class_head(features, loss_targets(near, "hard-ce"), "hard-ce", folds=3)
+    warm = fit_class_head(features, loss_targets(near, "hard-ce"), "hard-ce", folds=3, warm=first.warm)
+    assert warm.l2 == cold.l2
+    assert len(warm.path) < len(cold.path)
+    torch.testing.assert_close(warm.head.scores(raw), cold.head.scores(raw), rtol=0, atol=2e-2)
+
+
+def test_fit_class_head__warm_start_of_other_exits__is_left_aside() -> None:
+    raw, utilities = correlated(21, rows=100, features=6)
+    features = StandardisedFeatures.from_raw(raw)
+    other = fit_class_head(features, loss_targets(utilities[:, :2], "hard-ce"), "hard-ce", folds=3)
+    targets = loss_targets(utilities, "hard-ce")
+    warm = fit_class_head(features, targets, "hard-ce", folds=3, warm=other.warm)
+    assert torch.equal(warm.head.weight, fit_class_head(features, targets, "hard-ce", folds=3).head.weight)
