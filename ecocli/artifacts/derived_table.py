@@ -16,6 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Float16, Float64
 
+from ecocli.artifacts.artifact import Artifact
+from ecocli.artifacts.manifest import DerivedManifest
 from ecocli.artifacts.tables import ColumnDoc, document_columns, read_table
 from ecocli.errors import ArtifactError
 from ecocli.metrics.assignment import CountTable
@@ -192,6 +194,22 @@ def read_derived(path: Path, *, split: str, feature: str, exit_depths: Sequence[
         gflops=costs["gflops"],
         encoder_gflops=costs["encoder_gflops"],
     )
+
+
+def read_splits(derived: Artifact[DerivedManifest], splits: Sequence[str], feature: str) -> dict[str, DerivedTable]:
+    """Read those of the splits that there are; see ``read_derived``."""
+    manifest = derived.manifest
+    return {
+        split: read_derived(
+            derived.path_of(f"{split}.parquet"),
+            split=split,
+            feature=feature,
+            exit_depths=manifest.exit_depths,
+            rows=manifest.rows[split],
+        )
+        for split in dict.fromkeys(splits)
+        if split in manifest.splits
+    }
 
 
 def _flat(table: pa.Table, name: str) -> Any:

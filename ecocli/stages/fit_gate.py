@@ -139,11 +139,14 @@ def _fit(
     depths: tuple[int, ...],
     runtime: Runtime,
 ) -> tuple[GateManifest, FileContents]:
+    from ecocli.artifacts.derived_table import read_splits
     from ecocli.artifacts.tensors import save_tensors
     from ecocli.training.gate_summary import number
+    from ecocli.training.gate_table import build_tables
     from ecocli.training.gate_training import GateFitter
 
-    tables = _read_tables(config, derived)
+    splits = read_splits(derived, (config.train_split, config.score_split), config.feature)
+    tables = build_tables(config, {name: vars(table) for name, table in splits.items()}, derived.manifest.exit_depths)
     fitter = GateFitter(tables.rows, config.loss, config.l2, config.folds, config.seed)
     found = _settle(config, tables, fitter, depths)
     gate, fit = found.gate, found.gate.fit
@@ -182,25 +185,6 @@ def _fit(
         exit_costs=tuple(gate.exit_costs.tolist()),
     )
     return manifest, {"gate.safetensors": save_tensors(state)}
-
-
-def _read_tables(config: FitGateConfig, derived: Artifact[DerivedManifest]) -> "GateTables":
-    from ecocli.artifacts.derived_table import read_derived
-    from ecocli.training.gate_table import build_tables
-
-    manifest = derived.manifest
-    wanted = [split for split in (config.train_split, config.score_split) if split in manifest.splits]
-    read = {
-        split: read_derived(
-            derived.path_of(f"{split}.parquet"),
-            split=split,
-            feature=config.feature,
-            exit_depths=manifest.exit_depths,
-            rows=manifest.rows[split],
-        )
-        for split in dict.fromkeys(wanted)
-    }
-    return build_tables(config, {name: vars(table) for name, table in read.items()}, manifest.exit_depths)
 
 
 def _settle(config: FitGateConfig, tables: "GateTables", fitter: "GateFitter", depths: tuple[int, ...]) -> "Found":

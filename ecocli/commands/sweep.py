@@ -1,0 +1,204 @@
+"""``eco sweep``: gates over beta, K and head from one table; prints the trade-off, writes plot and Parquet on request."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ecocli.commands.common import (
+    ConfigOption,
+    DryRunOption,
+    ForceOption,
+    JsonOption,
+    NameOption,
+    SeedOption,
+    SetOption,
+    StoreOption,
+    ThreadsOption,
+    emit_result,
+    make_runtime,
+    open_store,
+    print_dry_run,
+    resolve,
+    resolve_input,
+)
+from ecocli.commands.profiled_ms import read_exit_ms
+from ecocli.errors import UsageError
+
+if TYPE_CHECKING:
+    import rich.table
+    from pydantic import JsonValue
+
+    from ecocli.artifacts.artifact import Artifact
+    from ecocli.artifacts.manifest import ReportManifest
+
+
+def sweep(
+    beta: Annotated[
+        list[str] | None,
+        typer.Option("--beta", metavar="B,B,..", help="Prices of one unit of cost.  [default: the paper's]"),
+    ] = None,
+    deepest_exits: Annotated[
+        list[str] | None,
+        typer.Option("--K", metavar="K,K,..", help="Deepest exits on offer.  [default: the parent's]"),
+    ] = None,
+    heads: Annotated[
+        list[str] | None,
+        typer.Option("--head", metavar="class,quality", help="Kinds of head.  [default: class]"),
+    ] = None,
+    loss: Annotated[
+        str | None,
+        typer.Option("--loss", metavar="hard-ce|u-ce|soft-ce|soft-mse", help="Of the class head.  [default: hard-ce]"),
+    ] = None,
+    cost: Annotated[
+        str | None, typer.Option("--cost", metavar="depth|gflops|ms", help="What beta is a price of.  [default: depth]")
+    ] = None,
+    feature: Annotated[
+        str | None, typer.Option("--feature", metavar="res5|projected", help="What the gate reads.  [default: res5]")
+    ] = None,
+    derived: Annotated[
+        str | None, typer.Option("--derived", metavar="DERIVED", help="Tables to fit on.  [default: the latest]")
+    ] = None,
+    profile: Annotated[
+        str | None,
+        typer.Option("--profile", metavar="REPORT", help="Report of eco profile or eco eval to take ms from."),
+    ] = None,
+    exit_ms: Annotated[
+        str | None,
+        typer.Option("--exit-ms", metavar="M,M,..", help="Milliseconds of each of the parent's exits instead."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Also write sweep.parquet and sweep.svg there.")
+    ] = None,
+    store: StoreOption = None,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+    name: NameOption = None,
+    seed: SeedOption = None,
+    threads: ThreadsOption = None,
+    force: ForceOption = False,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Fit and score gates over beta and K from the derived tables alone, and print the trade-off.
+
+    Each gate stands beside the best fixed mixture of equal cost, the best fixed exit and the oracle.
+    """
+    from ecocli.config.sweep import SweepConfig
+    from ecocli.stages import sweep as stage
+
+    opened = open_store(store)
+    with make_runtime("cpu", threads) as runtime:
+        inputs = {"derived": resolve_input(opened, "derived", derived, runtime.log)}
+        resolved = resolve(
+            SweepConfig,
+            config_path=config,
+            flags={
+                "betas": _numbers("--beta", beta, float) if beta else None,
+                "deepest_exits": _numbers("--K", deepest_exits, int) if deepest_exits else None,
+                "heads": _words(heads) if heads else None,
+                "loss": loss,
+                "cost": cost,
+                "feature": feature,
+                "exit_ms": read_exit_ms(opened, inputs["derived"], profile, exit_ms),
+                "seed": seed,
+            },
+            assignments=assignments,
+        )
+        action, _, _ = stage.plan(resolved, inputs, opened)
+        if dry_run:
+            print_dry_run(
+                runtime.world,
+                stage.STAGE,
+                resolved,
+                inputs,
+                action_digest=action.digest,
+                reused=None if force else opened.find_action(action.digest),
+                as_json=as_json,
+            )
+            return
+        report = stage.run(resolved, inputs, opened, runtime, force=force, names=name or ())
+        runtime.log.info("report %s", report.digest)
+        if out is not None and runtime.world.is_main:
+            _copy(report, out)
+        data = {"digest": report.digest, **report.manifest.summary}
+        emit_result(runtime.world, data, table=_table(report.manifest.summary), as_json=as_json)
+
+
+def _words(texts: Sequence[str]) -> list[str]:
+    """Take a list apart that is separated by commas or blanks, or given by repeating the option."""
+    return [word for text in texts for word in re.split(r"[,\s]+", text.strip()) if word]
+
+
+def _numbers(option: str, texts: Sequence[str], kind: type[int] | type[float]) -> list[float | int]:
+    try:
+        return [kind(word) for word in _words(texts)]
+    except ValueError as error:
+        example = "4,5,6" if kind is int else "0,0.0005,0.02"
+        raise UsageError(f"{option} is {' '.join(texts)!r}, expected numbers such as {example}.") from error
+
+
+def _copy(report: "Artifact[ReportManifest]", folder: Path) -> None:
+    from ecocli.artifacts.files import make_directory, write_bytes
+
+    make_directory(folder)
+    for name in ("sweep.parquet", "sweep.svg"):
+        write_bytes(folder / name, report.path_of(name).read_bytes(), folder)
+
+
+def _table(summary: Mapping[str, "JsonValue"]) -> "rich.table.Table":
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(
+        box=SIMPLE_HEAD, title=f"Scored on {summary['scored_on']}, {summary['images']} images", title_style="bold"
+    )
+    table.add_column("gate")
+    for heading in ("beta", "PQ", "GFLOPs", "encoder", "depth", "% per exit", "hits %", "majority %"):
+        table.add_column(heading, justify="right")
+    for heading in ("mixture PQ", "lead", "95 % interval", "best fixed", "oracle PQ", "oracle GFLOPs"):
+        table.add_column(heading, justify="right")
+    rows = summary["rows"]
+    previous = None
+    for row in rows if isinstance(rows, list) else []:
+        assert isinstance(row, Mapping)
+        series = (row["head"], row["deepest_exit"])
+        if previous is not None and series != previous:
+            table.add_section()
+        previous = series
+        shares = row["exit_shares"]
+        assert isinstance(shares, list)
+        table.add_row(
+            f"{row['head']}, K = {row['deepest_exit']}",
+            f"{_float(row['beta']):g}",
+            _points(row["pq"]),
+            f"{_float(row['gflops']):.4g}",
+            f"{_float(row['encoder_gflops']):.4g}",
+            f"{_float(row['mean_depth']):.2f}",
+            " ".join(f"{100 * _float(share):.0f}" for share in shares),
+            _points(row["accuracy"], 1),
+            _points(row["majority_accuracy"], 1),
+            _points(row["blend_pq"]),
+            _points(row["lead"], signed=True),
+            f"{_points(row['lead_low'], signed=True)} to {_points(row['lead_high'], signed=True)}",
+            f"exit {row['best_fixed_exit']}: {_points(row['best_fixed_pq'])}",
+            _points(row["target_pq"]),
+            f"{_float(row['target_gflops']):.4g}",
+        )
+    table.caption = (
+        "PQ in points (0 to 100). Mixture: the best blend of at most two fixed exits of equal cost, without looking at "
+        "the image; lead: the gate's PQ less that. Oracle: each image at its target exit."
+    )
+    table.caption_justify = "left"
+    return table
+
+
+def _float(value: "JsonValue") -> float:
+    assert isinstance(value, int | float)
+    return float(value)
+
+
+def _points(value: "JsonValue", digits: int = 2, *, signed: bool = False) -> str:
+    return "-" if value is None else f"{100 * _float(value):{'+' if signed else ''}.{digits}f}"

@@ -1,0 +1,29 @@
+"""Settings of a sweep: many gates over one table, for the trade-off between quality and compute."""
+
+from typing import Annotated
+
+from pydantic import Field, PositiveInt, model_validator
+
+from ecocli.config.fit_gate import Beta, GateFitConfig, HeadName
+
+
+class SweepConfig(GateFitConfig):
+    """Everything ``sweep`` needs beside the derived table.
+
+    Attributes:
+        betas: Prices of one unit of cost in panoptic quality; the default holds the paper's of both data sets.
+        deepest_exits: K, the deepest exits on offer; none stands for the parent's deepest alone.
+        heads: Kinds of head.
+    """
+
+    betas: Annotated[tuple[Beta, ...], Field(min_length=1)] = (0.0, 0.0005, 0.001, 0.003, 0.005, 0.01, 0.02, 0.1)
+    deepest_exits: tuple[PositiveInt, ...] = ()
+    heads: Annotated[tuple[HeadName, ...], Field(min_length=1)] = ("class",)
+
+    @model_validator(mode="after")
+    def _no_repetition(self) -> "SweepConfig":
+        for name in ("betas", "deepest_exits", "heads"):
+            values = getattr(self, name)
+            if len(set(values)) != len(values):
+                raise ValueError(f"{name} must differ; found {', '.join(map(str, values))}")
+        return self
