@@ -116,15 +116,23 @@ def test_run__timings_and_execution__stay_out_of_the_digest(bench: Bench, report
     assert all(value > 0 for value in measured.values())
 
 
-@pytest.mark.parametrize("has_table", [True, False])
-def test_run__gate_only__takes_the_controls_pq_from_the_table_or_runs_for_pq_alone(
-    bench: Bench, report: Artifact[ReportManifest], has_table: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("table", ["fits", "of another split", "of other images", "at another size"])
+def test_run__gate_only__takes_the_controls_pq_from_a_fitting_table_or_runs_for_pq_alone(
+    bench: Bench, report: Artifact[ReportManifest], table: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = bench.config(every_exit=False, predictions=False)
-    inputs = bench.inputs
+    inputs, has_table = bench.inputs, table == "fits"
     if not has_table:
-        # The same gate, but on a table that measured another split.
-        inputs = {**inputs, "gate": variant_gate(bench, inputs["parent"], EXIT_DEPTHS, 5)}
+        fitted = bench.store.get(inputs["gate"], GateManifest).manifest.inputs["derived"]
+        manifest = bench.store.get(fitted, DerivedManifest).manifest
+        smaller = {"dataset": {**bench.dataset.model_dump(mode="json"), "test_resize": {"short_edge_px": 32}}}
+        update: dict[str, object] = {
+            "of another split": {"splits": ("train",), "rows": {"train": 6}},
+            "of other images": {"dataset_fingerprints": {"val": "sha256:0"}},
+            "at another size": {"stage_config": smaller},
+        }[table]
+        other = bench.store.put(manifest.model_copy(update={**update, "files": ()}), {}, action=None, provenance={})
+        inputs = {**inputs, "gate": put_gate(bench, other.digest, EXIT_DEPTHS)}
     ran_exits = []
     original = scoring.derive_rows
     monkeypatch.setattr(scoring, "derive_rows", lambda *args: ran_exits.append(1) or original(*args))
@@ -160,6 +168,14 @@ def test_run__no_gate__evaluates_exits_and_oracle(bench: Bench) -> None:
         assert len(archive.namelist()) == IMAGES + 1
 
 
+def put_gate(bench: Bench, derived: str, exit_depths: tuple[int, ...]) -> str:
+    """Put the gate once more, as fitted on another table."""
+    gate = bench.store.get(bench.inputs["gate"], GateManifest)
+    update = {"inputs": {"derived": derived}, "exit_depths": exit_depths, "files": ()}
+    files = {"gate.safetensors": gate.path_of("gate.safetensors").read_bytes()}
+    return bench.store.put(gate.manifest.model_copy(update=update), files, action=None, provenance={}).digest
+
+
 def variant_gate(bench: Bench, parent: str, exit_depths: tuple[int, ...], seed: int) -> str:
     """Put a gate that was fitted on a table of another parent, or for other exits."""
     derived = DerivedManifest(
@@ -172,13 +188,7 @@ def variant_gate(bench: Bench, parent: str, exit_depths: tuple[int, ...], seed: 
         rows={"train": 4},
         feature_sizes={"res5": 128},
     )
-    table = bench.store.put(derived, {}, action=None, provenance={})
-    gate = bench.store.get(bench.inputs["gate"], GateManifest)
-    manifest = gate.manifest.model_copy(
-        update={"inputs": {"derived": table.digest}, "exit_depths": exit_depths, "files": ()}
-    )
-    files = {"gate.safetensors": gate.path_of("gate.safetensors").read_bytes()}
-    return bench.store.put(manifest, files, action=None, provenance={}).digest
+    return put_gate(bench, bench.store.put(derived, {}, action=None, provenance={}).digest, exit_depths)
 
 
 def test_run__gate_of_another_parent__is_refused(bench: Bench) -> None:

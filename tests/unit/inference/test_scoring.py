@@ -6,18 +6,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers_inference import EXIT_DEPTHS, RULE, splitting_gate, tiny_dataset, tiny_model
+import torch
+from helpers_inference import EXIT_DEPTHS, RULE, own_truth, splitting_gate, tiny_dataset, tiny_model
 from pycocotools import mask as coco_mask
+from torch import Tensor
 
 from ecocli.config.dataset import ResizeConfig
 from ecocli.data.panoptic import PanopticDataset, decode_id_map, read_picture
 from ecocli.errors import InterruptedRunError
 from ecocli.inference.assemble import count_table, further_metrics, sum_view
-from ecocli.inference.batches import load_batch
+from ecocli.inference import scoring
+from ecocli.inference.batches import LabelledBatch, load_batch
 from ecocli.inference.derive_rows import derive_rows
 from ecocli.inference.postprocess import instance_inference, semantic_map
 from ecocli.inference.predictions_file import pack_predictions, unpack_predictions
-from ecocli.inference.predictor import ExitGate, predict_gated
+from ecocli.inference.predictor import ExitGate, predict_exits, predict_gated
 from ecocli.inference.scored_dataset import ScoringTask, score_dataset
 from ecocli.inference.scores import PartScores, instance_images, load_part, save_part
 from ecocli.inference.scoring import PartScorer, ScoringOptions
@@ -98,17 +101,33 @@ def test_score_dataset__gate__is_run_at_the_depths_it_chooses(scene: Scene, scor
     assert (scores.instances.view == E).sum() == instances > 0
 
 
-def test_score_dataset__oracle_confusion__is_that_of_each_images_best_exit(scene: Scene, scores: PartScores) -> None:
-    assert scores.confusion[E + 1].sum() == scores.confusion[0].sum() > 0
-    quality = np.nan_to_num(image_qualities(count_table(scores.counts, range(E), IMAGES, K)))
-    best = quality.argmax(axis=1)
+def coarse_classes(_logits: Tensor, masks: Tensor, _geometry: object) -> Tensor:
+    """Stands for the semantic map: the strongest query of each cell, which differs between exits."""
+    return masks.argmax(dim=0).repeat_interleave(4, 0).repeat_interleave(4, 1)
+
+
+def test_part_scorer__oracle__counts_the_confusion_of_each_images_best_exit(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring, "semantic_map", coarse_classes)
+    # The truth of image b is its own prediction at exit index best[b], which is therefore its best exit.
+    best = (2, 0, 1)
+    batch = load_batch(scene.dataset, (0, 1, 2), KEEP, scene.task.model, "cpu")
+    with torch.no_grad():
+        features = scene.task.model.extract(batch.images.images)
+        exits = list(predict_exits(scene.task.model, features, batch.images, EXIT_DEPTHS))
+    predictions = [exits[best[b]][b] for b in range(3)]
+    truths = tuple(own_truth(prediction) for prediction in predictions)
+    scorer = PartScorer(scene.task.model, None, EXIT_DEPTHS, RULE, ScoringOptions(), None)
+    scorer.add(LabelledBatch(batch.positions, batch.images, truths))
     expected = np.zeros((K, K), np.int64)
-    for position in range(IMAGES):
-        scorer = PartScorer(scene.task.model, None, (EXIT_DEPTHS[best[position]],), RULE, ScoringOptions(), None)
-        scorer.add(load_batch(scene.dataset, (position,), KEEP, scene.task.model, "cpu"))
-        expected += scorer.result().confusion[0]
-    # One image alone and one among two differ in the last digits of the logits: a few pixels may fall either way.
-    assert np.abs(scores.confusion[E + 1] - expected).sum() <= 8
+    for prediction, truth in zip(predictions, truths, strict=True):
+        found = coarse_classes(prediction.pred_logits, prediction.pred_masks, None).numpy()
+        expected += count_confusion(found, semantic_truth(truth.panoptic_map, truth.segments, RULE.category_ids), K)
+    confusion = scorer.result().confusion
+    assert confusion[E + 1].tolist() == expected.tolist()
+    assert all(confusion[e].tolist() != expected.tolist() for e in range(E))
+    assert not confusion[E].any()  # no gate
 
 
 def test_score_dataset__two_processes__score_like_one(scene: Scene, scores: PartScores, tmp_path: Path) -> None:
