@@ -90,6 +90,8 @@ class Mask2Former(nn.Module):
         Args:
             images: Normalised, padded to a multiple of ``size_divisor``.
         """
+        # Convolutions run faster with channels last, on CPUs in float32 as on GPUs in half precision.
+        images = images.contiguous(memory_format=torch.channels_last)
         return self.sem_seg_head.pixel_decoder.project(self.backbone(images))
 
     def encode(self, features: Features, exit_depths: Sequence[int]) -> tuple[Float[Tensor, "B N C"], ...]:
@@ -106,9 +108,7 @@ class Mask2Former(nn.Module):
         ``tokens`` may hold several exits of the batch one after the other: B is then a multiple of the features'.
         """
         head = self.sem_seg_head
-        copies = tokens.shape[0] // features.lateral.shape[0]
-        lateral = features.lateral.repeat(copies, 1, 1, 1) if copies > 1 else features.lateral
-        mask_features, memories = head.pixel_decoder.fuse(tokens, features.shapes, lateral)
+        mask_features, memories = head.pixel_decoder.fuse(tokens, features.shapes, features.lateral)
         return Predictions(*head.predictor(memories, features.shapes, mask_features, all_layers))
 
     def forward(

@@ -129,16 +129,22 @@ class PixelDecoder(nn.Module):
         self,
         tokens: Float[Tensor, "B N C"],
         shapes: SpatialShapes,
-        lateral: Float[Tensor, "B C H4 W4"],
+        lateral: Float[Tensor, "images C H4 W4"],
     ) -> tuple[Float[Tensor, "B Cm H4 W4"], tuple[Float[Tensor, "B _n C"], ...]]:
         """Encoded tokens to mask features and the decoder's three memories.
+
+        Args:
+            tokens: May hold several exits of the batch one after the other.
+            shapes: Height and width of every level, in cells.
+            lateral: ``res2`` projected, of the batch once.
 
         Returns:
             Mask features at stride 4, and the tokens of each level (stride 32, 16, 8).
         """
         memories = torch.split(tokens, [h * w for h, w in shapes], dim=1)
-        height, width = shapes[-1]
-        finest = memories[-1].transpose(1, 2).reshape(tokens.shape[0], -1, height, width)
+        # Tokens seen as a map have channels last; the rest keeps that order, which CPU kernels run best in.
+        finest = memories[-1].view(len(tokens), *shapes[-1], -1).permute(0, 3, 1, 2)
         upsampled = F.interpolate(finest, size=lateral.shape[-2:], mode="bilinear", align_corners=False)
-        fused = F.relu(self.layer_1(lateral + upsampled))
+        fused = (upsampled.view(-1, *lateral.shape) + lateral).flatten(0, 1)
+        fused = F.relu_(self.layer_1(fused))
         return self.mask_features(fused), memories

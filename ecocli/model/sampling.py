@@ -233,11 +233,11 @@ def sum_corners(padded: Float[Tensor, "B M R D"], corners: Corners) -> Float[Ten
     """Weighted sum of each head's corner rows."""
     M, D = padded.shape[1], padded.shape[3]
     _, B, Nq, S = corners.rows.shape
-    offsets = torch.arange(0, corners.rows.numel(), S // M, dtype=torch.int32, device=padded.device)
-    bags = F.embedding_bag(
-        corners.rows.view(-1), padded.view(-1, D), offsets, mode="sum", per_sample_weights=corners.weights.view(-1)
-    )
-    return bags.view(4, B, Nq, M * D).sum(0)
+    # Corners side by side, so that a head has one bag: cheaper than four bags and adding up four results.
+    rows, weights = (torch.cat(x.view(4, -1, S // M).unbind(), dim=1) for x in (corners.rows, corners.weights))
+    bags = torch.arange(0, rows.numel(), rows.shape[1], dtype=torch.int32, device=padded.device)
+    summed = F.embedding_bag(rows.view(-1), padded.view(-1, D), bags, mode="sum", per_sample_weights=weights.view(-1))
+    return summed.view(B, Nq, M * D)
 
 
 class _GatherSum(torch.autograd.Function):

@@ -71,12 +71,12 @@ class CrossAttentionLayer(nn.Module):
         self,
         queries: Float[Tensor, "B Q C"],
         query_positions: Float[Tensor, "Q C"],
+        key: Float[Tensor, "B N C"],
         memory: Float[Tensor, "B N C"],
-        memory_positions: Float[Tensor, "N C"],
         blocked_mask: Bool[Tensor, "B Q N"],
     ) -> Float[Tensor, "B Q C"]:
-        """Masked cross-attention, residual, norm."""
-        attended = self.multihead_attn(queries + query_positions, memory + memory_positions, memory, blocked_mask)
+        """Masked cross-attention, residual, norm; ``key`` is the memory with its positions."""
+        attended = self.multihead_attn(queries + query_positions, key, memory, blocked_mask)
         normed: Tensor = self.norm(queries + attended)
         return normed
 
@@ -190,10 +190,14 @@ class TransformerDecoder(nn.Module):
             ``pred_logits`` with "no object" last, and ``pred_masks``, the final prediction last.
         """
         B = mask_features.shape[0]
-        positions, sources = [], []
+        keys, sources = [], []
         for level, (memory, (height, width)) in enumerate(zip(memories, shapes, strict=True)):
-            sources.append(memory + self.level_embed.weight[level])
-            positions.append(sine_positions(height, width, memory.shape[-1], memory.device, torch.float32))
+            source = memory + self.level_embed.weight[level]
+            sources.append(source)
+            keys.append(source + sine_positions(height, width, memory.shape[-1], memory.device, torch.float32))
+        # Resizing and the product with the queries commute. Where nobody asks for a layer's masks, the features are
+        # resized once and each layer's mask is computed at its level's few cells only.
+        level_features = [] if all_layers else [_resized(mask_features, size) for size in shapes]
         query_positions = self.query_embed.weight
         queries = self.query_feat.weight.expand(B, -1, -1)
         layers = len(self.transformer_ffn_layers)
@@ -201,17 +205,19 @@ class TransformerDecoder(nn.Module):
         all_masks: list[Tensor] = []
         for index in range(layers + 1):
             last = index == layers
+            level = index % self.num_levels
             normed = self.decoder_norm(queries)
-            masks = self._masks(normed, mask_features)
             if all_layers or last:
+                masks = self._masks(normed, mask_features)
                 all_logits.append(self.class_embed(normed))
                 all_masks.append(masks)
             if last:
                 break
-            level = index % self.num_levels
-            blocked = self._blocked(masks, shapes[level])
+            blocked = _blocked(
+                _resized(masks.detach(), shapes[level]) if all_layers else self._masks(normed, level_features[level])
+            )
             queries = self.transformer_cross_attention_layers[index](
-                queries, query_positions, sources[level], positions[level], blocked
+                queries, query_positions, keys[level], sources[level], blocked
             )
             queries = self.transformer_self_attention_layers[index](queries, query_positions)
             queries = self.transformer_ffn_layers[index](queries)
@@ -224,11 +230,14 @@ class TransformerDecoder(nn.Module):
         masks = torch.bmm(kernel, mask_features.flatten(2))
         return masks.view(*masks.shape[:2], *mask_features.shape[2:])
 
-    @staticmethod
-    @torch.no_grad()
-    def _blocked(masks: Float[Tensor, "B Q H4 W4"], size: tuple[int, int]) -> Bool[Tensor, "B Q N"]:
-        """Where a query must not look: outside its last mask, unless that blocks everything."""
-        resized = F.interpolate(masks, size=size, mode="bilinear", align_corners=False).flatten(2)
-        # A logit below 0 is a probability below 0.5.
-        blocked = resized < 0
-        return blocked & ~blocked.all(-1, keepdim=True)
+
+def _resized(maps: Float[Tensor, "B C H4 W4"], size: tuple[int, int]) -> Float[Tensor, "B C H W"]:
+    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+
+
+@torch.no_grad()
+def _blocked(masks: Float[Tensor, "B Q H W"]) -> Bool[Tensor, "B Q N"]:
+    """Where a query must not look: outside its last mask, unless that blocks everything."""
+    # A logit below 0 is a probability below 0.5.
+    blocked = masks.flatten(2) < 0
+    return blocked & ~blocked.all(-1, keepdim=True)

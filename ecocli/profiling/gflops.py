@@ -7,11 +7,12 @@ Post-processing is counted as the original does it, every query's mask at full s
 published ones; what inference here really does is less.
 """
 
+import functools
 import itertools
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch.nn import functional as F
@@ -82,13 +83,13 @@ class _NetworkCosts:
     gate_channels: Mapping[FeatureName, int]
 
 
-@lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=4)
 def _meta_model(architecture: ArchitectureConfig) -> Mask2Former:
     with torch.device("meta"):
         return build_model(architecture).eval().requires_grad_(False)
 
 
-@lru_cache(maxsize=1024)
+@functools.lru_cache(maxsize=1024)
 def _network_costs(architecture: ArchitectureConfig, padded_size: Size) -> _NetworkCosts:
     model = _meta_model(architecture)
     decoder = model.sem_seg_head.pixel_decoder
@@ -98,7 +99,15 @@ def _network_costs(architecture: ArchitectureConfig, padded_size: Size) -> _Netw
     def note(*_hook_arguments: object) -> None:
         readings.append(meter.read())
 
+    # The source counts one class prediction, although the original computes one per layer.
+    class_readings: list[Reading] = []
+
+    def note_class(*_hook_arguments: object) -> None:
+        class_readings.append(meter.read())
+
+    class_embed = model.sem_seg_head.predictor.class_embed
     hooks = [layer.register_forward_hook(note) for layer in decoder.encoder.layers]
+    hooks += [class_embed.register_forward_pre_hook(note_class), class_embed.register_forward_hook(note_class)]
     try:
         with Meter() as meter:
             note()
@@ -109,23 +118,25 @@ def _network_costs(architecture: ArchitectureConfig, padded_size: Size) -> _Netw
             (tokens,) = model.encode(features, (model.num_encoder_layers,))
             mask_features, memories = decoder.fuse(tokens, features.shapes, features.lateral)
             note()
-            model.sem_seg_head.predictor(memories, features.shapes, mask_features, all_layers=False)
+            # Every layer's mask at full size, as the original computes them; inference here computes the last one.
+            model.sem_seg_head.predictor(memories, features.shapes, mask_features, all_layers=True)
             note()
     finally:
         for hook in hooks:
             hook.remove()
+    auxiliary = [after - before for before, after in zip(class_readings[::2], class_readings[1::2], strict=True)][:-1]
     parts = [after - before for before, after in itertools.pairwise(readings)]
     return _NetworkCosts(
         backbone=parts[0],
         projections=parts[1],
         encoder_layers=tuple(parts[2:-2]),
         fusion=parts[-2],
-        transformer_decoder=parts[-1],
+        transformer_decoder=functools.reduce(operator.sub, auxiliary, parts[-1]),
         gate_channels={"res5": features.maps["res5"].shape[1], "projected": features.tokens.shape[2]},
     )
 
 
-@lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=4096)
 def _post_processing_cost(queries: int, classes: int, padded_size: Size, original_size: Size) -> float:
     height, width = padded_size
     with Meter() as meter:
@@ -136,7 +147,7 @@ def _post_processing_cost(queries: int, classes: int, padded_size: Size, origina
         return meter.read().gflops("paper")
 
 
-@lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=64)
 def _gate_cost(channels: int, exits: int) -> float:
     with Meter() as meter:
         Gate(channels, exits).to("meta")(torch.empty(1, channels, device="meta"))
