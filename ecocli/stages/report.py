@@ -17,7 +17,7 @@ from ecocli.config.architecture import ArchitectureConfig
 from ecocli.config.evaluate import EvaluateConfig
 from ecocli.config.loading import deep_merge, resolve_config
 from ecocli.config.report import ReportConfig
-from ecocli.errors import ArtifactError, UsageError
+from ecocli.errors import ArtifactError, DataError, UsageError
 from ecocli.runtime.context import Runtime
 
 if TYPE_CHECKING:
@@ -287,6 +287,13 @@ def _load_scene(config: EvaluateConfig, evaluation: Artifact[ReportManifest], st
         depths = fitted.manifest.exit_depths
         gate = restore_gate(state, fitted.manifest.feature, depths, runtime.device, fitted.digest)
     dataset = open_dataset(config.dataset, config.split)
+    expected = evaluation.manifest.dataset_fingerprints[config.split]
+    if dataset.fingerprint != expected:
+        raise DataError(
+            f"The {config.split} split of {dataset.name} in {dataset.image_root} has the fingerprint "
+            f"{dataset.fingerprint}, the evaluation was made on {expected}. Name the folder of those data with "
+            "--data-root, or leave the examples out with --examples 0."
+        )
     return _Scene(
         model=restore_model(architecture, weights, runtime.device, parent.digest),
         gate=gate,

@@ -8,7 +8,7 @@ from PIL import Image
 
 from ecocli.artifacts.manifest import GateManifest, ReportManifest
 from ecocli.config.report import ReportConfig
-from ecocli.errors import ArtifactError, UsageError
+from ecocli.errors import ArtifactError, DataError, UsageError
 from ecocli.runtime.context import Runtime
 from ecocli.stages import evaluate, report
 from ecocli.stages.report import ReportPage
@@ -104,6 +104,15 @@ def test_run__report_of_another_kind__is_refused(bench: Bench, tmp_path: Path) -
     digest = bench.store.put(manifest, {}, action=None, provenance={}).digest
     with pytest.raises(ArtifactError, match=f"The report {digest} is no evaluation but a profile"):
         make_page(bench, digest, tmp_path)
+
+
+def test_run__other_data_in_the_folder__are_refused(bench: Bench, evaluation: str, tmp_path: Path) -> None:
+    found = bench.store.get(evaluation, ReportManifest)
+    manifest = found.manifest.model_copy(update={"dataset_fingerprints": {"val": "sha256:0"}, "files": ()})
+    files = {name: found.path_of(name) for name in ("images.parquet", "classes.parquet")}
+    other = bench.store.put(manifest, files, action=None, provenance={})
+    with pytest.raises(DataError, match=r"has the fingerprint sha256:.*, the evaluation was made on sha256:0"):
+        make_page(bench, other.digest, tmp_path)
 
 
 def test_run__folder_that_is_a_file__is_refused(bench: Bench, evaluation: str, tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from torch import Tensor
 from ecocli.config.dataset import ResizeConfig
 from ecocli.data.panoptic import PanopticDataset, decode_id_map, read_picture
 from ecocli.errors import InterruptedRunError
-from ecocli.inference.assemble import count_table, further_metrics, sum_view
 from ecocli.inference import scoring
+from ecocli.inference.assemble import count_table, further_metrics, sum_view
 from ecocli.inference.batches import LabelledBatch, load_batch
 from ecocli.inference.derive_rows import derive_rows
 from ecocli.inference.postprocess import instance_inference, semantic_map
