@@ -59,6 +59,14 @@ def fit_gate(
             help="Predict the exit, or the quality at each, so that beta can change later.  [default: class]",
         ),
     ] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            "--objective",
+            metavar="image-pq|dataset-pq",
+            help="Raise the images' own PQ, as in the paper, or the data set's.  [default: image-pq]",
+        ),
+    ] = None,
     loss: Annotated[
         str | None,
         typer.Option("--loss", metavar="hard-ce|u-ce|soft-ce|soft-mse", help="Of the class head.  [default: hard-ce]"),
@@ -121,6 +129,7 @@ def fit_gate(
                 "target_ms": target_ms,
                 "max_pq_drop": max_pq_drop,
                 "head": head,
+                "objective": objective,
                 "loss": loss,
                 "cost": cost,
                 "feature": feature,

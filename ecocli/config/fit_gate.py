@@ -9,6 +9,7 @@ from ecocli.config.base import Config
 HeadName = Literal["class", "quality"]
 CostName = Literal["depth", "gflops", "ms"]
 LossName = Literal["hard-ce", "u-ce", "soft-ce", "soft-mse"]
+ObjectiveName = Literal["image-pq", "dataset-pq"]
 FeatureChoice = Literal["res5", "projected"]
 Beta = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
@@ -19,6 +20,8 @@ class GateFitConfig(Config):
     Attributes:
         feature: Pooled feature the gate reads: ``res5``, the backbone's, as in the paper; ``projected``, the pixel
             decoder's tokens.
+        objective: What a gate is to raise: ``image-pq``, the mean of the images' own PQ, as in the paper;
+            ``dataset-pq``, the data set's PQ, to which an image adds by what it holds of each class.
         loss: What the class head is fitted to; the quality head is a regression and has no choice.
         cost: What beta is a price of: encoder layers, as in the paper; GFLOPs; milliseconds of a profile.
         exit_ms: Mean milliseconds of each of the parent's exits, for ``cost = "ms"``; from ``--profile`` as a rule.
@@ -32,6 +35,7 @@ class GateFitConfig(Config):
     """
 
     feature: FeatureChoice = "res5"
+    objective: ObjectiveName = "image-pq"
     loss: LossName = "hard-ce"
     cost: CostName = "depth"
     exit_ms: tuple[PositiveFloat, ...] = ()

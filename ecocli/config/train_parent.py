@@ -213,7 +213,7 @@ TRAIN_PARENT_PRESETS: dict[str, Mapping[str, Any]] = {
         "exits_per_step": 2,
         "keep_deepest": True,
         "alpha": [0.5, 0.75, 1.25, 2.0, 6.0],
-        "steps": 1600,
+        "steps": 1400,
         "batch_size": 8,
         "optimizer": {"lr": 1e-3, "backbone_lr_multiplier": 1.0, "clip_norm": 1.0},
         "schedule": {"kind": "polynomial", "power": 0.9, "warmup_steps": 100, "warmup_factor": 0.01},

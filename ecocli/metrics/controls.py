@@ -104,6 +104,7 @@ class Arena:
         encoder_gflops: The pixel decoder's share of it.
         replicates: R.
         seed: Of bootstrap and shuffles.
+        worth: What the utility of an exit is made of before its cost; the quality, if left out.
     """
 
     exit_depths: tuple[int, ...]
@@ -114,6 +115,7 @@ class Arena:
     encoder_gflops: Float64[np.ndarray, "N E"]
     replicates: int = 1000
     seed: int = 0
+    worth: Float64[np.ndarray, "N E"] | None = None
 
     @property
     def num_exits(self) -> int:
@@ -183,7 +185,7 @@ class Arena:
         """
         gate, fixed = self.choice(assignment), self.fixed
         gate = replace(gate, cost=gate.cost + own_cost, gflops=gate.gflops + own_gflops)
-        utilities = self.quality - beta * self.costs
+        utilities = (self.quality if self.worth is None else self.worth) - beta * self.costs
         targets = oracle_assignment(utilities)
         mixture = best_fixed_mixture(self.counts, self.costs.mean(axis=0), gate.cost)
         blend = None if mixture is None else self.blend(mixture)

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Float16, Float64
 from torch import Tensor
 
+from ecocli.config.fit_gate import ObjectiveName
 from ecocli.errors import DataError
 from ecocli.losses.gate import exit_utilities, target_exit_indices
 from ecocli.metrics.assignment import CountTable
@@ -30,6 +31,7 @@ class SplitData:
         costs: Cost of each image at each exit, in the unit that beta is a price of.
         gflops: The same in GFLOPs.
         encoder_gflops: The pixel decoder's share of it.
+        objective: What a gate is to raise.
     """
 
     quality: Float64[np.ndarray, "N E"]
@@ -38,6 +40,12 @@ class SplitData:
     costs: Float64[np.ndarray, "N E"]
     gflops: Float64[np.ndarray, "N E"]
     encoder_gflops: Float64[np.ndarray, "N E"]
+    objective: ObjectiveName = "image-pq"
+
+    @cached_property
+    def worth(self) -> Float64[np.ndarray, "N E"]:
+        """What each exit is worth on each image, before its cost: the image's PQ, or what it does to the data set's."""
+        return self.quality if self.objective == "image-pq" else self.counts.contributions()
 
     @cached_property
     def usable(self) -> Bool[np.ndarray, " N"]:
@@ -68,6 +76,7 @@ class SplitData:
             self.costs[kept],
             self.gflops[kept],
             self.encoder_gflops[kept],
+            self.objective,
         )
 
     def arena(self, exit_depths: tuple[int, ...], replicates: int, seed: int) -> Arena:
@@ -82,6 +91,7 @@ class SplitData:
             self.encoder_gflops[:, :E],
             replicates,
             seed,
+            self.worth[:, :E],
         )
 
 
@@ -90,13 +100,13 @@ class TrainingRows:
     """Images to fit on: defined quality everywhere, features standardised once.
 
     Attributes:
-        quality: At every exit of the parent.
+        worth: Of every exit of the parent, before its cost.
         costs: In the unit of the cost model.
         features: Standardised.
         raw: As in the table.
     """
 
-    quality: Float64[Tensor, "N E"]
+    worth: Float64[Tensor, "N E"]
     costs: Float64[Tensor, "N E"]
     features: StandardisedFeatures
     raw: Float16[np.ndarray, "N D"] | Float[np.ndarray, "N D"]
@@ -116,7 +126,7 @@ class TrainingRows:
             )
         raw = split.features if usable.all() else split.features[usable]
         return cls(
-            torch.from_numpy(split.quality[usable]),
+            torch.from_numpy(split.worth[usable]),
             torch.from_numpy(split.costs[usable]),
             StandardisedFeatures.from_raw(raw),
             raw,
@@ -124,7 +134,7 @@ class TrainingRows:
 
     def utilities(self, exits: int, beta: float) -> Float64[Tensor, "N E"]:
         """Utility of the first exits on every image."""
-        return exit_utilities(self.quality[:, :exits], self.costs[:, :exits], beta)
+        return exit_utilities(self.worth[:, :exits], self.costs[:, :exits], beta)
 
     def majority(self, exits: int, beta: float) -> int:
         """Exit index that is the target of most images, the shallowest of equals."""

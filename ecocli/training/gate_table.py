@@ -66,7 +66,7 @@ def build_tables(
         else:
             per_exit = exit_depths if config.cost == "depth" else config.exit_ms
             costs = np.broadcast_to(np.array(per_exit, np.float64), shape)
-        return SplitData(costs=costs, **split)
+        return SplitData(costs=costs, objective=config.objective, **split)
 
     train = with_costs(splits[config.train_split])
     if config.score_split != config.train_split and config.score_split in splits:

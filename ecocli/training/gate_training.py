@@ -90,7 +90,7 @@ class GateFitter:
         if head == "quality":
             if self._quality_fit is None:
                 self._quality_fit = fit_quality_head(
-                    self.rows.features, self.rows.quality, folds=self.folds, seed=self.seed
+                    self.rows.features, self.rows.worth, folds=self.folds, seed=self.seed
                 )
             return FittedGate("quality", _first_exits(self._quality_fit, exits), beta, beta, costs)
         fitted = fit_class_head(

@@ -212,3 +212,25 @@ def test_percentile_interval__hundred_values__hand_worked() -> None:
 
 def test_one_hot__assignment__sums_to_one() -> None:
     np.testing.assert_array_equal(one_hot(np.array([1, 0]), 2), [[0.0, 1.0], [1.0, 0.0]])
+
+
+def test_contributions__two_images__hand_worked() -> None:
+    # At exit 1 everywhere class 0 has IoU 1.4 over 2 (PQ 0.7), class 1 has 0 over 0.5 (PQ 0); C = 2 classes, N = 2.
+    # Image 0 at exit 0: a miss, (0 - 0.7 * 0.5) / 2 / C * N = -0.175; at exit 1: (0.8 - 0.7) / 2 = 0.05.
+    # Image 1: (0.6 - 0.7) / 2 = -0.05 at both; its false positive of a class with PQ 0 costs nothing to first order.
+    found = CountTable.from_dense(*hand_counts()).contributions()
+    np.testing.assert_allclose(found, [[-0.175, 0.05], [-0.05, -0.05]], rtol=0, atol=1e-15)
+
+
+def test_contributions__one_of_many_images_changes_exit__first_order_change_of_dataset_pq() -> None:
+    # Law: moving one image from the deepest exit changes the data set's PQ by the difference of its contributions
+    # over N, up to second order, O(1 / N^2).
+    N = 600
+    table = random_table(5, N, 3, 4)
+    worth, deepest = table.contributions(), table.fixed_assignment(2)
+    assert worth[:, -1].sum() == pytest.approx(0.0, abs=1e-9)
+    for image in range(0, N, 60):
+        moved = deepest.copy()
+        moved[image] = 0
+        change = (assignment_pq(table, moved) - assignment_pq(table, deepest)) * N
+        assert change == pytest.approx(worth[image, 0] - worth[image, -1], abs=30 / N)
