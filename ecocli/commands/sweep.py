@@ -1,4 +1,4 @@
-"""``eco sweep``: gates over beta, K and head from one table; prints the trade-off, writes plot and Parquet on request."""
+"""``eco sweep``: gates over beta, K and head from one table; prints the trade-off, and can write plot and Parquet."""
 
 import re
 from collections.abc import Mapping, Sequence

@@ -1,8 +1,6 @@
 """Settings of a sweep: many gates over one table, for the trade-off between quality and compute."""
 
-from typing import Annotated
-
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import PositiveInt, model_validator
 
 from ecocli.config.fit_gate import Beta, GateFitConfig, HeadName
 
@@ -16,9 +14,9 @@ class SweepConfig(GateFitConfig):
         heads: Kinds of head.
     """
 
-    betas: Annotated[tuple[Beta, ...], Field(min_length=1)] = (0.0, 0.0005, 0.001, 0.003, 0.005, 0.01, 0.02, 0.1)
+    betas: tuple[Beta, ...] = (0.0, 0.0005, 0.001, 0.003, 0.005, 0.01, 0.02, 0.1)
     deepest_exits: tuple[PositiveInt, ...] = ()
-    heads: Annotated[tuple[HeadName, ...], Field(min_length=1)] = ("class",)
+    heads: tuple[HeadName, ...] = ("class",)
 
     @model_validator(mode="after")
     def _no_repetition(self) -> "SweepConfig":
@@ -26,4 +24,6 @@ class SweepConfig(GateFitConfig):
             values = getattr(self, name)
             if len(set(values)) != len(values):
                 raise ValueError(f"{name} must differ; found {', '.join(map(str, values))}")
+        if not self.betas or not self.heads:
+            raise ValueError("betas and heads must name at least one each")
         return self

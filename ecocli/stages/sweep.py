@@ -248,7 +248,7 @@ def _write(rows: Sequence[Mapping[str, Any]], folder: Path) -> Path:
     return path
 
 
-def _plot(rows: Sequence[Mapping[str, Any]], fixed: Mapping[str, JsonValue], scored_on: str) -> bytes:
+def _plot(rows: Sequence[Mapping[str, Any]], fixed: Mapping[str, Any], scored_on: str) -> bytes:
     from ecocli.reports.sweep_plot import PlotPoint, draw_sweep
 
     def point(row: Mapping[str, Any], prefix: str = "", label: str = "") -> PlotPoint:
@@ -257,7 +257,7 @@ def _plot(rows: Sequence[Mapping[str, Any]], fixed: Mapping[str, JsonValue], sco
         return PlotPoint(gflops, pq, low, high, label)
 
     deepest = max(fixed, key=int)
-    entries: Any = fixed[deepest]
+    entries = fixed[deepest]
     series = dict.fromkeys((row["head"], row["deepest_exit"]) for row in rows)
     gates = [
         (f"{head} gate, exits to {depth}", [point(r) for r in rows if (r["head"], r["deepest_exit"]) == (head, depth)])
