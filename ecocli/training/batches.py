@@ -8,7 +8,7 @@ otherwise changes nothing but the order of additions, and a resumed run sees wha
 
 import itertools
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -145,8 +145,10 @@ def _ignore_signals(worker: int) -> None:
 
 def load_parts(
     samples: SampleSource, seed: int, division: BatchDivision, *, first_step: int, steps: int, workers: int
-) -> Iterator[TrainingPart | EcoError]:
+) -> Generator[TrainingPart | EcoError, None, None]:
     """Yield this process's parts of every step, or in place of one the error of an image that cannot be read.
+
+    Close the generator when it is left early: its processes ignore signals and end when they are told to.
 
     Args:
         samples: The training images.

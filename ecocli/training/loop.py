@@ -21,6 +21,7 @@ the forward pass; dividing a batch changes the loss by rounding only.
 import math
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -143,7 +144,8 @@ class Trainer:
         )
         trackers = open_trackers(config.execution, runtime.log) if runtime.world.is_main else []
         start_s = time.monotonic()
-        with runtime.progress.task("training", total=config.steps, unit="step", completed=first) as task:
+        # Closed on every way out: loading processes ignore signals and end when they are told to.
+        with closing(parts), runtime.progress.task("training", config.steps, "step", first) as task:
             while state.step < config.steps:
                 step = state.step
                 report = self._train_step(step, parts)

@@ -210,7 +210,7 @@ def disturbed(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> tupl
         ChildRun(command(folder, "calm", *root)),
         *(ChildRun(command(folder, "killed", *root), signal.SIGKILL, at) for at in kills),
         ChildRun(command(folder, "killed", *root)),
-        ChildRun(command(folder, "stopped", *root), signal.SIGTERM, "step 2"),
+        ChildRun(command(folder, "stopped", *root, "--workers", "1"), signal.SIGTERM, "step 2"),
         ChildRun(command(folder, "stopped", *root)),
         ChildRun(command(folder, "stopped", *root)),
     ]
@@ -238,7 +238,7 @@ def test_run__killed_four_times__same_digest_as_undisturbed(disturbed: tuple[Pat
 
 
 def test_run__sigterm__exits_5_and_same_command_completes(disturbed: tuple[Path, list[ChildResult]]) -> None:
-    _, results = disturbed
+    folder, results = disturbed
     stopped, resumed, again = results[6:]
     assert stopped.statuses == [5]
     assert stopped.out == ""
@@ -248,6 +248,8 @@ def test_run__sigterm__exits_5_and_same_command_completes(disturbed: tuple[Path,
     # One line of stdout: the digest, the same as without the interruption.
     assert resumed.out == results[0].out
     assert "training 6/6 step" in resumed.err
+    provenance = folder / "stopped" / "eco" / "provenance" / f"{resumed.out.strip().removeprefix('sha256:')}.json"
+    assert json.loads(provenance.read_text())["resumed_at_step"] == 3
     assert again.statuses == [0]
     assert again.out == resumed.out
     assert "training" not in again.err

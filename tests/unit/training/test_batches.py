@@ -1,4 +1,5 @@
 import itertools
+import multiprocessing
 
 import pytest
 from helpers_training import DrawnSamples
@@ -38,6 +39,14 @@ def test_load_parts__resumed__goes_on_where_it_was() -> None:
 def test_load_parts__with_workers__same_parts_in_order() -> None:
     division = BatchDivision(2)
     assert images_of(division, workers=2) == images_of(division)
+
+
+def test_load_parts__left_early__workers_end() -> None:
+    parts = load_parts(DrawnSamples(10), 5, BatchDivision(2), first_step=0, steps=1000, workers=2)
+    next(parts)
+    assert len(multiprocessing.active_children()) == 2
+    parts.close()
+    assert multiprocessing.active_children() == []
 
 
 def test_load_parts__positions__tell_places_in_the_stream() -> None:
