@@ -53,7 +53,8 @@ def synchronise_norms(model: nn.Module) -> None:
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, SyncBatchNorm2d):
-                setattr(parent, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
+                # torch gives this method no types.
+                setattr(parent, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))  # type: ignore[no-untyped-call]
 
 
 def make_norm(name: NormName, channels: int) -> nn.Module:
