@@ -171,7 +171,8 @@ def semantic_map(
     masks = torch.cat([resize_masks(pred_masks[chunk], geometry) for chunk in _chunks(pred_masks.shape[0])])
     pixels = masks.sigmoid_().flatten(1)
     best = [
-        (probability.T @ pixels[:, start : start + _PIXELS_AT_ONCE]).argmax(dim=0)
+        # On a CPU argmax over the leading axis is some 20 times slower than max, which finds the same index.
+        (probability.T @ pixels[:, start : start + _PIXELS_AT_ONCE]).max(dim=0).indices
         for start in range(0, pixels.shape[1], _PIXELS_AT_ONCE)
     ]
     return torch.cat(best).view(geometry.original_size)

@@ -8,6 +8,8 @@ without pickled objects.
 
 import os
 import uuid
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 from jaxtyping import Float64, Int64, UInt8
 
+from ecocli.errors import ArtifactError
 from ecocli.metrics.instance import InstanceImage, Rle, ScoredInstance, TrueInstance
 
 TRUTH_VIEW = -1
@@ -115,13 +118,25 @@ def save_part(path: Path, part: PartScores) -> None:
 
 
 def load_part(path: Path) -> PartScores:
-    """Read a part that ``save_part`` wrote."""
-    with np.load(path, allow_pickle=False) as archive:
-        groups = {
-            name: kind(**{inner.name: archive[f"{name}.{inner.name}"] for inner in fields(kind)})
-            for name, kind in _GROUPS.items()
-        }
-        plain = {field.name: archive[field.name] for field in fields(PartScores) if field.name not in _GROUPS}
+    """Read a part that ``save_part`` wrote.
+
+    Raises:
+        ArtifactError: It is damaged; it is removed, so that the same command makes it anew.
+    """
+    try:
+        # numpy leaves a file that it opened itself open when it is no archive.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            groups = {
+                name: kind(**{inner.name: archive[f"{name}.{inner.name}"] for inner in fields(kind)})
+                for name, kind in _GROUPS.items()
+            }
+            plain = {field.name: archive[field.name] for field in fields(PartScores) if field.name not in _GROUPS}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        path.unlink(missing_ok=True)
+        raise ArtifactError(
+            f"The finished part {path} of the evaluation is damaged ({error}). It was removed: give the same command "
+            "again to score its images anew."
+        ) from error
     return PartScores(**plain, **groups)
 
 

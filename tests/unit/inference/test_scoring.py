@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ecocli.config.dataset import ResizeConfig
 from ecocli.data.panoptic import PanopticDataset, decode_id_map, read_picture
-from ecocli.errors import InterruptedRunError
+from ecocli.errors import ArtifactError, InterruptedRunError
 from ecocli.inference import scoring
 from ecocli.inference.assemble import count_table, further_metrics, sum_view
 from ecocli.inference.batches import LabelledBatch, load_batch
@@ -189,6 +189,23 @@ def test_save_part__and_load__keeps_every_array(scores: PartScores, tmp_path: Pa
         assert one.dtype == two.dtype
         assert np.array_equal(one, two)
     assert [path.name for path in tmp_path.iterdir()] == ["part.npz"]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "emptied"])
+def test_score_dataset__damaged_part__is_removed_and_scored_again(
+    scene: Scene, scores: PartScores, tmp_path: Path, damage: str
+) -> None:
+    score_dataset(scene.task, tmp_path, Runtime.quiet())
+    part = sorted(tmp_path.glob("part-*.npz"))[0]
+    content = bytearray(part.read_bytes())
+    content[len(content) // 2] ^= 255
+    part.write_bytes({"truncated": content[:-100], "flipped": bytes(content), "emptied": b""}[damage])
+    with pytest.raises(ArtifactError, match=rf"The finished part {part} of the evaluation is damaged \(.*removed"):
+        score_dataset(scene.task, tmp_path, Runtime.quiet())
+    again = score_dataset(scene.task, tmp_path, Runtime.quiet())
+    assert again is not None
+    for one, two in zip(arrays_of(scores), arrays_of(again), strict=True):
+        assert np.array_equal(one, two)
 
 
 def test_part_scorer__metrics_off__keeps_counts_alone(scene: Scene) -> None:
