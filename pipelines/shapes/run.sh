@@ -16,7 +16,7 @@ derive=(eco derive --config "$here/derive.toml" --parent "$parent" --threads 1)
 wait || true
 derived=$("${derive[@]}" --shard 0/1)
 # Several prices of compute for the trade-off plot; the last gate is the one evaluated.
-for beta in 0.002 0.005 0.01 0.03 0.015; do
+for beta in 0.002 0.01 0.015 0.03 0.005; do
   gate=$(eco fit-gate --config "$here/fit-gate.toml" --derived "$derived" --beta "$beta")
 done
 eco profile --parent "$parent" --dataset shapes
