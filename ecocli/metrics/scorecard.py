@@ -150,7 +150,8 @@ def score_rows(table: ExitTable, is_thing: Sequence[bool], gate: GateRun | None)
                 gflops=float((chosen * table.gflops).sum() / N) + own_gflops,
                 encoder_gflops=float((chosen * table.encoder_gflops).sum() / N),
                 mean_depth=float((chosen @ np.array(table.exit_depths, np.float64)).mean()),
-                exit_shares=tuple(chosen.mean(axis=0).tolist()),
+                # Shares are counts over N; the last digits of a mean would tell equal ones apart.
+                exit_shares=tuple(chosen.mean(axis=0).round(12).tolist()),
             )
         )
     return rows
