@@ -44,7 +44,9 @@ COMMANDS = (
     CommandEntry("sweep", "sweep", "sweep", "Trade quality against compute over beta and exits."),
     CommandEntry("report", "report", "report", "Write one HTML page with plots and example images."),
     CommandEntry("import", "import_weights", "import_weights", "Take published Mask2Former weights in."),
-    CommandEntry("export", "export_weights", "export_weights", "Write a parent for Hugging Face, or with the original names."),
+    CommandEntry(
+        "export", "export_weights", "export_weights", "Write a parent for Hugging Face, or with the original names."
+    ),
     CommandEntry("data", "data", "app", "Generate the shapes data set; check a data set."),
     CommandEntry("store", "store", "app", "List, show, verify, clean and copy artifacts."),
 )

@@ -1,5 +1,6 @@
 """What holds for every test: checked shapes, a store of its own, no data sets of the machine, few threads."""
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +37,18 @@ def _isolated_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     for name in _VARIABLES_OF_THE_MACHINE:
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_logging() -> None:
+    # Commands send the package's log to stderr, and other tools switch off loggers that they do not know.
+    for name in ["ecocli", *(known for known in logging.root.manager.loggerDict if known.startswith("ecocli."))]:
+        logger = logging.getLogger(name)
+        logger.disabled = False
+        logger.setLevel(logging.NOTSET)
+    package = logging.getLogger("ecocli")
+    for handler in list(package.handlers):
+        package.removeHandler(handler)
 
 
 @pytest.fixture(autouse=True, scope="session")

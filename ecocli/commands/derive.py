@@ -25,7 +25,7 @@ from ecocli.commands.common import (
     resolve,
     resolve_input,
 )
-from ecocli.commands.parent_dataset import parent_dataset_preset
+from ecocli.commands._parent_dataset import parent_dataset_preset
 from ecocli.errors import UsageError
 
 if TYPE_CHECKING:

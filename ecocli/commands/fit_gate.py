@@ -22,8 +22,8 @@ from ecocli.commands.common import (
     resolve,
     resolve_input,
 )
-from ecocli.commands.gate_tables import controls_table, head_table, trade_off_table, write_to_stderr
-from ecocli.commands.profiled_ms import read_exit_ms
+from ecocli.commands._gate_tables import controls_table, head_table, trade_off_table, write_to_stderr
+from ecocli.commands._profiled_ms import read_exit_ms
 
 if TYPE_CHECKING:
     from ecocli.artifacts.manifest import GateManifest

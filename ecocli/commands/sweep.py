@@ -24,7 +24,7 @@ from ecocli.commands.common import (
     resolve,
     resolve_input,
 )
-from ecocli.commands.profiled_ms import read_exit_ms
+from ecocli.commands._profiled_ms import read_exit_ms
 from ecocli.errors import UsageError
 
 if TYPE_CHECKING:

@@ -139,7 +139,7 @@ def test_run_shard__three_shards_in_any_order__last_one_joins(bench: Bench, deri
 
 
 def test_run__stop_requested__keeps_finished_parts_and_goes_on(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = config(bench, splits=("val",))
+    settings = config(bench, splits=("val",), batch_size=1)  # no other test has derived just this
     stopped = Runtime.quiet()
     stopped.stop.request("SIGTERM")
     with pytest.raises(InterruptedRunError, match=r"Stopped by SIGTERM after 1 of 3 parts .* goes on from here"):

@@ -60,7 +60,7 @@ def test_ensure_shapes__advance__counts_every_image(tmp_path: Path) -> None:
 def test_ensure_shapes__other_parameters__refused_with_the_difference(tmp_path: Path) -> None:
     ensure_shapes(tmp_path, TINY)
     other = TINY.model_copy(update={"scenes": SceneConfig(size=48, clutter=0.25)})
-    with pytest.raises(DataError, match=re.escape("(scenes.clutter: found 0.8, expected 0.25). Run `eco data shapes")):
+    with pytest.raises(DataError, match=re.escape("(scenes.clutter: found 0.5, expected 0.25). Run `eco data shapes")):
         ensure_shapes(tmp_path, other)
 
 
