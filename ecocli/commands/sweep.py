@@ -48,6 +48,14 @@ def sweep(
         list[str] | None,
         typer.Option("--head", metavar="class,quality", help="Kinds of head.  [default: class]"),
     ] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            "--objective",
+            metavar="image-pq|dataset-pq",
+            help="Raise the images' own PQ, as in the paper, or the data set's.  [default: image-pq]",
+        ),
+    ] = None,
     loss: Annotated[
         str | None,
         typer.Option("--loss", metavar="hard-ce|u-ce|soft-ce|soft-mse", help="Of the class head.  [default: hard-ce]"),
@@ -99,6 +107,7 @@ def sweep(
                 "betas": _numbers("--beta", beta, float) if beta else None,
                 "deepest_exits": _numbers("--K", deepest_exits, int) if deepest_exits else None,
                 "heads": _words(heads) if heads else None,
+                "objective": objective,
                 "loss": loss,
                 "cost": cost,
                 "feature": feature,
