@@ -15,6 +15,8 @@ from ecocli.data.panoptic import ImageRecord, RecordTable, Segment
 from ecocli.errors import DataError
 
 MAX_SEGMENT_ID = 256**3 - 1
+_MAX_NUMBER = 2**31 - 1
+"""Records hold 32-bit numbers."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,8 @@ class _Reader:
         for key in ("images", "annotations", "categories"):
             if not isinstance(content, dict) or not isinstance(content.get(key), list):
                 raise self._fault(f"has no list {key!r}")
-        if content["annotations"] and "segments_info" not in content["annotations"][0]:
+        first = next((entry for entry in content["annotations"] if isinstance(entry, dict)), {})
+        if first and "segments_info" not in first:
             raise self._fault(
                 "has annotations without 'segments_info', so it holds instances, not panoptic segments; "
                 "the panoptic file is usually called panoptic_<split>.json"
@@ -95,26 +98,36 @@ class _Reader:
         for entry in entries:
             id_ = self._get(entry, "id", "a category", (int,))
             where = f"category {id_}"
-            color = entry.get("color") or (0, 0, 0)
             if id_ in categories:
                 raise self._fault(f"has category id {id_} twice")
+            if not 0 <= id_ <= _MAX_NUMBER:
+                raise self._fault(f"has the category id {id_}, but ids run from 0 to {_MAX_NUMBER}")
             categories[id_] = Category(
                 id_,
                 self._get(entry, "name", where, (str,)),
                 str(entry.get("supercategory", "")),
                 bool(self._get(entry, "isthing", where, (int,))),
-                (int(color[0]), int(color[1]), int(color[2])),
+                self._color(entry.get("color") or (0, 0, 0), where),
             )
         if not categories:
             raise self._fault("has no categories")
         return tuple(categories[id_] for id_ in sorted(categories))
+
+    def _color(self, color: Any, where: str) -> tuple[int, int, int]:
+        parts = color if isinstance(color, list | tuple) else ()
+        if len(parts) != 3 or not all(isinstance(part, int) and 0 <= part <= 255 for part in parts):
+            raise self._fault(f"gives {where} the color {color!r}, expected three numbers from 0 to 255")
+        red, green, blue = parts
+        return red, green, blue
 
     def _images(self, entries: list[Any]) -> dict[int | str, Mapping[str, Any]]:
         images: dict[int | str, Mapping[str, Any]] = {}
         for entry in entries:
             id_ = self._get(entry, "id", "an image", (int, str))
             for key, kind in (("file_name", str), ("height", int), ("width", int)):
-                self._get(entry, key, f"image {id_}", (kind,))
+                value = self._get(entry, key, f"image {id_}", (kind,))
+                if kind is int and not 0 < value <= _MAX_NUMBER:
+                    raise self._fault(f"gives image {id_} the {key} {value}, expected a positive number of pixels")
             if id_ in images:
                 raise self._fault(f"has image id {id_} twice")
             images[id_] = entry
@@ -142,14 +155,20 @@ class _Reader:
             box = self._get(entry, "bbox", where, (list,))
             if len(box) != 4:
                 raise self._fault(f"gives {where} a bbox of {len(box)} numbers, expected x, y, width, height")
-            left, top, width, height = (round(value) for value in box)
+            left, top, width, height = (self._pixels(value, "bbox", where) for value in box)
             yield Segment(
                 id_,
                 category,
                 bool(entry.get("iscrowd", 0)),
-                round(self._get(entry, "area", where, (int, float))),
+                self._pixels(self._get(entry, "area", where, (int, float)), "area", where),
                 (left, top, width, height),
             )
+
+    def _pixels(self, value: Any, key: str, where: str) -> int:
+        # A number that is none, which JSON files of Python's may hold, is not within the bounds either.
+        if not isinstance(value, int | float) or not abs(value) <= _MAX_NUMBER:
+            raise self._fault(f"gives {where} the number {value!r} in its {key}, expected pixels")
+        return round(value)
 
     def _get(self, entry: Any, key: str, where: str, kinds: tuple[type, ...]) -> Any:
         value = entry.get(key) if isinstance(entry, dict) else None

@@ -102,6 +102,14 @@ DAMAGES: list[tuple[str, Callable[[dict[str, Any]], object], str]] = [
     ("id twice", lambda c: _segment(c).update(id=8), "has a segment id twice in image 42"),
     ("no area", lambda c: _segment(c).pop("area"), "has segment 7 of image 42 without a proper 'area' (found None"),
     ("short bbox", lambda c: _segment(c).update(bbox=[1, 2]), "gives segment 7 of image 42 a bbox of 2 numbers"),
+    ("bbox of text", lambda c: _segment(c).update(bbox=["a", 2, 3, 4]), "of image 42 the number 'a' in its bbox"),
+    ("bbox of no numbers", lambda c: _segment(c).update(bbox=[float("nan"), 2, 3, 4]), "the number nan in its bbox"),
+    ("huge area", lambda c: _segment(c).update(area=10**12), "the number 1000000000000 in its area"),
+    ("huge category", lambda c: c["categories"][0].update(id=2**31), "has the category id 2147483648, but ids run"),
+    ("flat image", lambda c: c["images"][0].update(height=0), "gives image 139 the height 0, expected a positive"),
+    ("color by name", lambda c: c["categories"][0].update(color="red"), "gives category 1 the color 'red', expected"),
+    ("color outside", lambda c: c["categories"][0].update(color=[0, 0, 256]), "the color [0, 0, 256], expected"),
+    ("no entry", lambda c: c["annotations"].insert(0, 3), "has an annotation without a proper 'image_id' (found None"),
 ]
 
 
