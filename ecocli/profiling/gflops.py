@@ -11,7 +11,7 @@ import functools
 import itertools
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -200,3 +200,36 @@ def count_gflops(
     for depth in exit_depths:
         costs.encoder(depth)
     return costs
+
+
+def mean_costs(costs: Sequence[tuple[ExitCosts, int]]) -> ExitCosts:
+    """Average costs over images.
+
+    Args:
+        costs: Costs and the number of images that have them; all of the same exits and layers.
+
+    Raises:
+        ValueError: There is no image.
+    """
+    images = sum(count for _, count in costs)
+    if images == 0:
+        raise ValueError("a mean needs at least one image, found none")
+
+    def mean(part: Callable[[ExitCosts], float]) -> float:
+        return math.fsum(count * part(cost) for cost, count in costs) / images
+
+    def layer_mean(layer: int) -> float:
+        return mean(lambda cost: cost.encoder_layers[layer])
+
+    first = costs[0][0]
+    return ExitCosts(
+        exit_depths=first.exit_depths,
+        backbone=mean(lambda cost: cost.backbone),
+        projections=mean(lambda cost: cost.projections),
+        encoder_layers=tuple(map(layer_mean, range(len(first.encoder_layers)))),
+        mask_features=mean(lambda cost: cost.mask_features),
+        upsampling=mean(lambda cost: cost.upsampling),
+        transformer_decoder=mean(lambda cost: cost.transformer_decoder),
+        post_processing=mean(lambda cost: cost.post_processing),
+        gate=mean(lambda cost: cost.gate),
+    )

@@ -1,0 +1,292 @@
+"""``eco profile``: GFLOPs, and on request milliseconds, per exit and part; prints a table."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ecocli.commands._parent_dataset import parent_dataset_preset
+from ecocli.commands.common import (
+    ConfigOption,
+    DataRootOption,
+    DeviceOption,
+    DryRunOption,
+    ForceOption,
+    JsonOption,
+    NameOption,
+    SetOption,
+    StoreOption,
+    ThreadsOption,
+    emit_result,
+    environment_data_root,
+    make_runtime,
+    open_store,
+    print_dry_run,
+    resolve,
+    resolve_input,
+)
+from ecocli.config.architecture import ARCHITECTURES
+from ecocli.errors import UsageError
+
+if TYPE_CHECKING:
+    import logging
+
+    import rich.table
+
+    from ecocli.artifacts.store import Store
+    from ecocli.config.profile_model import ProfileModelConfig
+
+# Parts of the table: heading, key of the GFLOPs, keys of the milliseconds (added up).
+_COLUMNS = (
+    ("backbone", "backbone", ("backbone",)),
+    ("pixel decoder", "pixel_decoder", ("projections", "encoder", "mask_features")),
+    ("of it encoder", "encoder", ("encoder",)),
+    ("upsampling", "upsampling", ()),
+    ("transformer decoder", "transformer_decoder", ("transformer_decoder",)),
+    ("post-processing", "post_processing", ("post_processing",)),
+)
+
+_PARAMETER_PARTS = ("backbone", "pixel_decoder", "transformer_decoder", "total")
+
+
+def profile_model(
+    parent: Annotated[
+        str | None, typer.Option("--parent", metavar="PARENT", help="Parent to profile.  [default: the latest]")
+    ] = None,
+    arch: Annotated[
+        str | None, typer.Option("--arch", metavar="NAME", help="Profile an architecture instead, such as m2f-swin-t.")
+    ] = None,
+    gate: Annotated[
+        str | None, typer.Option("--gate", metavar="GATE", help="Add the cost under this gate's choice of exits.")
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            "--dataset", metavar="NAME", help="Mean over the validation images of shapes, coco, cityscapes or a .toml."
+        ),
+    ] = None,
+    size: Annotated[
+        list[str] | None, typer.Option("--size", metavar="HxW", help="An image size instead; may be repeated.")
+    ] = None,
+    latency: Annotated[bool, typer.Option("--latency", help="Measure milliseconds on this machine too.")] = False,
+    convention: Annotated[
+        str | None,
+        typer.Option(
+            "--convention", metavar="paper|all", help="all adds what published GFLOPs leave out.  [default: paper]"
+        ),
+    ] = None,
+    exits: Annotated[
+        str | None, typer.Option("--exits", metavar="D,D", help="Exits to show.  [default: the parent's; 2,3,4,5,6]")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Images per measured run.")] = None,
+    repetitions: Annotated[int | None, typer.Option("--repetitions", min=2, help="Measured runs per exit.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", metavar="float32|bfloat16", help="Type of the measured run's products.")
+    ] = None,
+    compiled: Annotated[bool, typer.Option("--compile", help="Measure with the backbone compiled by torch.")] = False,
+    data_root: DataRootOption = None,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+    store: StoreOption = None,
+    name: NameOption = None,
+    force: ForceOption = False,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+) -> None:
+    """Count GFLOPs and measure milliseconds per exit, by part.
+
+    GFLOPs need neither images nor weights: one multiply-add counts once, as in published tables. Milliseconds are
+    medians on this machine, with the quartiles beside them.
+    """
+    from ecocli.config.profile_model import ProfileModelConfig
+    from ecocli.stages import profile_model as stage
+
+    opened = open_store(store)
+    with make_runtime(device, threads) as runtime:
+        inputs = _inputs(opened, parent, arch, gate, runtime.log)
+        sizes = None if not size else [_read_size(text) for text in size]
+        resolved = resolve(
+            ProfileModelConfig,
+            preset=lambda settings: _preset(opened, inputs.get("parent"), arch, settings),
+            config_path=config,
+            flags={
+                "dataset.name": dataset,
+                "dataset.root": None if data_root is None else str(data_root),
+                "sizes": sizes,
+                "convention": convention,
+                "exit_depths": None if exits is None else _read_exits(exits),
+                "execution.latency": True if latency else None,
+                "execution.batch_size": batch_size,
+                "execution.repetitions": repetitions,
+                "execution.dtype": dtype,
+                "execution.compiled": True if compiled else None,
+            },
+            assignments=assignments,
+        )
+        if dry_run:
+            action, _ = stage.plan(resolved, inputs, opened)
+            print_dry_run(
+                runtime.world,
+                stage.STAGE,
+                resolved,
+                inputs,
+                action_digest=action.digest,
+                reused=None if force or resolved.execution.latency else opened.find_action(action.digest),
+                as_json=as_json,
+            )
+            return
+        report = stage.run(resolved, inputs, opened, runtime, force=force, names=name or ())
+        provenance = opened.read_provenance(report.digest) if resolved.execution.latency else {}
+        data: dict[str, Any] = {"digest": report.digest, **report.manifest.summary}
+        data |= {key: provenance[key] for key in ("ms_per_image", "latency", "device") if key in provenance}
+        runtime.log.info("report %s", report.digest)
+        emit_result(runtime.world, data, table=_table(data, resolved), as_json=as_json)
+
+
+def _inputs(
+    store: "Store", parent: str | None, arch: str | None, gate: str | None, log: "logging.Logger"
+) -> dict[str, str]:
+    if arch is None:
+        inputs = {"parent": resolve_input(store, "parent", parent, log)}
+        return inputs if gate is None else {**inputs, "gate": resolve_input(store, "gate", gate, log)}
+    if parent is not None or gate is not None:
+        raise UsageError("--arch profiles an architecture without weights: leave --parent and --gate out.")
+    if arch not in ARCHITECTURES:
+        raise UsageError(f"--arch is {arch!r}, expected one of {', '.join(ARCHITECTURES)}.")
+    return {}
+
+
+def _preset(
+    store: "Store", parent: str | None, arch: str | None, settings: Mapping[str, object]
+) -> Mapping[str, object]:
+    """The parent's data and exits, or the architecture's; nothing of a data set where sizes are given."""
+    layer: dict[str, object] = {}
+    named = settings.get("dataset")
+    named = named.get("name") if isinstance(named, Mapping) else None
+    if arch is not None:
+        data = str(named or ("shapes" if arch == "m2f-shapes" else "coco"))
+        layers = ARCHITECTURES[arch].pixel_decoder.encoder_layers
+        layer["architecture"] = _with_classes(arch, data)
+        layer["exit_depths"] = list(range(min(2, layers), layers + 1))
+        if "sizes" not in settings:
+            layer["dataset"] = {"name": data, "root": environment_data_root()}
+    elif "sizes" not in settings:
+        assert parent is not None
+        layer.update(parent_dataset_preset(store, parent, settings))
+    return layer
+
+
+def _with_classes(arch: str, dataset: str) -> dict[str, object]:
+    from ecocli.data.categories import CITYSCAPES, COCO, SHAPES
+
+    classes = {"coco": len(COCO), "cityscapes": len(CITYSCAPES), "shapes": len(SHAPES)}
+    preset = ARCHITECTURES[arch].model_dump(mode="json")
+    return {**preset, "num_classes": classes.get(dataset, preset["num_classes"])}
+
+
+def _read_size(text: str) -> tuple[int, int]:
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise UsageError(f"--size is {text!r}, expected height x width in pixels, such as 800x1088.")
+    return int(parts[0]), int(parts[1])
+
+
+def _read_exits(text: str) -> list[int]:
+    parts = text.split(",")
+    if not all(part.isdecimal() for part in parts):
+        raise UsageError(f"--exits is {text!r}, expected encoder depths such as 2,4,6.")
+    return [int(part) for part in parts]
+
+
+def _table(data: Mapping[str, Any], config: "ProfileModelConfig") -> "rich.table.Table":
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, title=f"{data['architecture']}, {data['num_classes']} classes", title_style="bold")
+    table.add_column("input")
+    table.add_column("exit", justify="right")
+    table.add_column("")
+    for heading, _, _ in _COLUMNS:
+        table.add_column(heading, justify="right")
+    table.add_column("total", justify="right")
+    latencies = data.get("latency") or [None] * len(data["inputs"])
+    for entry, latency in zip(data["inputs"], latencies, strict=True):
+        times = {one["exit_depth"]: one for one in latency["exits"]} if latency else {}
+        for row in entry["exits"]:
+            cells = [_gflops(row[key]) for _, key, _ in _COLUMNS]
+            table.add_row(entry["input"], str(row["exit_depth"]), "GFLOPs", *cells, _gflops(row["total"]))
+            if row["exit_depth"] in times:
+                table.add_row("", "", "ms", *_ms_cells(times[row["exit_depth"]]))
+        if entry["gate"]:
+            blanks = [""] * (len(_COLUMNS) - 1)
+            expected = entry["gate"]
+            cells = [blanks[0], _gflops(expected["pixel_decoder"]), *blanks[1:]]
+            table.add_row(entry["input"], "gate", "GFLOPs", *cells, _gflops(expected["total"]), style="bold")
+    table.caption = "\n".join(_caption(data, config))
+    table.caption_justify = "left"
+    return table
+
+
+def _gflops(value: float) -> str:
+    """Two decimals, as papers print them; three digits of what would vanish."""
+    return f"{value:.2f}" if value >= 1.0 or value == 0.0 else f"{value:.3g}"
+
+
+def _ms_cells(times: Mapping[str, Any]) -> list[str]:
+    cells = []
+    for _, _, parts in _COLUMNS:
+        cells.append(f"{sum(times['parts'][part]['median_ms'] for part in parts):.1f}" if parts else "")
+    total = times["total"]
+    return [*cells, f"{total['median_ms']:.1f} ({total['low_ms']:.1f} to {total['high_ms']:.1f})"]
+
+
+def _caption(data: Mapping[str, Any], config: "ProfileModelConfig") -> list[str]:
+    lines = [
+        "GFLOPs: one multiply-add counts once; " + _CONVENTION_TEXT[config.convention],
+        "Total = backbone + pixel decoder + upsampling + transformer decoder + post-processing (semantic maps of all "
+        "queries at the original size).",
+        *(_input_line(entry) for entry in data["inputs"]),
+        "Parameters: "
+        + ", ".join(f"{name.replace('_', ' ')} {data['parameters'][name] / 1e6:.2f} M" for name in _PARAMETER_PARTS),
+    ]
+    for entry in data["inputs"]:
+        if entry["gate"]:
+            lines.append(_gate_line(entry["gate"]))
+            break
+    for latency in data.get("latency", ()):
+        lines += _latency_lines(latency, str(data["device"]))
+    return lines
+
+
+_CONVENTION_TEXT = {
+    "paper": "deformable sampling and the query-key product of masked attention count nothing, as published.",
+    "all": "deformable sampling and the query-key product of masked attention are counted, unlike published figures.",
+}
+
+
+def _input_line(entry: Mapping[str, Any]) -> str:
+    sizes: Sequence[Sequence[int]] = entry["padded_sizes"]
+    network = f"{sizes[0][0]} x {sizes[0][1]}" if len(sizes) == 1 else f"{len(sizes)} sizes, padded to multiples of 32"
+    images = "one image" if entry["images"] == 1 else f"mean over {entry['images']:,} images"
+    return f"Input {entry['input']}: {images}, network input {network}."
+
+
+def _gate_line(gate: Mapping[str, Any]) -> str:
+    shares = ", ".join(
+        f"{100 * share:.0f} % exit {depth}"
+        for share, depth in zip(gate["exit_shares"], gate["exit_depths"], strict=True)
+    )
+    return f"Gate (beta {gate['beta']:g}), scored on {gate['scored_on']}: {shares}; its own cost included."
+
+
+def _latency_lines(latency: Mapping[str, Any], device: str) -> list[str]:
+    height, width = latency["padded_size"]
+    memory = latency["peak_memory_bytes"] / 2**30
+    runs = f"batch {latency['batch_size']}, {latency['dtype']}, {device}, {latency['threads']} threads"
+    return [
+        f"ms per image: median (quartiles) at {height} x {width}, {runs}; peak memory {memory:.2f} GiB. One layer "
+        f"{latency['ms_per_layer']:.1f} ms, exits within {100 * latency['line_error']:.1f} % of a line; gate "
+        f"{latency['gate']['median_ms']:.2f} ms.",
+    ]

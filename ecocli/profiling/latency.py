@@ -1,0 +1,226 @@
+"""Milliseconds per exit and part on this machine.
+
+Axes: E exits, R repetitions. Every repetition runs all exits in turn, so that a machine that slows down slows all of
+them; runs before the first repetition warm up caches, allocators and compilers. Clocks are read after the device has
+finished. A part's time is the difference of two readings inside one run, so parts add up to the run's total.
+"""
+
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ecocli.model.gate import FeatureName, Gate, pool_features
+from ecocli.model.mask2former import Mask2Former, Predictions
+
+PARTS = ("backbone", "projections", "encoder", "mask_features", "transformer_decoder", "post_processing")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Milliseconds of one image over the repetitions.
+
+    Attributes:
+        median_ms: Half of the runs took longer.
+        low_ms: A quarter of the runs took less.
+        high_ms: A quarter of the runs took longer.
+    """
+
+    median_ms: float
+    low_ms: float
+    high_ms: float
+
+    @classmethod
+    def of(cls, seconds: Sequence[float], images: int) -> "Spread":
+        """Summarise runs over this many images each."""
+        ms = [1000.0 * value / images for value in seconds]
+        low, _, high = statistics.quantiles(ms, n=4, method="inclusive")
+        return cls(statistics.median(ms), low, high)
+
+
+@dataclass(frozen=True)
+class ExitTimes:
+    """Times of one exit: every part by name, and the whole."""
+
+    exit_depth: int
+    parts: dict[str, Spread]
+    total: Spread
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Times of all exits, and what they were measured with.
+
+    Attributes:
+        exits: One entry per exit, ascending.
+        gate: Pooling and linear layer, spent beside an exit's time where a gate decides.
+        ms_per_layer: Slope of the line through the exits' medians.
+        line_error: Largest distance of a median from that line, over the median.
+        padded_size: The network's input.
+        batch_size: Images per run.
+        dtype: Type the products are computed in.
+        threads: CPU threads.
+        peak_memory_bytes: Largest memory: of the device on a GPU, of the whole process otherwise.
+    """
+
+    exits: tuple[ExitTimes, ...]
+    gate: Spread
+    ms_per_layer: float
+    line_error: float
+    padded_size: tuple[int, int]
+    batch_size: int
+    dtype: str
+    threads: int
+    peak_memory_bytes: int
+
+
+@torch.inference_mode()
+def measure_latency(
+    model: Mask2Former,
+    images: Float[Tensor, "B 3 H W"],
+    exit_depths: Sequence[int],
+    *,
+    post_process: Callable[[Predictions], None],
+    gate_feature: FeatureName = "res5",
+    repetitions: int = 10,
+    warm_up: int = 2,
+    dtype: torch.dtype = torch.float32,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Latency:
+    """Time every exit, part by part.
+
+    Args:
+        model: In evaluation mode, on the images' device.
+        images: A normalised batch, padded to a multiple of 32.
+        exit_depths: In encoder layers run, ascending.
+        post_process: What follows the network, on the final predictions [1, B, ...].
+        gate_feature: Pooled feature whose gate is timed.
+        repetitions: Measured runs per exit, at least 2.
+        warm_up: Runs per exit that do not count.
+        dtype: float32, or bfloat16 for autocast.
+        should_stop: Asked before every run; the runs so far count if there are two of every exit.
+    """
+    device = images.device
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    runs: dict[int, list[tuple[float, ...]]] = {depth: [] for depth in exit_depths}
+    gate_runs: list[float] = []
+    gate = Gate(_gate_channels(model, images, gate_feature), len(exit_depths)).to(device)
+    for repetition in range(-warm_up, repetitions):
+        if repetition > 1 and should_stop():
+            break
+        for depth in exit_depths:
+            precision = torch.autocast(device.type, dtype) if dtype != torch.float32 else nullcontext()
+            with precision:
+                readings, gate_seconds = _run(model, images, depth, post_process, gate, gate_feature)
+            if repetition >= 0:
+                runs[depth].append(readings)
+                gate_runs.append(gate_seconds)
+    return _summarise(runs, gate_runs, images, dtype)
+
+
+def _gate_channels(model: Mask2Former, images: Tensor, feature: FeatureName) -> int:
+    if feature == "projected":
+        return model.sem_seg_head.pixel_decoder.hidden_dim
+    return int(model.backbone(images[:1])["res5"].shape[1])
+
+
+def _run(
+    model: Mask2Former,
+    images: Tensor,
+    depth: int,
+    post_process: Callable[[Predictions], None],
+    gate: Gate,
+    gate_feature: FeatureName,
+) -> tuple[tuple[float, ...], float]:
+    """One run: the seconds of every part, and of the gate, which is no part of it."""
+    head = model.sem_seg_head
+    sizes = [(images.shape[2], images.shape[3])] * len(images)
+    clock = _Clock(images.device)
+    maps = model.backbone(images.contiguous(memory_format=torch.channels_last))
+    clock.note()
+    features = head.pixel_decoder.project(maps)
+    clock.note()
+    (tokens,) = model.encode(features, (depth,))
+    clock.note()
+    mask_features, memories = head.pixel_decoder.fuse(tokens, features.shapes, features.lateral)
+    clock.note()
+    final = Predictions(*head.predictor(memories, features.shapes, mask_features, False))
+    clock.note()
+    post_process(final)
+    clock.note()
+    parts = clock.parts()
+    clock = _Clock(images.device)
+    gate(pool_features(features, sizes)[gate_feature]).argmax(dim=1)
+    clock.note()
+    return parts, clock.parts()[0]
+
+
+class _Clock:
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._readings: list[float] = []
+        self.note()
+
+    def note(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        self._readings.append(time.perf_counter())
+
+    def parts(self) -> tuple[float, ...]:
+        return tuple(np.diff(self._readings).tolist())
+
+
+def _summarise(
+    runs: dict[int, list[tuple[float, ...]]], gate_runs: Sequence[float], images: Tensor, dtype: torch.dtype
+) -> Latency:
+    batch = len(images)
+    exits = tuple(
+        ExitTimes(
+            depth,
+            {name: Spread.of(seconds, batch) for name, seconds in zip(PARTS, zip(*of_depth, strict=True), strict=True)},
+            Spread.of([sum(parts) for parts in of_depth], batch),
+        )
+        for depth, of_depth in runs.items()
+    )
+    slope, error = line_through([e.exit_depth for e in exits], [e.total.median_ms for e in exits])
+    return Latency(
+        exits=exits,
+        gate=Spread.of(gate_runs, batch),
+        ms_per_layer=slope,
+        line_error=error,
+        padded_size=(images.shape[2], images.shape[3]),
+        batch_size=batch,
+        dtype=str(dtype).removeprefix("torch."),
+        threads=torch.get_num_threads(),
+        peak_memory_bytes=_peak_memory(images.device),
+    )
+
+
+def line_through(depths: Sequence[int], ms: Sequence[float]) -> tuple[float, float]:
+    """Fit a line to times over depths.
+
+    Returns:
+        Milliseconds per layer, and the largest distance of a time from the line, over that time.
+    """
+    if len(depths) < 2:
+        return 0.0, 0.0
+    slope, offset = np.polyfit(depths, ms, 1)
+    errors = [abs(offset + slope * depth - value) / value for depth, value in zip(depths, ms, strict=True)]
+    return float(slope), float(max(errors))
+
+
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Kibibytes on Linux, bytes on macOS.
+    return peak if sys.platform == "darwin" else 1024 * peak

@@ -1,0 +1,373 @@
+"""Profile of a model: GFLOPs per exit and part, and milliseconds on request.
+
+Inputs: ``parent``, or none where the settings hold an architecture; ``gate``, optional, whose exits then give an
+expected cost. The artifact is a report whose summary holds the GFLOPs. Milliseconds belong to the machine and stand in
+its provenance: ``ms_per_image`` by exit, as ``fit-gate --profile`` reads them, and ``latency`` with every part. A
+profile with milliseconds is measured anew every time.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from pydantic import JsonValue
+
+from ecocli.artifacts.action import Action, run_or_reuse
+from ecocli.artifacts.artifact import Artifact
+from ecocli.artifacts.manifest import DerivedManifest, FileContents, GateManifest, ParentManifest, ReportManifest
+from ecocli.artifacts.store import Store
+from ecocli.config.architecture import ArchitectureConfig
+from ecocli.config.dataset import DatasetConfig
+from ecocli.config.loading import resolve_config
+from ecocli.config.profile_model import ProfileModelConfig
+from ecocli.errors import ArtifactError, UsageError
+from ecocli.runtime.context import Runtime
+from ecocli.runtime.seeds import derive_seed
+
+if TYPE_CHECKING:
+    from ecocli.model.gate import FeatureName
+    from ecocli.model.mask2former import Mask2Former, Predictions
+    from ecocli.profiling.gflops import ExitCosts
+    from ecocli.profiling.latency import Latency
+
+STAGE = "profile"
+SCHEMA_VERSION = 1
+NAME = "profile"
+"""A further name of every profile, since evaluations are reports as well."""
+
+# Queries that reach the masks in post-processing; about what photographs give.
+_CONFIDENT_QUERIES = 20
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is profiled."""
+
+    architecture: ArchitectureConfig
+    exit_depths: tuple[int, ...]
+    parent: Artifact[ParentManifest] | None
+    gate: Artifact[GateManifest] | None
+
+
+@dataclass(frozen=True)
+class InputSizes:
+    """Images that share one row of the table.
+
+    Attributes:
+        label: What the table calls them.
+        images: Number of images by (padded size, original size).
+    """
+
+    label: str
+    images: Mapping[tuple[Size, Size], int]
+
+
+def plan(config: ProfileModelConfig, inputs: Mapping[str, str], store: Store) -> tuple[Action, Subject]:
+    """Open the inputs and say exactly what is asked.
+
+    Raises:
+        ArtifactError: An input is damaged, or the gate is another parent's.
+        UsageError: There is neither a parent nor an architecture, or exits that the parent lacks are asked for.
+    """
+    parent = store.get(inputs["parent"], ParentManifest) if "parent" in inputs else None
+    if (parent is None) == (config.architecture is None):
+        raise UsageError("A profile is of a parent (--parent) or of an architecture (--arch): name one of them.")
+    if parent is None:
+        assert config.architecture is not None
+        subject = Subject(config.architecture, config.exit_depths, None, None)
+    else:
+        trained = parent.manifest.exit_depths
+        strange = sorted(set(config.exit_depths) - set(trained))
+        if strange:
+            raise UsageError(f"The parent {parent.digest} has no exits at depths {strange}, only {list(trained)}.")
+        architecture = resolve_config(ArchitectureConfig, parent.manifest.architecture)
+        subject = Subject(architecture, config.exit_depths or trained, parent, _open_gate(inputs, store, parent))
+    return Action(STAGE, SCHEMA_VERSION, config, dict(inputs)), subject
+
+
+def _open_gate(
+    inputs: Mapping[str, str], store: Store, parent: Artifact[ParentManifest]
+) -> Artifact[GateManifest] | None:
+    if "gate" not in inputs:
+        return None
+    gate = store.get(inputs["gate"], GateManifest)
+    derived = gate.manifest.inputs.get("derived")
+    origin = store.get(derived, DerivedManifest).manifest.inputs.get("parent") if derived is not None else None
+    if origin != parent.digest:
+        raise ArtifactError(
+            f"The gate {gate.digest} was fitted for the parent {origin}, not for {parent.digest}. Name its own parent "
+            "with --parent, or leave --gate out."
+        )
+    return gate
+
+
+def run(
+    config: ProfileModelConfig,
+    inputs: Mapping[str, str],
+    store: Store,
+    runtime: Runtime,
+    *,
+    force: bool = False,
+    names: Sequence[str] = (),
+) -> Artifact[ReportManifest]:
+    """Profile, or return the report that is there if no times are asked for.
+
+    Args:
+        config: The settings.
+        inputs: Digests by role, see the module.
+        store: Where the report goes.
+        runtime: Where to run.
+        force: Count again even if the store has the result.
+        names: Names for the result, beside ``report`` and ``profile``.
+
+    Raises:
+        ArtifactError: An input is damaged or does not fit.
+        DataError: The data set of a ``.toml`` file is missing or faulty.
+        UsageError: The settings do not fit together, or the store cannot be written.
+    """
+    action, subject = plan(config, inputs, store)
+    provenance: dict[str, JsonValue] = {"device": runtime.device, "threads": runtime.threads}
+
+    def work(_folder: Path) -> tuple[ReportManifest, FileContents]:
+        sizes = _input_sizes(config)
+        summary = _summary(config, subject, sizes)
+        if config.execution.latency:
+            provenance.update(_measured(config, subject, sizes, runtime))
+        manifest = ReportManifest(
+            schema_version=action.schema_version,
+            stage_config=action.stage_config,
+            inputs=dict(action.inputs),
+            dataset_fingerprints={},
+            summary=summary,
+        )
+        return manifest, {}
+
+    return run_or_reuse(
+        action,
+        ReportManifest,
+        store,
+        work,
+        force=force or config.execution.latency,
+        names=[NAME, *names],
+        provenance=provenance,
+        world=runtime.world,
+        stop=lambda: runtime.stop.requested,
+    )
+
+
+def _input_sizes(config: ProfileModelConfig) -> list[InputSizes]:
+    from ecocli.inference.batches import padded_size
+
+    if config.dataset is None:
+        divisor = 32
+        return [
+            InputSizes(f"{h}x{w}", {((-(-h // divisor) * divisor, -(-w // divisor) * divisor), (h, w)): 1})
+            for h, w in config.sizes
+        ]
+    found = _validation_sizes(config.dataset)
+    rule = config.dataset.test_resize
+    images: dict[tuple[Size, Size], int] = {}
+    for size, count in found.items():
+        images[padded_size(size, rule), size] = count
+    return [InputSizes(f"{Path(config.dataset.name).stem} val", images)]
+
+
+def _validation_sizes(dataset: DatasetConfig) -> Mapping[Size, int]:
+    """Original sizes of the validation images: known ones for the built-in data sets, the annotations' otherwise."""
+    from collections import Counter
+
+    from ecocli.profiling.image_sizes import cityscapes_sizes, coco_sizes, shapes_sizes
+
+    if dataset.name == "coco":
+        return coco_sizes()
+    if dataset.name == "cityscapes":
+        return cityscapes_sizes()
+    if dataset.name == "shapes":
+        return shapes_sizes(dataset.shapes.scenes.size, dataset.shapes.val)
+    from ecocli.data.datasets import open_dataset
+
+    records = open_dataset(dataset, "val", check_files=False).records
+    return Counter((record.height, record.width) for record in records)
+
+
+def _costs(config: ProfileModelConfig, subject: Subject, sizes: InputSizes) -> "ExitCosts":
+    from ecocli.profiling.gflops import count_gflops, mean_costs
+
+    feature = "res5" if subject.gate is None else subject.gate.manifest.feature
+    depths = subject.exit_depths if subject.gate is None else subject.gate.manifest.exit_depths
+    return mean_costs(
+        [
+            (
+                count_gflops(
+                    subject.architecture,
+                    padded,
+                    original,
+                    depths,
+                    convention=config.convention,
+                    gate_feature=cast("FeatureName", feature),
+                ),
+                count,
+            )
+            for (padded, original), count in sizes.images.items()
+        ]
+    )
+
+
+def _summary(config: ProfileModelConfig, subject: Subject, sizes: Sequence[InputSizes]) -> dict[str, JsonValue]:
+    from ecocli.profiling.parameters import count_parameters
+
+    inputs: list[JsonValue] = []
+    for entry in sizes:
+        costs = _costs(config, subject, entry)
+        padded = sorted({pair[0] for pair in entry.images})
+        inputs.append(
+            {
+                "input": entry.label,
+                "images": sum(entry.images.values()),
+                "padded_sizes": [list(size) for size in padded],
+                "exits": [_exit_json(costs, depth) for depth in subject.exit_depths],
+                "gate_gflops": costs.gate,
+                "gate": None if subject.gate is None else _expected(subject.gate, costs),
+            }
+        )
+    return {
+        "type": "profile",
+        "architecture": subject.architecture.name,
+        "num_classes": subject.architecture.num_classes,
+        "convention": config.convention,
+        "exit_depths": list(subject.exit_depths),
+        "parameters": dict(count_parameters(subject.architecture)),
+        "inputs": inputs,
+    }
+
+
+def _exit_json(costs: "ExitCosts", depth: int) -> dict[str, JsonValue]:
+    return {
+        "exit_depth": depth,
+        "backbone": costs.backbone,
+        "pixel_decoder": costs.pixel_decoder(depth),
+        "encoder": costs.encoder(depth),
+        "upsampling": costs.upsampling,
+        "transformer_decoder": costs.transformer_decoder,
+        "post_processing": costs.post_processing,
+        "total": costs.total(depth),
+    }
+
+
+def _expected(gate: Artifact[GateManifest], costs: "ExitCosts") -> dict[str, JsonValue]:
+    """Cost under the exits that the gate chose on the images it was scored on."""
+    judged = gate.manifest.metrics.get("gate")
+    shares = judged.get("exit_shares") if isinstance(judged, Mapping) else None
+    depths = gate.manifest.exit_depths
+    if not isinstance(shares, list) or len(shares) != len(depths):
+        raise ArtifactError(
+            f"The gate {gate.digest} does not say which exits it chooses, so its expected cost is unknown. Fit the "
+            "gate again."
+        )
+    pairs = [(float(str(share)), depth) for share, depth in zip(shares, depths, strict=True)]
+    return {
+        "digest": gate.digest,
+        "beta": gate.manifest.beta,
+        "exit_depths": list(depths),
+        "exit_shares": shares,
+        "scored_on": gate.manifest.metrics.get("scored_on"),
+        "mean_depth": sum(share * depth for share, depth in pairs),
+        "pixel_decoder": sum(share * costs.pixel_decoder(depth) for share, depth in pairs),
+        "total": sum(share * costs.total(depth, gated=True) for share, depth in pairs),
+    }
+
+
+def _measured(
+    config: ProfileModelConfig, subject: Subject, sizes: Sequence[InputSizes], runtime: Runtime
+) -> dict[str, JsonValue]:
+    latencies: list[JsonValue] = []
+    first: Latency | None = None
+    for entry in sizes:
+        padded, original = _typical(config, subject, entry)
+        runtime.log.info("Measuring %s: an input of %d x %d.", entry.label, *padded)
+        latency = _latency(config, subject, padded, original, runtime)
+        first = first or latency
+        latencies.append({"input": entry.label, **cast("dict[str, JsonValue]", asdict(latency))})
+    assert first is not None
+    return {
+        "ms_per_image": {f"exit {entry.exit_depth}": entry.total.median_ms for entry in first.exits},
+        "latency": latencies,
+    }
+
+
+def _typical(config: ProfileModelConfig, subject: Subject, sizes: InputSizes) -> tuple[Size, Size]:
+    """The sizes whose cost is nearest to the mean cost: times are measured on one size only."""
+    from ecocli.profiling.gflops import count_gflops
+
+    deepest = subject.exit_depths[-1]
+    mean = _costs(config, subject, sizes).total(deepest)
+
+    def distance(pair: tuple[Size, Size]) -> float:
+        costs = count_gflops(subject.architecture, *pair, subject.exit_depths, convention=config.convention)
+        return abs(costs.total(deepest) - mean)
+
+    return min(sizes.images, key=distance)
+
+
+def _latency(config: ProfileModelConfig, subject: Subject, padded: Size, original: Size, runtime: Runtime) -> "Latency":
+    import torch
+
+    from ecocli.profiling.latency import measure_latency
+
+    execution = config.execution
+    model = _model(subject, runtime.device)
+    generator = torch.Generator().manual_seed(derive_seed(STAGE, "images"))
+    images = torch.randn(execution.batch_size, 3, *padded, generator=generator).to(runtime.device)
+    if execution.compiled:
+        from ecocli.model.compiled import compile_backbone
+
+        compile_backbone(model, runtime.log.warning)
+    return measure_latency(
+        model,
+        images,
+        subject.exit_depths,
+        post_process=_post_processing(subject, padded, original),
+        repetitions=execution.repetitions,
+        warm_up=execution.warm_up,
+        dtype=getattr(torch, execution.dtype),
+        should_stop=lambda: runtime.stop.requested,
+    )
+
+
+def _model(subject: Subject, device: str) -> "Mask2Former":
+    """The parent's weights, or drawn ones: times hardly depend on them."""
+    import torch
+
+    from ecocli.model.builders import build_model
+
+    if subject.parent is not None:
+        from ecocli.artifacts.tensors import load_tensors
+        from ecocli.inference.loading import restore_model
+
+        state = load_tensors(subject.parent.path_of("model.safetensors"))
+        return restore_model(subject.architecture, state, device, subject.parent.digest)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(STAGE, "weights"))
+        return build_model(subject.architecture).eval().requires_grad_(False).to(device)
+
+
+def _post_processing(subject: Subject, padded: Size, original: Size) -> Callable[["Predictions"], None]:
+    """Panoptic merging with a typical number of confident queries, whatever the network says about noise."""
+    from ecocli.inference.loading import panoptic_rule
+    from ecocli.inference.postprocess import Geometry, panoptic_inference
+
+    K = subject.architecture.num_classes
+    rule = panoptic_rule(subject.architecture, [(index + 1, True) for index in range(K)])
+
+    def post_process(final: "Predictions") -> None:
+        logits = final.pred_logits[-1].new_zeros(final.pred_logits.shape[-2:])
+        logits[:, K] = 20.0
+        for query in range(min(_CONFIDENT_QUERIES, len(logits))):
+            logits[query, query % K] = 40.0
+        for masks in final.pred_masks[-1]:
+            panoptic_inference(logits, masks, Geometry(padded, padded, original), rule)
+
+    return post_process
