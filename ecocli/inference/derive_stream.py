@@ -1,11 +1,14 @@
-"""Rows of the derived table for a stream of batches, scored on threads while the network computes the next batch.
+"""Rows of the derived table for a stream of batches, scored on all cores.
 
-Axes: E exits. The arithmetic is that of ``ecocli.inference.derive_rows``, batch by batch; only the clock differs.
+Axes: E exits. The arithmetic is that of ``ecocli.inference.derive_rows``, batch by batch; only the clock differs. With
+the network on a GPU, a batch is scored while the next one computes. With the network on the CPU both want the same
+cores, and threads of the one waiting for those of the other cost more than the overlap gains: there the images and
+exits of a batch are scored side by side once its network has finished.
 """
 
-from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,36 +18,50 @@ from jaxtyping import Float16
 from ecocli.inference.batches import LabelledBatch
 from ecocli.inference.derive_rows import DerivedRow, ScoredPrediction, score_prediction
 from ecocli.inference.postprocess import PanopticRule
-from ecocli.inference.predictor import predict_exits
+from ecocli.inference.predictor import ImagePrediction, predict_exits
 from ecocli.model.gate import FeatureName, pool_features
 from ecocli.model.mask2former import Mask2Former
 
-_BATCHES_IN_FLIGHT = 1
+
+@dataclass(frozen=True, eq=False)
+class _Outputs:
+    """What the network said on a batch: predictions exit by exit."""
+
+    batch: LabelledBatch
+    features: dict[FeatureName, Float16[np.ndarray, "B _c"]]
+    exits: list[list[ImagePrediction]]
 
 
 @dataclass(frozen=True, eq=False)
 class _Pending:
     """A batch whose predictions are being scored: one future per image and exit."""
 
-    batch: LabelledBatch
-    features: dict[FeatureName, Float16[np.ndarray, "B _c"]]
+    outputs: _Outputs
     scores: list[list[Future[ScoredPrediction]]]
 
+    @classmethod
+    def start(cls, outputs: _Outputs, rule: PanopticRule, pool: ThreadPoolExecutor) -> "_Pending":
+        scores = [
+            [pool.submit(score_prediction, predictions[place], truth, rule) for predictions in outputs.exits]
+            for place, truth in enumerate(outputs.batch.truths)
+        ]
+        return cls(outputs, scores)
+
     def rows(self) -> list[tuple[int, DerivedRow]]:
-        images = self.batch.images
-        height, width = images.images.shape[-2:]
+        batch = self.outputs.batch
+        height, width = batch.images.images.shape[-2:]
         return [
             (
                 position,
                 DerivedRow(
-                    image_id=images.image_ids[place],
-                    original_size=images.original_sizes[place],
+                    image_id=batch.images.image_ids[place],
+                    original_size=batch.images.original_sizes[place],
                     padded_size=(height, width),
                     counts=tuple(score.result().counts for score in self.scores[place]),
-                    features={name: values[place] for name, values in self.features.items()},
+                    features={name: values[place] for name, values in self.outputs.features.items()},
                 ),
             )
-            for place, position in enumerate(self.batch.positions)
+            for place, position in enumerate(batch.positions)
         ]
 
 
@@ -67,33 +84,40 @@ def stream_rows(
     Raises:
         DataError: A ground truth contradicts itself, or a file cannot be read; the message names it.
     """
-    pending: deque[_Pending] = deque()
+    waiting: _Pending | None = None
     with ThreadPoolExecutor(threads) as pool:
         try:
             for batch in batches:
-                pending.append(_start(model, batch, exit_depths, rule, pool))
-                if len(pending) > _BATCHES_IN_FLIGHT:
-                    yield pending.popleft().rows()
-            while pending:
-                yield pending.popleft().rows()
+                outputs = _run_network(model, batch, exit_depths)
+                if not batch.images.images.is_cuda:
+                    with _one_torch_thread():
+                        rows = _Pending.start(outputs, rule, pool).rows()
+                    yield rows
+                    continue
+                former, waiting = waiting, _Pending.start(outputs, rule, pool)
+                if former is not None:
+                    yield former.rows()
+            if waiting is not None:
+                yield waiting.rows()
         finally:
             # After an error nobody waits for the rest.
             pool.shutdown(wait=False, cancel_futures=True)
 
 
 @torch.no_grad()
-def _start(
-    model: Mask2Former,
-    batch: LabelledBatch,
-    exit_depths: tuple[int, ...],
-    rule: PanopticRule,
-    pool: ThreadPoolExecutor,
-) -> _Pending:
-    """Run the network on a batch and hand every prediction to the pool as soon as it is there."""
+def _run_network(model: Mask2Former, batch: LabelledBatch, exit_depths: tuple[int, ...]) -> _Outputs:
     features = model.extract(batch.images.images)
     pooled = pool_features(features, list(batch.images.image_sizes))
-    scores: list[list[Future[ScoredPrediction]]] = [[] for _ in batch.truths]
-    for predictions in predict_exits(model, features, batch.images, exit_depths):
-        for place, (prediction, truth) in enumerate(zip(predictions, batch.truths, strict=True)):
-            scores[place].append(pool.submit(score_prediction, prediction, truth, rule))
-    return _Pending(batch, {name: values.half().cpu().numpy() for name, values in pooled.items()}, scores)
+    exits = list(predict_exits(model, features, batch.images, exit_depths))
+    return _Outputs(batch, {name: values.half().cpu().numpy() for name, values in pooled.items()}, exits)
+
+
+@contextmanager
+def _one_torch_thread() -> Iterator[None]:
+    """Let every thread of the pool compute by itself; the setting is the whole process's."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

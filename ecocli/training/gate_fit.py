@@ -57,22 +57,23 @@ class StandardisedFeatures:
         values = torch.empty(N, D)
         total, squares = torch.zeros(D, dtype=torch.float64), torch.zeros(D, dtype=torch.float64)
         for start in range(0, N, _ROWS_PER_BLOCK):
-            block = torch.from_numpy(raw[start : start + _ROWS_PER_BLOCK].astype(np.float32))
-            finite = block.isfinite()
-            if not bool(finite.all()):
-                row, column = (~finite).nonzero()[0].tolist()
+            block = torch.from_numpy(raw[start : start + _ROWS_PER_BLOCK]).float()
+            sums = block.sum(dim=0)
+            # One bad value makes its column's sum NaN or infinite: no need to look at every value.
+            if not bool(sums.isfinite().all()):
+                row, column = (~block.isfinite()).nonzero()[0].tolist()
                 raise DataError(
                     f"Feature {column} of row {start + row} is {block[row, column].item()}, expected a finite number. "
                     "Derive the table again."
                 )
             values[start : start + _ROWS_PER_BLOCK] = block
-            total += block.sum(dim=0, dtype=torch.float64)
+            total += sums
         # Rounded to what is subtracted and divided by, so that folding them into the weights is exact.
         mean = (total / N).float().double()
         for start in range(0, N, _ROWS_PER_BLOCK):
             block = values[start : start + _ROWS_PER_BLOCK]
             block -= mean.float()
-            squares += block.square().sum(dim=0, dtype=torch.float64)
+            squares += block.square().sum(dim=0)
         scale = (squares / N).sqrt()
         # float32 leaves a constant feature with a spread of rounding errors: not a signal to blow up.
         scale = torch.where(scale > 1e-6 * mean.abs().clamp(min=1e-12), scale, torch.ones_like(scale)).float().double()
@@ -87,7 +88,7 @@ class StandardisedFeatures:
 
     def standardise(self, raw: Float16[np.ndarray, "M D"] | Float[np.ndarray, "M D"]) -> Float[Tensor, "M D"]:
         """Apply the same standardisation to other rows."""
-        return (torch.from_numpy(raw.astype(np.float32)) - self.mean.float()) / self.scale.float()
+        return (torch.from_numpy(raw).float() - self.mean.float()) / self.scale.float()
 
 
 def second_moments(values: Float[Tensor, "N D"]) -> Float64[Tensor, "D D"]:
@@ -115,7 +116,7 @@ class LinearHead:
         """Give the score of every exit, in float32 as at inference."""
         weight, bias = self.weight.float(), self.bias.float()
         blocks = [
-            torch.nn.functional.linear(torch.from_numpy(block.astype(np.float32)), weight, bias)
+            torch.nn.functional.linear(torch.from_numpy(block).float(), weight, bias)
             for block in np.array_split(raw, max(1, -(-len(raw) // _ROWS_PER_BLOCK)))
         ]
         return torch.cat(blocks)

@@ -4,9 +4,8 @@ Shapes: N images, D features, E exits, F folds.
 The head of the paper: scores whose argmax is the exit, fitted to one of the losses of ``ecocli.losses.gate`` by
 ``ecocli.training.gate_fit``; it knows one beta.
 
-Regularisation: powers of ten from the strongest down, each fit starting from the last, until two in a row were worse
-than the best; then the half-steps beside the best. The held-out loss chooses. Folds depend on the seed and the number
-of rows only.
+Regularisation: the held-out loss chooses, climbing from 0.1 in powers of ten until both neighbours of the best are
+worse, then in half-steps; each fit starts from the nearest one. Folds depend on the seed and the number of rows only.
 """
 
 import dataclasses
@@ -34,7 +33,7 @@ L2_GRID: tuple[float, ...] = tuple(10.0 ** (1 - step / 2) for step in range(13))
 """Regularisation strengths tried by the cross-validation, strongest first: 10 down to 1e-5."""
 
 
-_WORSE_IN_A_ROW = 2
+_FIRST_POSITION = 4
 _ROWS_PER_BLOCK = 4096
 
 
@@ -185,21 +184,23 @@ def _cross_validate(
         scores = _held_out_scores(features, fold_of_row, states[position])
         losses[position] = float(gate_loss(scores, targets, loss).mean(dtype=torch.float64))
 
+    def climb(step: int) -> None:
+        """Try the neighbours of the best until both are worse."""
+        while True:
+            beside = (best_position() - step, best_position() + step)
+            untried = [position for position in beside if 0 <= position < len(L2_GRID) and position not in losses]
+            if not untried:
+                return
+            for position in untried:
+                attempt(position)
+
     if warm is not None and warm.position is not None and known:
-        # A neighbouring beta wants about the same strength: climb from there.
+        # A neighbouring beta wants about the same strength.
         attempt(warm.position)
     else:
-        # Every other strength first, then the neighbours of the best.
-        for position in range(0, len(L2_GRID), 2):
-            attempt(position)
-            if position - best_position() >= 2 * _WORSE_IN_A_ROW:
-                break
-    while True:
-        beside = [p for p in (best_position() - 1, best_position() + 1) if 0 <= p < len(L2_GRID) and p not in losses]
-        if not beside:
-            break
-        for position in beside:
-            attempt(position)
+        attempt(_FIRST_POSITION)
+        climb(2)
+    climb(1)
     path = tuple((L2_GRID[position], losses[position]) for position in sorted(losses))
     return best_position(), path, states
 

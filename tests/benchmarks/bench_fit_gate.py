@@ -1,0 +1,137 @@
+"""Time and memory of the gate on a table of COCO's size: 118,287 images, 768 correlated features, 5 exits.
+
+Run from the repository: ``PYTHONPATH=.:tests python tests/benchmarks/bench_fit_gate.py [images]``. Wanted on two idle
+cores: one fit below 10 s, with the choice of regularisation below 40 s, memory below 3 GiB. The yardstick is the same
+objective under ``torch.optim.LBFGS`` with autograd and nothing else: no preconditioner, no written-out gradient.
+"""
+
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from ecocli.losses.gate import exit_utilities, loss_targets
+from ecocli.metrics.assignment import CountTable
+from ecocli.metrics.bootstrap import bootstrap_totals, stack_weights
+from ecocli.training.gate_fit import StandardisedFeatures, solve
+from ecocli.training.gate_heads import fit_class_head
+from ecocli.training.gate_ridge import fit_quality_head
+
+T = TypeVar("T")
+FEATURES, LATENT, EXITS = 768, 96, 5
+
+
+def timed(name: str, work: Callable[[], T]) -> tuple[T, float]:
+    """Print how long a piece of work takes, on the clock and on all cores together."""
+    clock, cpu = time.perf_counter(), time.process_time()
+    result = work()
+    clock, cpu = time.perf_counter() - clock, time.process_time() - cpu
+    print(f"{name:<52} {clock:7.2f} s  (CPU {cpu:6.2f} s)", flush=True)
+    return result, clock
+
+
+def draw(images: int) -> tuple[np.ndarray, torch.Tensor]:
+    """Draw half-zero, strongly correlated features and qualities that depend on them."""
+    rng = np.random.default_rng(0)
+    mixing = rng.standard_normal((LATENT, FEATURES), dtype=np.float32) / LATENT**0.5
+    taste = rng.standard_normal((LATENT, EXITS)).astype(np.float32)
+    features = np.empty((images, FEATURES), np.float16)
+    quality = np.empty((images, EXITS))
+    for start in range(0, images, 8192):
+        rows = slice(start, min(start + 8192, images))
+        latent = rng.standard_normal((rows.stop - start, LATENT), dtype=np.float32)
+        noise = rng.standard_normal((len(latent), FEATURES), dtype=np.float32)
+        features[rows] = np.maximum(latent @ mixing + 0.3 * noise, 0.0)
+        quality[rows] = 0.5 + 0.006 * latent @ taste + 0.03 * rng.standard_normal((len(latent), EXITS))
+    return features, torch.from_numpy(quality.clip(0.0, 1.0))
+
+
+def plain_lbfgs(values: torch.Tensor, targets: torch.Tensor, l2: float) -> float:
+    """Fit without further thought, and return the objective."""
+    weight = torch.zeros(EXITS, FEATURES, requires_grad=True)
+    bias = torch.zeros(EXITS, requires_grad=True)
+    optimiser = torch.optim.LBFGS(
+        [weight, bias], max_iter=400, max_eval=500, tolerance_grad=1e-5, history_size=20, line_search_fn="strong_wolfe"
+    )
+    wanted = targets.float()
+
+    def closure() -> torch.Tensor:
+        optimiser.zero_grad()
+        loss = F.cross_entropy(F.linear(values, weight, bias), wanted) + l2 / 2 * weight.square().sum()
+        loss.backward()
+        return loss
+
+    optimiser.step(closure)
+    with torch.no_grad():
+        return float(closure_value(values, wanted, weight, bias, l2))
+
+
+def closure_value(
+    values: torch.Tensor, wanted: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, l2: float
+) -> torch.Tensor:
+    """The objective at a point."""
+    return F.cross_entropy(F.linear(values, weight, bias), wanted) + l2 / 2 * weight.square().sum()
+
+
+def count_table(images: int, classes: int = 133) -> CountTable:
+    """Draw sparse counts, about eight classes per image."""
+    rng = np.random.default_rng(1)
+    P = images * EXITS * 8
+    image = np.repeat(np.arange(images), EXITS * 8)
+    exit_index = np.tile(np.repeat(np.arange(EXITS), 8), images)
+    tp, fp, fn = (rng.integers(0, 2, P).astype(np.int32) for _ in range(3))
+    tp |= ((fp == 0) & (fn == 0)).astype(np.int32)
+    class_index = rng.integers(0, classes, P)
+    return CountTable(images, EXITS, classes, image, exit_index, class_index, tp * rng.uniform(0.5, 1, P), tp, fp, fn)
+
+
+def main() -> None:
+    """Measure all and print the ratios."""
+    images = int(sys.argv[1]) if len(sys.argv) > 1 else 118_287
+    raw, quality = draw(images)
+    utilities = exit_utilities(quality, torch.arange(2.0, 7.0)[None], 0.0005)
+    targets, l2 = loss_targets(utilities, "hard-ce"), 1e-4
+    print(
+        f"{images} images x {FEATURES} features x {EXITS} exits, {torch.get_num_threads()} threads, "
+        f"load {os.getloadavg()[0]:.1f}"
+    )
+    features, prepare_s = timed("standardise", lambda: StandardisedFeatures.from_raw(raw))
+    _, spectrum_s = timed("second moments and their spectrum", lambda: features.spectrum)
+    state, fit_s = timed("fit at one strength", lambda: solve(features, targets, "hard-ce", l2))
+    print(
+        f"  {state.evaluations} evaluations, objective {float(state.objective[0]):.8f}, "
+        f"gradient norm {state.gradient_norm:.1e}"
+    )
+    chosen, choice_s = timed(
+        "fit with the strength chosen by 5 folds", lambda: fit_class_head(features, targets, "hard-ce")
+    )
+    print(f"  strengths tried: {', '.join(f'{strength:.2g}' for strength, _ in chosen.path)}; chosen {chosen.l2:.2g}")
+    near = loss_targets(exit_utilities(quality, torch.arange(2.0, 7.0)[None], 0.001), "hard-ce")
+    timed("the next beta, started warm", lambda: fit_class_head(features, near, "hard-ce", warm=chosen.warm))
+    timed("quality head, strength chosen", lambda: fit_quality_head(features, quality))
+    table = count_table(min(images, 5000))
+    weights = stack_weights([table.fixed_assignment(e) for e in range(EXITS)], EXITS)
+    timed(
+        f"bootstrap of {EXITS} exits, 1000 x {table.num_images} images",
+        lambda: bootstrap_totals(table, weights, 1000, 0),
+    )
+    peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    objective, plain_s = timed(
+        "yardstick: plain LBFGS with autograd", lambda: plain_lbfgs(features.values, targets, l2)
+    )
+    one, all_in = prepare_s + spectrum_s + fit_s, prepare_s + spectrum_s + choice_s
+    print(f"one fit, all in          {one:6.2f} s = {one / 10:.2f} of the 10 s allowed")
+    print(f"choice of strength       {all_in:6.2f} s = {all_in / 40:.2f} of the 40 s allowed")
+    print(f"peak memory              {peak_gib:6.2f} GiB = {peak_gib / 3:.2f} of the 3 GiB allowed")
+    gain = objective - float(state.objective[0])
+    print(f"against the yardstick    {plain_s / one:6.2f} x faster, objective lower by {gain:.1e}")
+
+
+if __name__ == "__main__":
+    main()
