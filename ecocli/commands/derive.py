@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ecocli.commands._parent_dataset import parent_dataset_preset
 from ecocli.commands.common import (
     ConfigOption,
     DataRootOption,
@@ -25,7 +26,6 @@ from ecocli.commands.common import (
     resolve,
     resolve_input,
 )
-from ecocli.commands._parent_dataset import parent_dataset_preset
 from ecocli.errors import UsageError
 
 if TYPE_CHECKING:

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ecocli.commands._gate_tables import controls_table, head_table, trade_off_table, write_to_stderr
+from ecocli.commands._profiled_ms import read_exit_ms
 from ecocli.commands.common import (
     ConfigOption,
     DryRunOption,
@@ -22,8 +24,6 @@ from ecocli.commands.common import (
     resolve,
     resolve_input,
 )
-from ecocli.commands._gate_tables import controls_table, head_table, trade_off_table, write_to_stderr
-from ecocli.commands._profiled_ms import read_exit_ms
 
 if TYPE_CHECKING:
     from ecocli.artifacts.manifest import GateManifest

@@ -41,6 +41,12 @@ def predict(
         int | None,
         typer.Option("--exit", min=1, metavar="K", help="Run K encoder layers on every image.  [default: deepest]"),
     ] = None,
+    beta: Annotated[
+        float | None,
+        typer.Option(
+            "--beta", metavar="B", help="Price of compute, for a gate that predicts quality.  [default: as fitted]"
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Folder for the results.  [default: predictions]")
     ] = None,
@@ -70,6 +76,8 @@ def predict(
 
     if gate is not None and exit_depth is not None:
         raise UsageError("--gate chooses the exit of each image and --exit fixes it. Give one of them.")
+    if beta is not None and gate is None:
+        raise UsageError("--beta is a price for the gate to choose exits at. Name a gate with --gate.")
     opened = open_store(store)
     with make_runtime(device, threads) as runtime:
         resolved = resolve(
@@ -79,6 +87,7 @@ def predict(
                 "images": images,
                 "out": None if out is None else str(out),
                 "exit_depth": exit_depth,
+                "beta": beta,
                 "overlays": overlays,
                 "semantic": semantic,
                 "instances": instances,

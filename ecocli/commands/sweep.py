@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ecocli.commands._profiled_ms import read_exit_ms
 from ecocli.commands.common import (
     ConfigOption,
     DryRunOption,
@@ -24,7 +25,6 @@ from ecocli.commands.common import (
     resolve,
     resolve_input,
 )
-from ecocli.commands._profiled_ms import read_exit_ms
 from ecocli.errors import UsageError
 
 if TYPE_CHECKING:

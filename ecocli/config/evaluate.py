@@ -26,6 +26,7 @@ class EvaluateConfig(Config):
     Attributes:
         dataset: The data.
         split: The split to evaluate on.
+        beta: Price of compute for a gate that predicts quality; None for the one it was fitted at.
         batch_size: Images per batch; it decides the last digits of floating-point results.
         metrics: Metrics beside PQ.
         every_exit: Run the network at every fixed exit, so that every metric has its control. Without it the network
@@ -39,6 +40,7 @@ class EvaluateConfig(Config):
 
     dataset: DatasetConfig
     split: str = "val"
+    beta: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] | None = None
     batch_size: PositiveInt = 4
     metrics: tuple[Literal["miou", "ap"], ...] = ("miou", "ap")
     every_exit: bool = True

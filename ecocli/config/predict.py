@@ -15,6 +15,7 @@ class PredictConfig(Config):
         images: Files, folders (with all below them) and patterns such as ``photos/*.jpg``.
         out: Folder for the results.
         exit_depth: Encoder layers run for every image; None for the gate's choice, without a gate the deepest exit.
+        beta: Price of compute for a gate that predicts quality; None for the one it was fitted at.
         overlays: Write pictures with coloured segments and class names.
         semantic: Write the best category of every pixel.
         instances: Write scored instances in COCO's result format.
@@ -25,6 +26,7 @@ class PredictConfig(Config):
     images: Annotated[tuple[str, ...], Field(min_length=1)]
     out: str = "predictions"
     exit_depth: PositiveInt | None = None
+    beta: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] | None = None
     overlays: bool = True
     semantic: bool = False
     instances: bool = False

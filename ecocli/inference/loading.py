@@ -1,13 +1,13 @@
 """Model and gate as artifacts keep them, made ready to predict."""
 
 from collections.abc import Mapping, Sequence
-from typing import cast, get_args
+from typing import Protocol, cast, get_args, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from ecocli.config.architecture import ArchitectureConfig
-from ecocli.errors import ArtifactError
+from ecocli.errors import ArtifactError, UsageError
 from ecocli.inference.postprocess import PanopticRule
 from ecocli.inference.predictor import ExitGate
 from ecocli.model.builders import build_model
@@ -42,22 +42,48 @@ def restore_model(
     return model.eval().requires_grad_(False).to(device)
 
 
+@runtime_checkable
+class FittedGate(Protocol):
+    """What a gate's manifest says about it."""
+
+    @property
+    def feature(self) -> str:
+        """Name of the pooled feature it reads."""
+
+    @property
+    def exit_depths(self) -> tuple[int, ...]:
+        """The exits it can choose, ascending, in encoder layers run."""
+
+    @property
+    def head(self) -> str:
+        """What it predicts: ``class``, the exit; ``quality``, the quality at each exit."""
+
+    @property
+    def beta(self) -> float:
+        """Price of one unit of cost in its biases."""
+
+    @property
+    def exit_costs(self) -> tuple[float, ...]:
+        """Mean cost of each exit, in the unit that beta is a price of."""
+
+
 def restore_gate(
-    state: Mapping[str, Tensor], feature: str, exit_depths: Sequence[int], device: str, digest: str
+    state: Mapping[str, Tensor], fitted: FittedGate, device: str, digest: str, beta: float | None = None
 ) -> ExitGate:
-    """Build a fitted gate.
+    """Build a fitted gate, if wanted at another price of compute: that is no fit, only other biases.
 
     Args:
         state: State dict of the linear layer, ``linear.weight`` [E, C] and ``linear.bias`` [E].
-        feature: Name of the pooled feature it reads.
-        exit_depths: The exits it can choose, ascending.
+        fitted: The gate's manifest.
         device: Where to put it.
         digest: The gate's digest, for the error message.
+        beta: The wanted price of one unit of cost; None for the one it was fitted at.
 
     Raises:
         ArtifactError: The state is not that of a gate over these exits.
+        UsageError: Another price is wanted of a gate that predicts the exit itself, which it does at one price only.
     """
-    weight = state.get("linear.weight")
+    weight, feature, exit_depths = state.get("linear.weight"), fitted.feature, fitted.exit_depths
     if weight is None or weight.ndim != 2 or len(weight) != len(exit_depths) or feature not in get_args(FeatureName):
         found = "no linear.weight" if weight is None else f"linear.weight {list(weight.shape)}"
         raise ArtifactError(
@@ -66,6 +92,14 @@ def restore_gate(
         )
     gate = Gate(weight.shape[1], len(exit_depths))
     gate.load_state_dict(dict(state))
+    if beta is not None:
+        if fitted.head != "quality":
+            raise UsageError(
+                f"--beta chooses the price of a gate that predicts quality, but the gate {digest} predicts the exit "
+                f"itself, at beta {fitted.beta:g} only. Fit one with `eco fit-gate --head quality`, or drop --beta."
+            )
+        shift = (fitted.beta - beta) * torch.tensor(fitted.exit_costs, dtype=torch.float64)
+        gate.linear.bias.data.copy_(gate.linear.bias.data.double() + shift)
     return ExitGate(gate.eval().requires_grad_(False).to(device), cast(FeatureName, feature), tuple(exit_depths))
 
 

@@ -188,7 +188,7 @@ def _load(config: PredictConfig, inputs: Mapping[str, str], store: Store, device
             )
         found = store.get(inputs["gate"], GateManifest)
         state = load_tensors(found.path_of(_GATE_FILE))
-        gate = restore_gate(state, found.manifest.feature, found.manifest.exit_depths, device, found.digest)
+        gate = restore_gate(state, found.manifest, device, found.digest, config.beta)
     entries = [resolve_config(CategoryEntry, entry) for entry in manifest.categories]
     categories = tuple(Category(**dict(entry)) for entry in entries)
     return PhotoPredictor(

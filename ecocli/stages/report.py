@@ -284,8 +284,7 @@ def _load_scene(config: EvaluateConfig, evaluation: Artifact[ReportManifest], st
     if "gate" in evaluation.manifest.inputs:
         fitted = store.get(evaluation.manifest.inputs["gate"], GateManifest)
         state = load_tensors(fitted.path_of("gate.safetensors"))
-        depths = fitted.manifest.exit_depths
-        gate = restore_gate(state, fitted.manifest.feature, depths, runtime.device, fitted.digest)
+        gate = restore_gate(state, fitted.manifest, runtime.device, fitted.digest, config.beta)
     dataset = open_dataset(config.dataset, config.split)
     expected = evaluation.manifest.dataset_fingerprints[config.split]
     if dataset.fingerprint != expected:

@@ -1,0 +1,50 @@
+"""Gates restored from their artifact, at their own and at other prices of compute."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from ecocli.errors import ArtifactError, UsageError
+from ecocli.inference.loading import restore_gate
+
+
+@dataclass(frozen=True)
+class Fitted:
+    head: str = "quality"
+    feature: str = "res5"
+    exit_depths: tuple[int, ...] = (2, 4, 6)
+    beta: float = 0.01
+    exit_costs: tuple[float, ...] = (2.0, 4.0, 6.0)
+
+
+# Expected quality of the exits: 0.50, 0.54, 0.56 for a feature of 0, and 0.04 more at exit 6 per unit of it. At beta 0.01
+# the biases hold quality less 0.01 per layer.
+STATE = {"linear.weight": torch.tensor([[0.0], [0.0], [0.04]]), "linear.bias": torch.tensor([0.48, 0.50, 0.50])}
+
+
+@pytest.mark.parametrize(
+    ("beta", "depths"),
+    [
+        (None, [4, 6]),  # 0.48, 0.50, 0.50: a tie takes the cheaper exit; with 0.04 more exit 6
+        (0.01, [4, 6]),
+        (0.0, [6, 6]),  # 0.50, 0.54, 0.56
+        (0.015, [4, 6]),  # 0.47, 0.48, 0.47; with 0.04 more 0.51
+        (0.05, [2, 2]),  # 0.40, 0.34, 0.26; with 0.04 more 0.30
+    ],
+)
+def test_restore_gate__other_price__chooses_as_if_fitted_at_it(beta: float | None, depths: list[int]) -> None:
+    gate = restore_gate(STATE, Fitted(), "cpu", "sha256:1", beta)
+    assert gate.choose({"res5": torch.tensor([[0.0], [1.0]])}).tolist() == depths
+
+
+def test_restore_gate__class_head_at_another_price__says_how_to_get_one() -> None:
+    with pytest.raises(
+        UsageError, match=r"the gate sha256:1 predicts the exit itself, at beta 0.01 only. Fit one with"
+    ):
+        restore_gate(STATE, Fitted(head="class"), "cpu", "sha256:1", 0.02)
+
+
+def test_restore_gate__weights_of_other_exits__says_what_was_found() -> None:
+    with pytest.raises(ArtifactError, match=r"holds linear.weight \[3, 1\] over feature 'res5', expected one row"):
+        restore_gate(STATE, Fitted(exit_depths=(2, 4)), "cpu", "sha256:1")
