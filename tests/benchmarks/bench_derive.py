@@ -82,9 +82,8 @@ def main() -> None:
     shared = costs.backbone + costs.projections
     exact = shared + costs.encoder(6) + sum(costs.total(d) - shared - costs.encoder(d) for d in depths)
     print(f"{images} images of {height} x {width}, {threads} threads, load {os.getloadavg()[0]:.1f}")
-    print(
-        f"full-depth pass {one:.2f} s per image, five exits {all_exits:.2f} s: {all_exits / one:.2f} passes (allowed 2.5)"
-    )
+    ratio = all_exits / one
+    print(f"full-depth pass {one:.2f} s per image, five exits {all_exits:.2f} s: {ratio:.2f} passes (allowed 2.5)")
     print(f"multiply-adds, post-processing as published: {exact / costs.total(6):.2f} passes")
 
 
