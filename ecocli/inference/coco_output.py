@@ -54,8 +54,9 @@ def instance_entries(image_id: int, instances: Instances, categories: Sequence[C
     from pycocotools import mask as coco_mask
 
     # One encoding per distinct mask: several instances may share one.
-    masks = np.asfortranarray(instances.masks.cpu().numpy().transpose(1, 2, 0).astype(np.uint8))
-    encoded: list[dict[str, Any]] = coco_mask.encode(masks) if masks.shape[2] else []
+    # Mask by mask, because each is copied to the column-major bytes that pycocotools wants.
+    masks = instances.masks.cpu().numpy()
+    encoded: list[dict[str, Any]] = [coco_mask.encode(np.asfortranarray(mask, np.uint8)) for mask in masks]
     boxes = coco_mask.toBbox(encoded).tolist() if encoded else []
     areas = coco_mask.area(encoded).tolist() if encoded else []
     entries: list[dict[str, object]] = []

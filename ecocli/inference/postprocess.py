@@ -21,7 +21,7 @@ Size = tuple[int, int]
 """Height and width, in pixels."""
 
 _MASKS_AT_ONCE = 8
-_PIXELS_AT_ONCE = 1 << 16
+_MASK_VALUES_AT_ONCE = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -166,16 +166,17 @@ def semantic_inference(
 def semantic_map(
     pred_logits: Float[Tensor, "Q K1"], pred_masks: Float[Tensor, "Q h w"], geometry: Geometry
 ) -> Int[Tensor, "H W"]:
-    """Return the best class of every pixel without holding the scores of all classes at once."""
-    probability = pred_logits.float().softmax(dim=-1)[:, :-1]
-    masks = torch.cat([resize_masks(pred_masks[chunk], geometry) for chunk in _chunks(pred_masks.shape[0])])
-    pixels = masks.sigmoid_().flatten(1)
-    best = [
+    """Return the best class of every pixel, band by band: neither all masks nor all scores are held at once."""
+    probability = pred_logits.float().softmax(dim=-1)[:, :-1].T
+    height, width = geometry.original_size
+    rows = max(1, _MASK_VALUES_AT_ONCE // (pred_masks.shape[0] * width))
+    best = torch.empty(geometry.original_size, dtype=torch.int64, device=pred_masks.device)
+    for top in range(0, height, rows):
+        band = range(top, min(top + rows, height))
+        scores = probability @ _resize_band(pred_masks, geometry, band).sigmoid().flatten(1)
         # On a CPU argmax over the leading axis is some 20 times slower than max, which finds the same index.
-        (probability.T @ pixels[:, start : start + _PIXELS_AT_ONCE]).max(dim=0).indices
-        for start in range(0, pixels.shape[1], _PIXELS_AT_ONCE)
-    ]
-    return torch.cat(best).view(geometry.original_size)
+        best[band.start : band.stop] = scores.max(dim=0).indices.view(-1, width)
+    return best
 
 
 def instance_inference(
@@ -238,6 +239,40 @@ def _bilinear(masks: Float[Tensor, "Q h w"], size: Size) -> Float[Tensor, "Q H W
     if masks.shape[-2:] == size:
         return masks
     return F.interpolate(masks[None], size=size, mode="bilinear", align_corners=False)[0]
+
+
+def _resize_band(pred_masks: Float[Tensor, "Q h w"], geometry: Geometry, band: range) -> Float[Tensor, "Q b W"]:
+    """Some rows of what `resize_masks` returns, without making the others."""
+    lower, upper, share = _source_rows(band, geometry.image_size[0], geometry.original_size[0])
+    # The rows of the padded input that the band needs, and the rows of the masks that those need.
+    first, last = int(lower[0]), int(upper[-1])
+    inner = _source_rows(range(first, last + 1), pred_masks.shape[1], geometry.padded_size[0])
+    padded = _blend_rows(pred_masks.float(), *inner, geometry.padded_size[1])
+    return _blend_rows(
+        padded[:, :, : geometry.image_size[1]], lower - first, upper - first, share, geometry.original_size[1]
+    )
+
+
+def _source_rows(
+    rows: range, size: int, new_size: int
+) -> tuple[Int[Tensor, " b"], Int[Tensor, " b"], Float[Tensor, " b"]]:
+    """For rows of a bilinearly resized image: the two rows each lies between, and the share of the latter."""
+    centre = ((torch.arange(rows.start, rows.stop) + 0.5) * (size / new_size) - 0.5).clamp(min=0)
+    lower = centre.long()
+    return lower, (lower + 1).clamp(max=size - 1), centre - lower
+
+
+def _blend_rows(
+    masks: Float[Tensor, "Q h w"],
+    lower: Int[Tensor, " b"],
+    upper: Int[Tensor, " b"],
+    share: Float[Tensor, " b"],
+    width: int,
+) -> Float[Tensor, "Q b W"]:
+    first, last = int(lower[0]), int(upper[-1])
+    wide = _bilinear(masks[:, first : last + 1], (last + 1 - first, width))
+    lower, upper, share = (part.to(masks.device) for part in (lower - first, upper - first, share[:, None]))
+    return wide[:, lower] * (1 - share) + wide[:, upper] * share
 
 
 def _chunks(count: int) -> Iterator[slice]:

@@ -1,6 +1,8 @@
 """Post-processing: equality with the recorded results of the original code, and its rules on hand-made masks."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -171,13 +173,60 @@ def test_panoptic_inference__equal_sizes__leaves_its_input_alone() -> None:
     assert masks.unique().tolist() == [3.0]
 
 
-def test_semantic_map__random_predictions__is_the_argmax_of_the_scores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postprocess, "_PIXELS_AT_ONCE", 100)
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        Geometry((32, 32), (30, 32), (23, 29)),
+        Geometry((32, 64), (29, 51), (117, 203)),
+        Geometry((64, 32), (64, 32), (64, 32)),
+        Geometry((32, 32), (1, 32), (1, 300)),
+        Geometry((8, 8), (8, 8), (8, 8)),
+    ],
+)
+@pytest.mark.parametrize("values_at_once", [1, 2000, 1 << 22])
+def test_semantic_map__random_predictions__is_the_argmax_of_the_scores(
+    geometry: Geometry, values_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postprocess, "_MASK_VALUES_AT_ONCE", values_at_once)
     generator = torch.Generator().manual_seed(2)
     logits, masks = torch.randn(11, 6, generator=generator), torch.randn(11, 8, 8, generator=generator)
-    geometry = Geometry((32, 32), (30, 32), (23, 29))
     expected = semantic_inference(logits, masks, geometry).argmax(dim=0)
     assert torch.equal(semantic_map(logits, masks, geometry), expected)
+
+
+_PEAK_OF_EACH_RESULT = """
+import resource, sys, torch
+from ecocli.inference import coco_output, postprocess as p
+from ecocli.data.categories import Category
+
+Q = int(sys.argv[1])
+generator = torch.Generator().manual_seed(0)
+logits, masks = 3 * torch.randn(Q, 9, generator=generator), torch.randn(Q, 8, 8, generator=generator)
+geometry, things = p.Geometry((32, 32), (32, 32), (1000, 1000)), (True,) * 8
+categories = tuple(Category(k, str(k), "s", True, (k, k, k)) for k in range(8))
+
+def run(size):
+    geometry = p.Geometry((32, 32), (32, 32), (size, size))
+    p.panoptic_inference(logits, masks, geometry, p.PanopticRule(things, tuple(range(8)), 0.0, 0.0))
+    p.semantic_map(logits, masks, geometry)
+    coco_output.instance_entries(1, p.instance_inference(logits, masks, geometry, things, 20), categories)
+
+run(8)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+run(1000)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+def test_post_processing__three_times_the_queries__no_more_memory() -> None:
+    # A mask of this size takes 4 MB as float32: 200 more queries would show as 800 MB if all were held at once.
+    def peak_mib(queries: int) -> int:
+        command = [sys.executable, "-c", _PEAK_OF_EACH_RESULT, str(queries)]
+        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    few, many = peak_mib(100), peak_mib(300)
+    assert few < 350
+    assert many < few + 100
 
 
 def test_instance_inference__stuff_and_two_classes_of_one_query__keeps_things_and_shares_the_mask() -> None:
