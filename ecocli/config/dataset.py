@@ -203,11 +203,14 @@ class CustomSplit(Config):
         images: Folder of the images.
         annotations: JSON file in COCO's panoptic format.
         panoptic: Folder of the panoptic PNG files.
+        instances: JSON file in COCO's instance format that AP is measured against; None takes the things of the
+            panoptic maps.
     """
 
     images: str
     annotations: str
     panoptic: str
+    instances: str | None = None
 
 
 class CustomDataset(Config):

@@ -32,6 +32,7 @@ class _Place:
         images: Folder of the images.
         categories: The categories the file must have, if they are known.
         image_name: Names the image file of a record, where the annotation file cannot be trusted.
+        instances: COCO's instance annotations, where there are any.
     """
 
     name: str
@@ -40,6 +41,7 @@ class _Place:
     images: Path
     categories: tuple[Category, ...] | None = None
     image_name: Callable[[ImageRecord], str] | None = None
+    instances: Path | None = None
 
 
 def data_root(config: DatasetConfig) -> Path:
@@ -91,6 +93,7 @@ def open_dataset(
         place.panoptic,
         place.annotations,
         annotations.has_number_ids,
+        place.instances,
     )
 
 
@@ -153,7 +156,8 @@ def _locate_coco(root: Path, split: str) -> _Place:
         "COCO's image folder",
         f"Download {year_split}.zip from cocodataset.org and extract it beside annotations/.",
     )
-    return _Place("coco", annotations, panoptic, images, COCO)
+    instances = annotations.with_name(f"instances_{year_split}.json")
+    return _Place("coco", annotations, panoptic, images, COCO, instances=instances if instances.is_file() else None)
 
 
 def _locate_cityscapes(root: Path, split: str) -> _Place:
@@ -199,6 +203,9 @@ def _locate_custom(path: Path, split: str) -> _Place:
         _first([base / named.annotations], "The annotation file", hint),
         _first([base / named.panoptic], "The folder of panoptic PNG files", hint),
         _first([base / named.images], "The image folder", hint),
+        instances=None
+        if named.instances is None
+        else _first([base / named.instances], "The file of instance annotations", hint),
     )
 
 

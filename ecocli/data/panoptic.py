@@ -130,6 +130,7 @@ class PanopticDataset:
         panoptic_root: Folder of the panoptic PNG files.
         annotation_file: The JSON file all this was read from.
         has_number_ids: True where the annotation file has numbers as image ids.
+        instance_file: COCO's instance annotations of the same images, where there are any.
     """
 
     name: str
@@ -140,6 +141,7 @@ class PanopticDataset:
     panoptic_root: Path
     annotation_file: Path
     has_number_ids: bool = True
+    instance_file: Path | None = None
 
     def __len__(self) -> int:
         """Count the images."""

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float64, Int64
+from pydantic import JsonValue
 
 from ecocli.inference.scores import CountEntries, PartScores, instance_images
 from ecocli.metrics.assignment import CountTable, oracle_assignment
-from ecocli.metrics.instance import InstanceQuality, instance_quality
+from ecocli.metrics.instance import InstanceQuality, TrueInstance, instance_quality
 from ecocli.metrics.panoptic_quality import ImageCounts
 from ecocli.metrics.scorecard import (
     GATE,
@@ -60,7 +61,13 @@ def sum_view(part: PartScores, view: int, num_classes: int) -> ImageCounts:
 
 
 def further_metrics(
-    part: PartScores, rows: Sequence[ScoreRow], table: ExitTable, *, ap: bool, exits: bool
+    part: PartScores,
+    rows: Sequence[ScoreRow],
+    table: ExitTable,
+    *,
+    ap: bool,
+    exits: bool,
+    truth: Sequence[Sequence[TrueInstance]] | None = None,
 ) -> dict[str, FurtherMetrics]:
     """Work out mIoU and AP of every row that has them.
 
@@ -70,6 +77,7 @@ def further_metrics(
         table: Counts at the fixed exits.
         ap: Whether instances were kept.
         exits: Whether the fixed exits were run with all metrics, not the gate alone.
+        truth: True instances of each image for AP, where they are not to be those of the panoptic maps.
 
     Returns:
         By row name. The random mixture's mIoU is that of its expected pixels; AP has no such value.
@@ -91,9 +99,29 @@ def further_metrics(
             confusion, views = _at(part.confusion, exit_index), whole * exit_index
         metrics[row.name] = FurtherMetrics(
             None if confusion is None else semantic_quality(confusion),
-            instance_quality(instance_images(part, views)) if ap and views is not None else None,
+            instance_quality(instance_images(part, views, truth)) if ap and views is not None else None,
         )
     return metrics
+
+
+def row_summary(row: ScoreRow, further: FurtherMetrics) -> dict[str, JsonValue]:
+    """Bring one row into the form in which a report keeps it."""
+    quality = row.quality
+    return {
+        "name": row.name,
+        "pq": quality.overall.pq,
+        "sq": quality.overall.sq,
+        "rq": quality.overall.rq,
+        "pq_things": quality.things.pq,
+        "pq_stuff": quality.stuff.pq,
+        "miou": further.semantic.miou if further.semantic else None,
+        "ap": further.instance.ap if further.instance else None,
+        "ap50": further.instance.ap50 if further.instance else None,
+        "gflops": row.gflops,
+        "encoder_gflops": row.encoder_gflops,
+        "mean_depth": row.mean_depth,
+        "exit_shares": list(row.exit_shares),
+    }
 
 
 def _at(confusion: Int64[np.ndarray, "_views K K"], view: int) -> Float64[np.ndarray, "K K"] | None:

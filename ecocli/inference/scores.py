@@ -156,12 +156,17 @@ def merge_parts(parts: Sequence[PartScores]) -> PartScores:
     )
 
 
-def instance_images(part: PartScores, view_of_image: Int64[np.ndarray, " N"]) -> list[InstanceImage]:
+def instance_images(
+    part: PartScores,
+    view_of_image: Int64[np.ndarray, " N"],
+    truth: Sequence[Sequence[TrueInstance]] | None = None,
+) -> list[InstanceImage]:
     """Collect true and predicted instances image by image, each image at one view.
 
     Args:
         part: Scores of a whole data set, positions 0, 1, ...
         view_of_image: The view taken for each image.
+        truth: The true instances of each image, where they are not to be those of the panoptic maps.
     """
     entries = part.instances
     true: list[list[TrueInstance]] = [[] for _ in part.positions]
@@ -177,7 +182,7 @@ def instance_images(part: PartScores, view_of_image: Int64[np.ndarray, " N"]) ->
             true[position].append(TrueInstance(class_index, mask, is_crowd=score > 0))
         else:
             predicted[position].append(ScoredInstance(class_index, mask, score))
-    return [InstanceImage(tuple(t), tuple(p)) for t, p in zip(true, predicted, strict=True)]
+    return [InstanceImage(tuple(t), tuple(p)) for t, p in zip(true if truth is None else truth, predicted, strict=True)]
 
 
 def _merge_entries(parts: Sequence[EntriesT]) -> EntriesT:

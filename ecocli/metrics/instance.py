@@ -1,9 +1,9 @@
-"""Mask AP of instances through pycocotools, with the truth taken from panoptic annotations.
+"""Mask AP of instances through pycocotools.
 
 Axes: K classes (rank of the category), M masks, H W pixels. Source: COCO's official evaluation, run on objects in
 memory. As in Mask2Former's evaluation of a panoptic-trained model, only things count, up to 100 instances per image.
-The truth is every thing segment of the panoptic map, crowds as crowds; COCO's separate instance files, whose masks may
-overlap, give slightly other values.
+The truth is either that of COCO's separate instance files, which Mask2Former uses and whose masks may overlap, or every
+thing segment of the panoptic map, crowds as crowds; the two give slightly other values.
 """
 
 import contextlib
@@ -26,11 +26,12 @@ Rle = dict[str, Any]
 
 @dataclass(frozen=True)
 class TrueInstance:
-    """One thing of the ground truth."""
+    """One thing of the ground truth; its area is the mask's where the annotation does not state another."""
 
     class_index: int
     mask: Rle
     is_crowd: bool
+    area: float | None = None
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def _true_entry(instance: TrueInstance) -> dict[str, object]:
     return {
         "category_id": instance.class_index + 1,
         "segmentation": instance.mask,
-        "area": float(coco_mask.area(instance.mask)),
+        "area": float(coco_mask.area(instance.mask)) if instance.area is None else instance.area,
         "iscrowd": int(instance.is_crowd),
     }
 

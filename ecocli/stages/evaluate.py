@@ -19,6 +19,7 @@ from pydantic import JsonValue
 
 from ecocli.artifacts.action import Action, run_or_reuse
 from ecocli.artifacts.artifact import Artifact
+from ecocli.artifacts.digest import sha256_file
 from ecocli.artifacts.manifest import DerivedManifest, FileContents, GateManifest, ParentManifest, ReportManifest
 from ecocli.artifacts.store import Store
 from ecocli.config.architecture import ArchitectureConfig
@@ -33,10 +34,12 @@ if TYPE_CHECKING:
     from ecocli.inference.assemble import FurtherMetrics
     from ecocli.inference.scored_dataset import ScoringTask
     from ecocli.inference.scores import PartScores
+    from ecocli.metrics.instance import TrueInstance
     from ecocli.metrics.scorecard import ExitTable, GateLead, GateRun, ScoreRow
 
+
 STAGE = "eval"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 NAME = "evaluation"
 """A further name of every evaluation, since profiles are reports as well."""
 
@@ -69,7 +72,10 @@ def plan(config: EvaluateConfig, inputs: Mapping[str, str], store: Store, runtim
     fingerprint = runtime.world.broadcast_object(dataset.fingerprint if runtime.world.is_main else "")
     derived = None if config.every_exit or gate is None else _find_derived(store, gate, config, fingerprint)
     roles = {**inputs, **({} if derived is None else {"derived": derived.digest})}
-    action = Action(STAGE, SCHEMA_VERSION, config, roles, {config.split: fingerprint})
+    fingerprints = {config.split: fingerprint}
+    if dataset.instance_file is not None and "ap" in config.metrics:
+        fingerprints[f"{config.split}-instances"] = sha256_file(dataset.instance_file)
+    action = Action(STAGE, SCHEMA_VERSION, config, roles, fingerprints)
     architecture = resolve_config(ArchitectureConfig, parent.manifest.architecture)
     return action, Subject(parent, gate, architecture, dataset, derived)
 
@@ -152,13 +158,16 @@ def _evaluate(
     provenance: dict[str, JsonValue],
 ) -> tuple[ReportManifest, FileContents]:
     # torch is loaded only where something is computed; a result that is there is returned without it.
+    from ecocli.inference.instance_truth import read_instance_truth
     from ecocli.inference.scored_dataset import score_dataset
 
+    # First of all: hours of scoring must not end at a damaged file.
+    truth = read_instance_truth(subject.dataset) if "ap" in config.metrics else None
     task = scoring_task(config, subject, runtime.device)
     scores = score_dataset(task, folder, runtime)
     if scores is None:
         return _manifest(action, {}), {}
-    summary, files = _report(config, subject, task, scores, folder)
+    summary, files = _report(config, subject, task, scores, truth, folder)
     provenance["ms_per_image"] = dict(_timings(config, task, runtime))
     return _manifest(action, summary), files
 
@@ -188,11 +197,7 @@ def scoring_task(config: EvaluateConfig, subject: Subject, device: str) -> "Scor
         gate=None
         if gate is None
         else restore_gate(
-            load_tensors(gate.path_of("gate.safetensors")),
-            gate.manifest.feature,
-            gate.manifest.exit_depths,
-            device,
-            gate.digest,
+            load_tensors(gate.path_of("gate.safetensors")), gate.manifest, device, gate.digest, config.beta
         ),
         exit_depths=parent.manifest.exit_depths,
         rule=panoptic_rule(subject.architecture, [(c.id, c.is_thing) for c in subject.dataset.categories]),
@@ -261,7 +266,12 @@ def _gate_run(subject: Subject, task: "ScoringTask", scores: "PartScores") -> "G
 
 
 def _report(
-    config: EvaluateConfig, subject: Subject, task: "ScoringTask", scores: "PartScores", folder: Path
+    config: EvaluateConfig,
+    subject: Subject,
+    task: "ScoringTask",
+    scores: "PartScores",
+    truth: "Sequence[Sequence[TrueInstance]] | None",
+    folder: Path,
 ) -> tuple[dict[str, JsonValue], FileContents]:
     """Make the summary and the files."""
     from ecocli.inference.assemble import further_metrics
@@ -271,7 +281,7 @@ def _report(
     table, gate = _exit_table(config, subject, task, scores), _gate_run(subject, task, scores)
     rows = score_rows(table, task.rule.is_thing, gate)
     options = task.options
-    metrics = further_metrics(scores, rows, table, ap=options.instances, exits=options.exit_metrics)
+    metrics = further_metrics(scores, rows, table, ap=options.instances, exits=options.exit_metrics, truth=truth)
     lead = None if gate is None else gate_lead(table, gate, config.bootstrap_replicates, config.seed)
     files: dict[str, Path | bytes] = dict(_tables(subject, scores, table, rows, metrics, folder))
     if config.predictions:
@@ -328,44 +338,28 @@ def _summary(
 ) -> dict[str, JsonValue]:
     import numpy as np
 
+    from ecocli.inference.assemble import row_summary
     from ecocli.metrics.scorecard import image_qualities
 
-    def row_json(row: "ScoreRow") -> dict[str, JsonValue]:
-        further, quality = metrics[row.name], row.quality
-        return {
-            "name": row.name,
-            "pq": quality.overall.pq,
-            "sq": quality.overall.sq,
-            "rq": quality.overall.rq,
-            "pq_things": quality.things.pq,
-            "pq_stuff": quality.stuff.pq,
-            "miou": further.semantic.miou if further.semantic else None,
-            "ap": further.instance.ap if further.instance else None,
-            "ap50": further.instance.ap50 if further.instance else None,
-            "gflops": row.gflops,
-            "encoder_gflops": row.encoder_gflops,
-            "mean_depth": row.mean_depth,
-            "exit_shares": list(row.exit_shares),
-        }
-
     undefined = int(np.isnan(image_qualities(table.counts)).all(axis=1).sum())
-    gate = subject.gate
+    gate, file = subject.gate, subject.dataset.instance_file
     return {
         "type": "evaluation",
         "dataset": subject.dataset.name,
         "split": config.split,
         "images": len(subject.dataset),
         "undefined_images": undefined,
+        "ap_truth": (file.name if file is not None else "panoptic maps") if "ap" in config.metrics else None,
         "exit_depths": list(table.exit_depths),
         "gate": None
         if gate is None
         else {
             "digest": gate.digest,
-            "beta": gate.manifest.beta,
+            "beta": gate.manifest.beta if config.beta is None else config.beta,
             "feature": gate.manifest.feature,
             "exit_depths": list(gate.manifest.exit_depths),
         },
-        "rows": [row_json(row) for row in rows],
+        "rows": [row_summary(row, metrics[row.name]) for row in rows],
         "gate_lead": None if lead is None else {**asdict(lead), "mixture": list(lead.mixture)},
     }
 
