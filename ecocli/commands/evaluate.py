@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ecocli.commands._parent_dataset import parent_dataset_preset
 from ecocli.commands.common import (
     ConfigOption,
     DataRootOption,
@@ -27,7 +28,6 @@ from ecocli.commands.common import (
     resolve,
     resolve_input,
 )
-from ecocli.commands._parent_dataset import parent_dataset_preset
 from ecocli.errors import ArtifactError, UsageError
 
 if TYPE_CHECKING:
@@ -51,6 +51,12 @@ def evaluate(
     ] = None,
     gate: Annotated[
         str | None, typer.Option("--gate", metavar="GATE", help="Gate that chooses the exits.  [default: the latest]")
+    ] = None,
+    beta: Annotated[
+        float | None,
+        typer.Option(
+            "--beta", metavar="B", help="Price of compute, for a gate that predicts quality.  [default: as fitted]"
+        ),
     ] = None,
     no_gate: Annotated[bool, typer.Option("--no-gate", help="Evaluate the fixed exits alone.")] = False,
     dataset: Annotated[
@@ -102,6 +108,8 @@ def evaluate(
         raise UsageError(f"--check-with is {check_with!r}, expected panopticapi.")
     if no_gate and gate is not None:
         raise UsageError("--gate and --no-gate exclude each other: give one of them.")
+    if no_gate and beta is not None:
+        raise UsageError("--beta is a price for the gate, which --no-gate leaves out: give one of them.")
     if no_predictions and (predictions is not None or check_with is not None):
         raise UsageError("--predictions and --check-with need the predictions that --no-predictions leaves out.")
     if check_with is not None:
@@ -117,6 +125,7 @@ def evaluate(
                 "dataset.name": dataset,
                 "dataset.root": None if data_root is None else str(data_root),
                 "split": split,
+                "beta": beta,
                 "batch_size": batch_size,
                 "metrics": None if metrics is None else _read_metrics(metrics),
                 "every_exit": False if gate_only else None,
@@ -182,25 +191,25 @@ def _unpack(report: "Artifact[ReportManifest]", folder: Path) -> Path:
     return unpack_predictions(report.path_of(ARCHIVE_NAME), folder)
 
 
-def _check(config: "EvaluateConfig", report: "Artifact[ReportManifest]", runtime: "Runtime") -> float:
-    """Compute PQ of the kept predictions by panopticapi and say how far it is from ours."""
+def _check(config: "EvaluateConfig", report: "Artifact[ReportManifest]", runtime: "Runtime") -> float | None:
+    """Score the kept predictions by panopticapi; any difference is a bug, ours or theirs."""
     from ecocli.data.datasets import open_dataset
-    from ecocli.inference.official_check import official_pq
+    from ecocli.inference.official_check import official_quality
     from ecocli.inference.predictions_file import FOLDER_NAME
 
     dataset = open_dataset(config.dataset, config.split)
     with tempfile.TemporaryDirectory() as folder:
         predictions = _unpack(report, Path(folder))
-        official = official_pq(
-            dataset.annotation_file, dataset.panoptic_root, predictions, predictions.parent / FOLDER_NAME
-        )
+        official = official_quality(dataset, predictions, predictions.parent / FOLDER_NAME)
     rows = {str(row["name"]): row for row in _rows(report.manifest.summary)}
     ours = rows["gate"] if "gate" in rows else [row for key, row in rows.items() if key.startswith("exit ")][-1]
-    difference = abs(official - float(str(ours["pq"])))
-    runtime.log.info("panopticapi: PQ %.6f, difference %.1e", 100 * official, 100 * difference)
-    if difference > 1e-9:
-        raise RuntimeError(f"PQ is {ours['pq']}, but panopticapi finds {official} in the same predictions")
-    return official
+    for key, value in official.items():
+        if value != ours[key]:
+            raise RuntimeError(f"{key} is {ours[key]}, but panopticapi finds {value} in the same predictions")
+    runtime.log.info(
+        "panopticapi finds the same PQ, SQ, RQ, PQ things and PQ stuff in the predictions of %s.", ours["name"]
+    )
+    return official["pq"]
 
 
 def _rows(summary: Mapping[str, "JsonValue"]) -> list[Mapping[str, "JsonValue"]]:
@@ -288,6 +297,8 @@ def _caption(summary: Mapping[str, "JsonValue"]) -> str:
         "PQ to AP in points (0 to 100). GFLOPs: mean over the images, one multiply-add counts once; encoder: the whole "
         "pixel decoder."
     ]
+    if summary.get("ap_truth") is not None:
+        lines.append(f"AP against {summary['ap_truth']}; mIoU against the classes of the panoptic maps.")
     lead = summary["gate_lead"]
     if isinstance(lead, Mapping):
         low, gap, high = (100 * _number(lead[key]) for key in ("low", "lead", "high"))

@@ -10,6 +10,7 @@ from helpers_evaluation import IMAGES, Bench, make_bench
 
 from ecocli.__main__ import main
 from ecocli.artifacts.manifest import ReportManifest
+from ecocli.data.datasets import open_dataset
 from ecocli.metrics import panoptic_quality
 
 
@@ -99,17 +100,72 @@ def test_eval__wrong_request__says_so_with_its_code(
     assert message in captured.err
 
 
+def test_eval__instance_annotations__are_what_ap_is_measured_against(
+    bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = open_dataset(bench.dataset, "val")
+    # One large box per image: surely not what the panoptic maps hold.
+    content = {
+        "images": [{"id": dataset.json_image_id(record)} for record in dataset.records],
+        "annotations": [
+            {
+                "image_id": dataset.json_image_id(record),
+                "category_id": next(category.id for category in dataset.categories if category.is_thing),
+                "segmentation": [[0, 0, record.width, 0, record.width, record.height, 0, record.height]],
+                "area": record.width * record.height,
+                "iscrowd": 0,
+            }
+            for record in dataset.records
+        ],
+    }
+    (tmp_path / "instances.json").write_text(json.dumps(content))
+    places = {"images": dataset.image_root, "annotations": dataset.annotation_file, "panoptic": dataset.panoptic_root}
+    lines = [f'{key} = "{place.resolve()}"' for key, place in places.items()]
+    plain, both = tmp_path / "plain.toml", tmp_path / "both.toml"
+    plain.write_text("\n".join(['name = "shapes"', "[splits.val]", *lines]))
+    both.write_text(plain.read_text() + '\ninstances = "instances.json"')
+    quick = ("--json", "--no-gate", "--metrics", "ap", "--set", "execution.timed_images=0")
+    same_size = ("--set", "dataset.test_resize.short_edge_px=64", "--set", "dataset.test_resize.long_edge_px=64")
+    reports = []
+    for path in (plain, both):
+        assert main(typed(bench, "eval", *quick, *same_size, "--dataset", str(path))) == 0
+        reports.append(json.loads(capsys.readouterr().out))
+    assert [report["ap_truth"] for report in reports] == ["panoptic maps", "instances.json"]
+    ap = [[row["ap50"] for row in report["rows"]] for report in reports]
+    pq = [[row["pq"] for row in report["rows"]] for report in reports]
+    assert pq[0] == pq[1]
+    assert ap[0] != ap[1]
+    assert main(typed(bench, "eval", *quick[1:], *same_size, "--dataset", str(both))) == 0
+    assert "AP against instances.json" in capsys.readouterr().out
+    # Other annotations are another question.
+    (tmp_path / "instances.json").write_text("{}")
+    assert main(typed(bench, "eval", *quick, *same_size, "--dataset", str(both))) == 3
+    assert "do not have COCO's format" in capsys.readouterr().err
+
+
 class _OfficialCounts:
-    """Stands for panopticapi's counts; computes with ours, shifted by a given amount."""
+    """Stands for panopticapi's counts; computes with ours, PQ shifted by a given amount."""
 
-    def __init__(self, pq: float) -> None:
-        self.pq = pq
+    def __init__(self) -> None:
+        self.images: list[panoptic_quality.ImageCounts] = []
+        self.shift = 0.0
 
-    def pq_average(self, categories: object, isthing: object) -> tuple[dict[str, float], None]:
-        return {"pq": self.pq}, None
+    def __iadd__(self, other: "_OfficialCounts") -> "_OfficialCounts":
+        self.images += other.images
+        self.shift = other.shift
+        return self
+
+    def pq_average(self, categories: dict, isthing: bool | None) -> tuple[dict[str, float], None]:
+        total = panoptic_quality.sum_counts(self.images, len(categories))
+        is_thing = [category["isthing"] == 1 for category in categories.values()]
+        parts = panoptic_quality.panoptic_quality(total, is_thing)
+        part = {None: parts.overall, True: parts.things, False: parts.stuff}[isthing]
+        if part.pq is None:
+            raise ZeroDivisionError
+        return {"pq": part.pq + self.shift, "sq": part.sq, "rq": part.rq}, None
 
 
-@pytest.mark.parametrize("shift, code", [(0.0, 0), (1e-6, 1)])
+@pytest.mark.parametrize("shift, code", [(0.0, 0), (1e-12, 1)])
 def test_eval__check_with_panopticapi__compares_and_objects(
     bench: Bench, shift: float, code: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,7 +173,8 @@ def test_eval__check_with_panopticapi__compares_and_objects(
 
     def fake(_core: int, pairs: list, truth_folder: str, found_folder: str, categories: dict) -> _OfficialCounts:
         sys.stdout.write("panopticapi chatters\n")
-        counts = []
+        counts = _OfficialCounts()
+        counts.shift = shift
         for truth, found in pairs:
             maps = [
                 decode_id_map(read_picture(Path(folder) / entry["file_name"], "panoptic PNG"))
@@ -127,16 +184,16 @@ def test_eval__check_with_panopticapi__compares_and_objects(
                 [types.SimpleNamespace(**s, is_crowd=s.get("iscrowd", 0) == 1) for s in entry["segments_info"]]
                 for entry in (found, truth)
             ]
-            counts.append(
+            counts.images.append(
                 panoptic_quality.count_panoptic_image(
                     maps[0], as_segments[0], maps[1], as_segments[1], list(categories)
                 )
             )
-        quality = panoptic_quality.panoptic_quality(panoptic_quality.sum_counts(counts, len(categories)))
-        return _OfficialCounts((quality.pq or 0.0) + shift)
+        return counts
 
     package, module = types.ModuleType("panopticapi"), types.ModuleType("panopticapi.evaluation")
     module.pq_compute_single_core = fake
+    module.PQStat = _OfficialCounts
     package.__spec__ = types.SimpleNamespace()
     monkeypatch.setitem(sys.modules, "panopticapi", package)
     monkeypatch.setitem(sys.modules, "panopticapi.evaluation", module)
@@ -146,7 +203,7 @@ def test_eval__check_with_panopticapi__compares_and_objects(
     if code == 0:
         data = json.loads(captured.out)
         gate = next(row for row in data["rows"] if row["name"] == "gate")
-        assert data["panopticapi_pq"] == pytest.approx(gate["pq"], abs=1e-12)
+        assert data["panopticapi_pq"] == gate["pq"]
     else:
         assert "but panopticapi finds" in captured.err
 
