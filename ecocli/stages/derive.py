@@ -89,13 +89,21 @@ def plan(config: DeriveConfig, inputs: Mapping[str, str], store: Store, runtime:
     """
     parent = store.get(inputs["parent"], ParentManifest)
     datasets = tuple(open_dataset(config.dataset, split) for split in config.splits)
-    trained = [(entry["id"], entry["name"]) for entry in parent.manifest.categories]
-    found = [(category.id, category.name) for category in datasets[0].categories]
+    # Not their ids: Cityscapes has two sets of them, in the same order, and a parent knows ranks alone.
+    trained = [entry["name"] for entry in parent.manifest.categories]
+    found = [category.name for category in datasets[0].categories]
     if trained != found:
         raise DataError(
             f"The parent {parent.digest} knows {len(trained)} categories, the data set {datasets[0].name} has "
             f"{len(found)}, and they are not the same. Derive on the data set it was trained for (--dataset)."
         )
+    for dataset in datasets[1:]:
+        if [(c.id, c.name) for c in dataset.categories] != [(c.id, c.name) for c in datasets[0].categories]:
+            raise DataError(
+                f"The splits {datasets[0].split} and {dataset.split} of {dataset.name} have different categories or "
+                f"category ids, in {datasets[0].annotation_file} and {dataset.annotation_file}. Prepare both in one "
+                "way, or measure one of them alone (--splits)."
+            )
     fingerprints = [dataset.fingerprint if runtime.world.is_main else "" for dataset in datasets]
     fingerprints = runtime.world.broadcast_object(fingerprints)
     action = Action(STAGE, SCHEMA_VERSION, config, inputs, dict(zip(config.splits, fingerprints, strict=True)))

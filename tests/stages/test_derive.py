@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,10 +18,12 @@ import pyarrow.parquet as pq
 import pytest
 from helpers_evaluation import Bench, make_bench
 from helpers_inference import EXIT_DEPTHS, RULE, TINY, tiny_model
+from helpers_own_truth import make_own_truth
 
 from ecocli.artifacts.derived_table import read_derived
 from ecocli.artifacts.manifest import ParentManifest
 from ecocli.artifacts.tables import column_docs, write_table
+from ecocli.config.dataset import DatasetConfig
 from ecocli.config.derive import DeriveConfig, DeriveExecutionConfig
 from ecocli.data.categories import SHAPES
 from ecocli.data.datasets import open_dataset
@@ -37,7 +40,10 @@ from ecocli.stages.derive import Shard, plan, plan_parts, run, run_shard
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return make_bench(tmp_path_factory.mktemp("derive"))
+    # The ground truth is what the exits themselves say, so that no quality is zero and the exits differ.
+    folder = tmp_path_factory.mktemp("derive")
+    drawn = make_bench(folder)
+    return replace(drawn, dataset=make_own_truth(drawn.dataset, folder / "truth"))
 
 
 def config(bench: Bench, *, batch_size: int = 2, part_images: int = 2, **settings: object) -> DeriveConfig:
@@ -84,6 +90,7 @@ def test_run__val_rows__equal_the_network_run_by_hand(bench: Bench, derived: Sim
             assert row["file_name"] == dataset.records[first + place].file_name
             assert (row["height"], row["width"]) == expected.original_size == (64, 64)
             assert row["pq"] == list(expected.pq)
+            assert row["pq"][(first + place) % 3] == 1.0  # the exit whose word is the truth
             for name, values in expected.features.items():
                 np.testing.assert_array_equal(np.array(row[f"feature_{name}"], np.float16), values)
             costs = count_gflops(TINY, (64, 64), (64, 64), EXIT_DEPTHS)
@@ -100,6 +107,7 @@ def test_run__counts__give_the_data_sets_pq_at_every_exit(bench: Bench, derived:
     )
     # Batches of six instead of two: equal to rounding in the logits, and here to the last segment.
     for e in range(3):
+        assert sum(int(row.counts[e].tp.sum()) for row in rows) > 0
         expected = panoptic_quality(sum_counts([row.counts[e] for row in rows], len(SHAPES))).pq
         assert assignment_pq(table.counts, np.full(6, e)) == pytest.approx(expected, abs=1e-9)
     mixed = np.array([0, 2, 1, 1, 0, 2])
@@ -159,6 +167,7 @@ from pathlib import Path
 sys.path.insert(0, "tests")
 from ecocli.artifacts import tables
 from ecocli.artifacts.store import Store
+from ecocli.config.dataset import DatasetConfig
 from ecocli.config.derive import DeriveConfig
 from ecocli.runtime.context import Runtime
 import ecocli.stages.derive as stage
@@ -226,9 +235,35 @@ def test_run__parent_of_other_categories__is_refused(bench: Bench) -> None:
     files = {"model.safetensors": parent.path_of("model.safetensors")}
     strange = bench.store.put(parent.manifest.model_copy(update={"categories": categories}), files)
     with pytest.raises(
-        DataError, match=r"knows \d+ categories, the data set shapes has \d+, and they are not the same"
+        DataError, match=r"knows \d+ categories, the data set own-truth has \d+, and they are not the same"
     ):
         plan(config(bench), {"parent": strange.digest}, bench.store, Runtime.quiet())
+
+
+def test_run__cityscapes_ids_of_two_kinds__refused_for_two_splits_and_read_for_one(
+    bench: Bench, tmp_path: Path
+) -> None:
+    # As with Cityscapes, whose train ids and ids are both in use: other numbers, the same classes in the same order.
+    dataset = open_dataset(bench.dataset, "val")
+    content = json.loads(dataset.annotation_file.read_text())
+    for category in content["categories"]:
+        category["id"] += 100
+    for annotation in content["annotations"]:
+        for segment in annotation["segments_info"]:
+            segment["category_id"] += 100
+    (tmp_path / "shifted.json").write_text(json.dumps(content))
+    lines = ['name = "two"']
+    for split, annotations in (("train", tmp_path / "shifted.json"), ("val", dataset.annotation_file)):
+        places = {"images": dataset.image_root, "annotations": annotations, "panoptic": dataset.panoptic_root}
+        lines += [f"[splits.{split}]", *(f'{key} = "{place.resolve()}"' for key, place in places.items())]
+    (tmp_path / "two.toml").write_text("\n".join(lines))
+    two = {"dataset": DatasetConfig.model_validate({"name": str(tmp_path / "two.toml")})}
+    with pytest.raises(DataError, match="The splits train and val of two have different categories or category ids"):
+        plan(config(bench, splits=("train", "val")).model_copy(update=two), bench.inputs, bench.store, Runtime.quiet())
+    _, subject = plan(
+        config(bench, splits=("train",)).model_copy(update=two), bench.inputs, bench.store, Runtime.quiet()
+    )
+    assert subject.datasets[0].categories[0].id > 100
 
 
 def test_derive_config__same_split_twice__is_refused(bench: Bench) -> None:
