@@ -1,6 +1,7 @@
 """The data set that belongs to a parent, as the lowest layer of settings of the commands that run it."""
 
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from ecocli.commands.common import environment_data_root
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
 
 def parent_dataset_preset(store: "Store", parent: str, settings: Mapping[str, object]) -> Mapping[str, object]:
     """Start from the data the parent was trained on, unless the user names other data.
+
+    A user's own data set is named by a path, which is another one from another folder: a file of the same name is the
+    same data set, and keeps its recipe.
 
     Args:
         store: Holds the parent.
@@ -30,7 +34,7 @@ def parent_dataset_preset(store: "Store", parent: str, settings: Mapping[str, ob
     named = settings.get("dataset")
     trained = manifest.stage_config.get("dataset")
     if isinstance(trained, Mapping) and not (
-        isinstance(named, Mapping) and named.get("name", trained.get("name")) != trained.get("name")
+        isinstance(named, Mapping) and "name" in named and _base_name(named["name"]) != _base_name(trained.get("name"))
     ):
         return deep_merge({"dataset": trained}, root)
     if isinstance(named, Mapping) and "name" in named:
@@ -44,3 +48,7 @@ def parent_dataset_preset(store: "Store", parent: str, settings: Mapping[str, ob
         f"The parent {parent} does not say which data set it belongs to, and its categories are none of the built-in "
         "ones. Name the data with --dataset."
     )
+
+
+def _base_name(name: object) -> str:
+    return PurePath(str(name)).name

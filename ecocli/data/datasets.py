@@ -189,7 +189,10 @@ def _cityscapes_image(record: ImageRecord) -> str:
 
 def _describe_custom(path: Path) -> CustomDataset:
     if not path.is_file():
-        raise DataError(f"The data set file {path} is missing. Expected a TOML file that names the folders.")
+        raise DataError(
+            f"The data set file {path} is missing; relative paths start at the working directory. Name with --dataset "
+            "a TOML file that names the folders."
+        )
     return resolve_config(CustomDataset, load_toml(path))
 
 
