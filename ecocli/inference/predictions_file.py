@@ -34,10 +34,14 @@ def pack_predictions(dataset: PanopticDataset, scores: PartScores, folder: Path)
     columns = (entries.position, entries.segment_id, entries.category_id, entries.area)
     for position, segment, category, area in zip(*(column.tolist() for column in columns), strict=True):
         segments[position].append({"id": segment, "category_id": category, "area": area})
+    names = [Path(name).name for name in dataset.records.panoptic_names]
+    if len(set(names)) < len(names):
+        # Folders told them apart; here is but one.
+        names = [f"{position:06d}.png" for position in range(len(names))]
     annotations = [
         {
             "image_id": dataset.json_image_id(record),
-            "file_name": Path(record.panoptic_name).name,
+            "file_name": names[position],
             "segments_info": segments[position],
         }
         for position, record in enumerate(dataset.records)

@@ -12,7 +12,7 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from ecocli.config.dataset import ResizeConfig
-from ecocli.data.panoptic import PanopticDataset, decode_id_map, read_picture
+from ecocli.data.panoptic import PanopticDataset, RecordTable, decode_id_map, read_picture
 from ecocli.errors import ArtifactError, InterruptedRunError
 from ecocli.inference import scoring
 from ecocli.inference.assemble import count_table, further_metrics, sum_view
@@ -284,6 +284,20 @@ def test_pack_predictions__gate__gives_maps_and_segments_that_count_like_the_gat
         )
     assert panoptic_quality(sum_counts(counts, K)) == panoptic_quality(sum_view(scores, E, K))
     assert any(image_pq(c) is not None for c in counts)
+
+
+def test_pack_predictions__maps_of_one_name_in_two_folders__stay_apart(scene: Scene, tmp_path: Path) -> None:
+    scores = score_dataset(scene.task, tmp_path, Runtime.quiet())
+    assert scores is not None
+    nested = [
+        dataclasses.replace(record, panoptic_name=f"{record.image_id}/map.png") for record in scene.dataset.records
+    ]
+    dataset = dataclasses.replace(scene.dataset, records=RecordTable(nested))
+    json_path = unpack_predictions(pack_predictions(dataset, scores, tmp_path), tmp_path / "out")
+    entries = json.loads(json_path.read_text())["annotations"]
+    for position, entry in enumerate(entries):
+        written = tmp_path / "predictions" / f"{position}.png"
+        assert (json_path.parent / "panoptic_pred" / entry["file_name"]).read_bytes() == written.read_bytes()
 
 
 @dataclasses.dataclass(frozen=True)
