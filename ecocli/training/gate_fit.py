@@ -57,7 +57,7 @@ class StandardisedFeatures:
         values = torch.empty(N, D)
         total, squares = torch.zeros(D, dtype=torch.float64), torch.zeros(D, dtype=torch.float64)
         for start in range(0, N, _ROWS_PER_BLOCK):
-            block = torch.from_numpy(raw[start : start + _ROWS_PER_BLOCK]).float()
+            block = _float32(raw[start : start + _ROWS_PER_BLOCK])
             sums = block.sum(dim=0)
             # One bad value makes its column's sum NaN or infinite: no need to look at every value.
             if not bool(sums.isfinite().all()):
@@ -88,7 +88,12 @@ class StandardisedFeatures:
 
     def standardise(self, raw: Float16[np.ndarray, "M D"] | Float[np.ndarray, "M D"]) -> Float[Tensor, "M D"]:
         """Apply the same standardisation to other rows."""
-        return (torch.from_numpy(raw).float() - self.mean.float()) / self.scale.float()
+        return (_float32(raw) - self.mean.float()) / self.scale.float()
+
+
+def _float32(raw: Float16[np.ndarray, "n D"] | Float[np.ndarray, "n D"]) -> Float[Tensor, "n D"]:
+    # Copied, because columns of a Parquet table are read-only and torch knows no such tensors.
+    return torch.from_numpy(raw.copy()).float()
 
 
 def second_moments(values: Float[Tensor, "N D"]) -> Float64[Tensor, "D D"]:
@@ -116,7 +121,7 @@ class LinearHead:
         """Give the score of every exit, in float32 as at inference."""
         weight, bias = self.weight.float(), self.bias.float()
         blocks = [
-            torch.nn.functional.linear(torch.from_numpy(block).float(), weight, bias)
+            torch.nn.functional.linear(_float32(block), weight, bias)
             for block in np.array_split(raw, max(1, -(-len(raw) // _ROWS_PER_BLOCK)))
         ]
         return torch.cat(blocks)

@@ -1,0 +1,96 @@
+"""Derive, fit-gate and eval in a row: the table's arithmetic against a real gated run of the network."""
+
+from typing import Any
+
+import pytest
+from helpers_distributed import run_processes
+from helpers_evaluation import Bench, make_bench
+from helpers_own_truth import make_own_truth
+
+from ecocli.config.dataset import DatasetConfig
+from ecocli.config.derive import DeriveConfig
+from ecocli.config.evaluate import EvaluateConfig, EvaluateExecutionConfig
+from ecocli.config.fit_gate import FitGateConfig
+from ecocli.runtime.context import Runtime
+from ecocli.stages import derive, evaluate, fit_gate
+
+QUIET = EvaluateExecutionConfig(timed_images=0)
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return make_bench(tmp_path_factory.mktemp("recipe"))
+
+
+@pytest.fixture(scope="module")
+def dataset(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> DatasetConfig:
+    return make_own_truth(bench.dataset, tmp_path_factory.mktemp("truth"))
+
+
+@pytest.fixture(scope="module")
+def derived(bench: Bench, dataset: DatasetConfig) -> str:
+    config = DeriveConfig(dataset=dataset, batch_size=2)
+    return derive.run(config, {"parent": bench.inputs["parent"]}, bench.store, Runtime.quiet()).digest
+
+
+@pytest.mark.parametrize("settings", [{"head": "class", "l2": 1e-4}, {"head": "quality", "cost": "gflops"}])
+def test_fit_gate__on_a_derived_table__equals_the_gated_run_of_eval(
+    bench: Bench, dataset: DatasetConfig, derived: str, settings: dict[str, Any]
+) -> None:
+    # Both on the rows of the validation split, so that the gate has something to tell apart.
+    config = FitGateConfig(beta=0.0, train_split="val", score_split="train", bootstrap_replicates=20, **settings)
+    gate = fit_gate.run(config, {"derived": derived}, bench.store, Runtime.quiet())
+    inputs = {"parent": bench.inputs["parent"], "gate": gate.digest}
+    for split in ("train", "val"):
+        evaluation = EvaluateConfig(
+            dataset=dataset,
+            split=split,
+            batch_size=2,
+            metrics=(),
+            predictions=False,
+            execution=QUIET,
+            bootstrap_replicates=20,
+        )
+        summary: Any = evaluate.run(evaluation, inputs, bench.store, Runtime.quiet()).manifest.summary
+        rows = {row["name"]: row for row in summary["rows"]}
+        if split == "val":
+            # Nothing here is trivial: the exits differ, and the gate takes more than one of them.
+            assert len({row["pq"] for name, row in rows.items() if name.startswith("exit")}) == 3
+            assert max(rows["gate"]["exit_shares"]) < 1.0
+            continue
+        metrics: Any = gate.manifest.metrics
+        assert rows["gate"]["pq"] > 0.0
+        assert metrics["gate"]["pq"] == pytest.approx(rows["gate"]["pq"], abs=1e-9)
+        assert metrics["gate"]["gflops"] == pytest.approx(rows["gate"]["gflops"], rel=1e-9)
+        assert metrics["gate"]["exit_shares"] == rows["gate"]["exit_shares"]
+        for entry in metrics["fixed"]:
+            row = rows[f"exit {entry['exit_depth']}"]
+            assert (entry["pq"], entry["gflops"]) == pytest.approx((row["pq"], row["gflops"]), abs=1e-9)
+        for ours, theirs in (("oracle", "oracle"), ("random", "random")):
+            assert metrics[ours]["pq"] == pytest.approx(rows[theirs]["pq"], abs=1e-9)
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from ecocli.artifacts.store import Store
+from ecocli.config.derive import DeriveConfig, DeriveExecutionConfig
+from ecocli.config.dataset import DatasetConfig
+from ecocli.runtime.context import Runtime
+from ecocli.runtime.distributed import setup_world, teardown_world
+from ecocli.stages.derive import run
+from dataclasses import replace
+world = setup_world("cpu")
+runtime = replace(Runtime.quiet(), world=world)
+dataset = DatasetConfig.model_validate_json(sys.argv[3])
+config = DeriveConfig(dataset=dataset, batch_size=2, execution=DeriveExecutionConfig(part_images=2))
+artifact = run(config, {"parent": sys.argv[2]}, Store(Path(sys.argv[1])), runtime, force=True)
+print(artifact.digest)
+teardown_world(world)
+"""
+
+
+def test_derive__two_processes__same_digest_as_one(bench: Bench, dataset: DatasetConfig, derived: str) -> None:
+    arguments = ["-c", SCRIPT, str(bench.store.root), bench.inputs["parent"], dataset.model_dump_json()]
+    results = run_processes(arguments, timeout_s=300.0)
+    assert [(result.code, result.out.strip()) for result in results] == [(0, derived)] * 2, results[0].err
