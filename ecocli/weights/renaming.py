@@ -83,8 +83,11 @@ def from_original(state: Mapping[str, Tensor], rows: Rows) -> tuple[State, tuple
             if found is None:
                 continue
             values = found.groupdict()
-            for part, tensor in zip(parts, state[name].chunk(len(parts)), strict=True):
-                renamed[_fill(part, values)] = tensor.clone() if len(parts) > 1 else tensor
+            # A counter has no axis to cut along.
+            whole = state[name]
+            pieces = (whole,) if len(parts) == 1 else [piece.clone() for piece in whole.chunk(len(parts))]
+            for part, tensor in zip(parts, pieces, strict=True):
+                renamed[_fill(part, values)] = tensor
             del left[name]
     return renamed, tuple(left)
 

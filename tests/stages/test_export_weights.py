@@ -57,15 +57,21 @@ def test_run__original_names__read_back_the_same(
         torch.testing.assert_close(model.state_dict()[name], tensor, rtol=0, atol=0)
 
 
-def test_run__hugging_face__read_back_the_same(tmp_path: Path, store: Store) -> None:
-    out = export(store, tmp_path / "hf", format="hf")
+COUNTING_RESNET = RESNET.model_copy(update={"backbone": RESNET.backbone.model_copy(update={"norm": "sync_bn"})})
+
+
+@pytest.mark.parametrize("architecture", [SWIN, RESNET, COUNTING_RESNET], ids=["swin", "resnet", "resnet-sync-bn"])
+def test_run__hugging_face__read_back_the_same(architecture: ArchitectureConfig, tmp_path: Path, store: Store) -> None:
+    out = export(store, tmp_path / "hf", architecture, format="hf")
     assert sorted(path.name for path in out.iterdir()) == [
         "config.json",
         "model.safetensors",
         "preprocessor_config.json",
     ]
-    model = random_model(SWIN, 7)
+    model = random_model(architecture, 7)
     assert load_initial_weights(model, out).missing == ()
+    for name, tensor in random_model(architecture).state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], tensor, rtol=0, atol=0)
 
 
 def test_run__exit__encoder_cut_there(tmp_path: Path, store: Store) -> None:
