@@ -1,8 +1,9 @@
 """Tables in Parquet files: compact, quick to read, and documented column by column.
 
-zstd level 1; BYTE_STREAM_SPLIT for floating-point vectors (fixed-size lists), dictionary only for text columns, row
-groups of 8192. Measured on half-empty float16 features: 1.4 times smaller and 5 times quicker to read than pyarrow's
-defaults. Same table and same pyarrow give the same bytes; the file names the pyarrow version that wrote it.
+zstd level 1; dictionary only for text columns; BYTE_STREAM_SPLIT for vectors (fixed-size lists) of float32 and float64,
+but not of float16, where it would save another 8 % and DuckDB 2.0 could not read the file; row groups of 8192. Measured
+on half-empty float16 features: 1.3 times smaller and 4 times quicker to read than pyarrow's defaults. Same table and
+same pyarrow give the same bytes; the file names the pyarrow version that wrote it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -109,7 +110,9 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
 def _vector_columns(schema: pa.Schema) -> Iterator[str]:
     # Parquet names the values of a list column FIELD.list.element.
     for field in schema:
-        if pa.types.is_fixed_size_list(field.type) and pa.types.is_floating(field.type.value_type):
+        if not pa.types.is_fixed_size_list(field.type):
+            continue
+        if pa.types.is_float32(field.type.value_type) or pa.types.is_float64(field.type.value_type):
             yield f"{field.name}.list.element"
 
 

@@ -53,10 +53,13 @@ def test_write_table__twice_and_chunked__gives_the_same_bytes(tmp_path: Path) ->
 
 
 def test_write_table__encodings__are_the_measured_ones(tmp_path: Path) -> None:
-    write_table(tmp_path / "t", _table())
+    wide = pa.FixedSizeListArray.from_arrays(pa.array([0.5] * (2 * _table().num_rows), pa.float32()), 2)
+    write_table(tmp_path / "t", _table().append_column("wide", wide))
     group = pq.read_metadata(tmp_path / "t").row_group(0)
     encodings = {group.column(i).path_in_schema: set(group.column(i).encodings) for i in range(group.num_columns)}
-    assert "BYTE_STREAM_SPLIT" in encodings["feature_res5.list.element"]
+    assert "BYTE_STREAM_SPLIT" in encodings["wide.list.element"]
+    # DuckDB 2.0.0 refuses that encoding for float16.
+    assert "BYTE_STREAM_SPLIT" not in encodings["feature_res5.list.element"]
     assert "RLE_DICTIONARY" in encodings["image_id"]
     assert "BYTE_STREAM_SPLIT" not in encodings["pq.list.element"]
     assert not any("DICTIONARY" in name for name in encodings["height"] | encodings["pq.list.element"])
