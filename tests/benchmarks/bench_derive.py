@@ -52,7 +52,7 @@ def scenes(height: int, width: int, images: int, model: object) -> list[Labelled
 
 def main() -> None:
     """Measure both and print the ratio."""
-    height, width, images = (int(value) for value in sys.argv[1:4]) if len(sys.argv) > 3 else (512, 704, 4)
+    height, width, images = (int(value) for value in sys.argv[1:4]) if len(sys.argv) > 3 else (800, 1088, 2)
     architecture = ARCHITECTURES["m2f-r50"]
     torch.manual_seed(0)
     model = build_model(architecture).eval().requires_grad_(False)
