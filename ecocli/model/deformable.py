@@ -22,7 +22,8 @@ from ecocli.model.sampling import (
     SamplingTable,
     SpatialShapes,
     corners_of,
-    padded_rows,
+    empty_rows,
+    fill_rows,
     sample_with_gather_sum,
     sample_with_grid_sample,
     sampling_table,
@@ -33,8 +34,8 @@ __all__ = ["DeformableAttention", "DeformableEncoder", "DeformableEncoderLayer",
 
 SamplingMethod = Literal["auto", "grid_sample", "gather_sum"]
 
-# Tokens of one tile: its widest intermediate result (2 MiB at the published sizes) stays in a core's cache.
-TILE_TOKENS = 512
+# Tokens of one tile: its intermediate results (4 MiB at most at the published sizes) stay in the caches.
+TILE_TOKENS = 1024
 
 
 class DeformableAttention(nn.Module):
@@ -80,11 +81,9 @@ class DeformableAttention(nn.Module):
         return sampling_table(shapes, self.heads, self.points, device)
 
     def gathers(self, tokens: Tensor) -> bool:
-        """Whether these tokens are sampled by gather-sum: on a CPU in float32, unless told otherwise."""
+        """Whether these tokens are sampled by gather-sum: on a CPU, unless told otherwise; it computes in float32."""
         if self.sampling == "auto":
-            return (
-                tokens.device.type == "cpu" and tokens.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-            )
+            return tokens.device.type == "cpu" and tokens.dtype in (torch.float32, torch.bfloat16)
         return self.sampling == "gather_sum"
 
     def projection(self) -> tuple[Float[Tensor, "S3 C"], Float[Tensor, " S3"]]:
@@ -133,37 +132,57 @@ class DeformableEncoderLayer(nn.Module):
         tokens: Float[Tensor, "B N C"],
         positions: Float[Tensor, "N C"],
         shapes: SpatialShapes,
+        padded: Float[Tensor, "images M R D"] | None = None,
     ) -> Float[Tensor, "B N C"]:
-        """One encoder layer; ``positions`` already hold the level embedding."""
-        if not torch.is_grad_enabled() and self.self_attn.gathers(tokens):
-            return self._forward_in_tiles(tokens, positions, shapes)
+        """One encoder layer.
+
+        Args:
+            tokens: Its input.
+            positions: Sine positions and level embedding.
+            shapes: Height and width of every level, in cells.
+            padded: Memory of an ``empty_rows`` to sample from, as ``make_workspace`` gives it; its content is lost.
+        """
+        if padded is not None:
+            return self._forward_in_tiles(tokens, positions, shapes, padded)
         attended = self.self_attn(tokens + positions, tokens, shapes)
         tokens = self.norm1(tokens + attended)
         expanded = self.linear2(F.relu(self.linear1(tokens)))
         normed: Tensor = self.norm2(tokens + expanded)
         return normed
 
+    def make_workspace(
+        self, tokens: Float[Tensor, "B N C"], shapes: SpatialShapes
+    ) -> Float[Tensor, "images M R D"] | None:
+        """Memory that lets layers run in tiles, for as many images as fit a tile; None where they run as a whole."""
+        if torch.is_grad_enabled() or not self.self_attn.gathers(tokens):
+            return None
+        B, N, C = tokens.shape
+        table = self.self_attn.table(shapes, tokens.device)
+        return empty_rows(min(B, max(1, TILE_TOKENS // N)), self.self_attn.heads, C, table)
+
     def _forward_in_tiles(
-        self, tokens: Float[Tensor, "B N C"], positions: Float[Tensor, "N C"], shapes: SpatialShapes
+        self,
+        tokens: Float[Tensor, "B N C"],
+        positions: Float[Tensor, "N C"],
+        shapes: SpatialShapes,
+        padded: Float[Tensor, "images M R D"],
     ) -> Float[Tensor, "B N C"]:
-        """The same, a few images and tokens at a time."""
+        """A few images and tokens at a time, so that what lies between the products stays in the cache."""
         attention = self.self_attn
         table = attention.table(shapes, tokens.device)
         projection = attention.projection()
-        B, N, _ = tokens.shape
-        images = max(1, TILE_TOKENS // N)
         out = torch.empty_like(tokens)
-        for first in range(0, B, images):
-            group, group_out = tokens[first : first + images], out[first : first + images]
-            padded = padded_rows(attention.value_proj(group).unflatten(-1, (attention.heads, -1)), table)
-            for start in range(0, N, TILE_TOKENS):
+        for first in range(0, len(tokens), len(padded)):
+            group, group_out = tokens[first : first + len(padded)], out[first : first + len(padded)]
+            values = padded[: len(group)]
+            fill_rows(values, group, attention.value_proj, table, TILE_TOKENS)
+            for start in range(0, tokens.shape[1], TILE_TOKENS):
                 tile = slice(start, start + TILE_TOKENS)
                 own = group[:, tile]
                 projected = F.linear(own + positions[tile], *projection)
                 corners = corners_of(projected, table.centres[tile], table, attention.heads)
-                attended = self.norm1(own + attention.output_proj(sum_corners(padded, corners)))
-                expanded = self.linear2(F.relu_(self.linear1(attended)))
-                group_out[:, tile] = self.norm2(expanded.add_(attended))
+                attended = self.norm1(own + attention.output_proj(sum_corners(values, corners)))
+                group_out[:, tile] = self.norm2(attended.add_(self.linear2(F.relu_(self.linear1(attended)))))
         return out
 
 
@@ -192,10 +211,12 @@ class DeformableEncoder(nn.Module):
             ValueError: If a depth is outside 1..layers.
         """
         self._check_depths(exit_depths)
+        workspace = self._workspace(tokens, shapes)
         after: dict[int, Tensor] = {}
         for depth, layer in enumerate(self.layers[: max(exit_depths)], start=1):
-            tokens = layer(tokens, positions, shapes)
-            after[depth] = tokens
+            tokens = layer(tokens, positions, shapes, workspace)
+            if depth in exit_depths:
+                after[depth] = tokens
         return tuple(after[depth] for depth in exit_depths)
 
     def forward_per_image(
@@ -211,14 +232,20 @@ class DeformableEncoder(nn.Module):
         # Deepest images first, so that those still running are always a leading slice.
         order = sorted(range(len(wanted)), key=lambda image: -wanted[image])
         running = tokens[order]
+        workspace = self._workspace(tokens, shapes)
         done: list[Tensor] = [tokens[:0]] * len(wanted)
         for depth, layer in enumerate(self.layers[: max(wanted)], start=1):
             count = sum(depth <= wanted[image] for image in order)
-            running = layer(running[:count], positions, shapes)
+            running = layer(running[:count], positions, shapes, workspace)
             for row, image in enumerate(order[:count]):
                 if wanted[image] == depth:
                     done[image] = running[row]
         return torch.stack(done)
+
+    def _workspace(self, tokens: Tensor, shapes: SpatialShapes) -> Tensor | None:
+        first = self.layers[0]
+        assert isinstance(first, DeformableEncoderLayer)
+        return first.make_workspace(tokens, shapes)
 
     def _check_depths(self, depths: Sequence[int]) -> None:
         outside = [depth for depth in depths if not 1 <= depth <= len(self.layers)]

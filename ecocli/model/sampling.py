@@ -140,7 +140,8 @@ def sample_with_gather_sum(
 ) -> Float[Tensor, "B Nq C"]:
     """The same as ``sample_with_grid_sample`` as one weighted sum of gathered rows (see there for the arguments)."""
     apply: Callable[..., Tensor] = _GatherSum.apply
-    return apply(value, projected, table)
+    # Half precision would shift samples by a good part of a cell.
+    return apply(value.float(), projected.float(), table)
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,7 @@ def corners_of(
     rows[0] += table.first if B == 1 else table.first + image
     torch.add(rows[0], 1, out=rows[1])
     torch.add(rows[:2], table.stride.to(torch.int32), out=rows[2:])
-    attention = _softmax(projected[..., 2 * S :], heads)
+    attention = _softmax(projected[..., 2 * S :].float(), heads)
     x, y = fractions[..., :S], fractions[..., S:]
     weights = attention.new_empty(4, B, Nq, S)
     # The second corner's share first, the rest by difference: two passes per axis instead of four.
@@ -209,15 +210,37 @@ def _softmax(logits: Float[Tensor, "B Nq S"], heads: int) -> Float[Tensor, "B Nq
     return exponential.view(logits.shape)
 
 
-def padded_rows(value: Float[Tensor, "B N M D"], table: SamplingTable) -> Float[Tensor, "B M R D"]:
-    """The tokens of every head with a border of zeros around every level."""
-    B, _, M, D = value.shape
-    padded = value.new_zeros(B, M, table.rows, D)
+def empty_rows(images: int, heads: int, channels: int, table: SamplingTable) -> Float[Tensor, "images M R D"]:
+    """A padded table of zeros; filling it leaves its borders zero, so it can be filled again and again."""
+    return torch.zeros(images, heads, table.rows, channels // heads, device=table.stride.device)
+
+
+def fill_rows(
+    padded: Float[Tensor, "B M R D"],
+    tokens: Float[Tensor, "B N C"],
+    project: Callable[[Tensor], Tensor],
+    table: SamplingTable,
+    tokens_at_once: int,
+) -> None:
+    """Project tokens to the values of every head and write them into a padded table.
+
+    Args:
+        padded: An ``empty_rows``.
+        tokens: Before their projection.
+        project: Tokens [B, n, C] to values [B, n, C].
+        table: Constants of the level sizes.
+        tokens_at_once: About how many tokens are projected at once.
+    """
+    B, M, _, D = padded.shape
     start = 0
     for (height, width), cells in zip(table.shapes, _inner_cells(padded, table), strict=True):
-        cells.copy_(value[:, start : start + height * width].view(B, height, width, M, D).permute(0, 3, 1, 2, 4))
-        start += height * width
-    return padded
+        rows = max(1, tokens_at_once // width)
+        for top in range(0, height, rows):
+            part = cells[:, :, top : top + rows]
+            end = start + part.shape[2] * width
+            values = project(tokens[:, start:end])
+            part.copy_(values.view(B, part.shape[2], width, M, D).permute(0, 3, 1, 2, 4))
+            start = end
 
 
 def _inner_cells(padded: Float[Tensor, "B M R D"], table: SamplingTable) -> list[Float[Tensor, "B M _h _w D"]]:
@@ -245,8 +268,10 @@ class _GatherSum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, projected: Tensor, table: SamplingTable) -> Tensor:
-        padded = padded_rows(value, table)
-        corners = corners_of(projected, table.centres, table, value.shape[2])
+        B, _, M, D = value.shape
+        padded = empty_rows(B, M, M * D, table)
+        fill_rows(padded, value.flatten(2), lambda values: values, table, tokens_at_once=value.shape[1])
+        corners = corners_of(projected, table.centres, table, M)
         ctx.save_for_backward(padded, corners.rows, corners.weights, corners.fractions, corners.attention)
         ctx.table = table
         return sum_corners(padded, corners)
