@@ -18,8 +18,8 @@ class Fitted:
     exit_costs: tuple[float, ...] = (2.0, 4.0, 6.0)
 
 
-# Expected quality of the exits: 0.50, 0.54, 0.56 for a feature of 0, and 0.04 more at exit 6 per unit of it. At beta 0.01
-# the biases hold quality less 0.01 per layer.
+# Expected quality of the exits: 0.50, 0.54, 0.56 for a feature of 0, and 0.04 more at exit 6 per unit of it. At beta
+# 0.01 the biases hold quality less 0.01 per layer.
 STATE = {"linear.weight": torch.tensor([[0.0], [0.0], [0.04]]), "linear.bias": torch.tensor([0.48, 0.50, 0.50])}
 
 
