@@ -81,8 +81,32 @@ class NormedConv2d(nn.Conv2d):
 
     def forward(self, input: Float[Tensor, "B C_in H_in W_in"]) -> Float[Tensor, "B C_out H_out W_out"]:
         """Convolve and normalise."""
+        if self._folds(input):
+            return self._forward_folded(input)
         normed: Tensor = self.norm(super().forward(input))
         return normed
+
+    def _folds(self, input: Tensor) -> bool:
+        """Whether scaling the weights is cheaper than scaling the outputs; only fixed statistics can be folded."""
+        if torch.is_grad_enabled() or input.device.type != "cpu":
+            return False
+        fixed = isinstance(self.norm, FrozenBatchNorm2d) or (
+            isinstance(self.norm, nn.BatchNorm2d) and not self.norm.training and self.norm.affine
+        )
+        outputs = input.shape[0] * input.shape[2] * input.shape[3] // (self.stride[0] * self.stride[1])
+        return fixed and outputs >= self.weight[0].numel()
+
+    def _forward_folded(self, input: Float[Tensor, "B C_in H_in W_in"]) -> Float[Tensor, "B C_out H_out W_out"]:
+        """The same with the norm's scale in the weights and its shift as the bias."""
+        norm = self.norm
+        assert isinstance(norm, FrozenBatchNorm2d | nn.BatchNorm2d)
+        assert norm.running_var is not None
+        assert norm.running_mean is not None
+        scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+        weight = self.weight * scale.view(-1, 1, 1, 1)
+        return nn.functional.conv2d(
+            input, weight, norm.bias - norm.running_mean * scale, stride=self.stride, padding=self.padding
+        )
 
 
 @lru_cache(maxsize=64)

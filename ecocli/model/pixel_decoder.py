@@ -145,6 +145,6 @@ class PixelDecoder(nn.Module):
         # Tokens seen as a map have channels last; the rest keeps that order, which CPU kernels run best in.
         finest = memories[-1].view(len(tokens), *shapes[-1], -1).permute(0, 3, 1, 2)
         upsampled = F.interpolate(finest, size=lateral.shape[-2:], mode="bilinear", align_corners=False)
-        fused = (upsampled.view(-1, *lateral.shape) + lateral).flatten(0, 1)
-        fused = F.relu_(self.layer_1(fused))
+        upsampled.view(-1, *lateral.shape).add_(lateral)
+        fused = F.relu_(self.layer_1(upsampled))
         return self.mask_features(fused), memories

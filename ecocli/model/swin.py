@@ -11,6 +11,8 @@ Two details that decide whether published weights give published outputs: window
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +23,8 @@ PATCH_SIZE = 4
 # Added to the attention logits between cells that only the cyclic shift made neighbours. The source uses this
 # finite value and not minus infinity; the difference is visible when a logit gap approaches it.
 _SHIFT_PENALTY = -100.0
+# Tokens that pass through attention or MLP at once where no gradient is wanted.
+_TILE_TOKENS = 1024
 
 
 def relative_position_index(window_size: int) -> Int[Tensor, "N N"]:
@@ -78,6 +82,36 @@ def shift_mask(
     return (windows[:, :, None] != windows[:, None, :]).float() * _SHIFT_PENALTY
 
 
+@dataclass(frozen=True)
+class WindowOrder:
+    """How the cells of a grid lie in its windows.
+
+    Attributes:
+        cells: For each place in the windows, row-major, the cell that lies there; any cell where there is padding.
+        padding: The places of padding.
+        places: For each cell of the grid its place.
+    """
+
+    cells: Int[Tensor, " places"]
+    padding: Int[Tensor, " _p"]
+    places: Int[Tensor, " cells"]
+
+
+@lru_cache(maxsize=32)
+def window_order(height: int, width: int, window_size: int, shift: int, device: torch.device) -> WindowOrder:
+    """Order of the cells of a grid after padding, cyclic shift and partition; cached by size."""
+    with torch.inference_mode(False):
+        cells = torch.arange(height * width, device=device, dtype=torch.float32).view(height, width, 1)
+        padded = F.pad(cells, (0, 0, 0, -width % window_size, 0, -height % window_size), value=-1.0)
+        shifted = padded.roll((-shift, -shift), dims=(0, 1))
+        order = partition_windows(shifted[None], window_size).flatten().long()
+        padding = (order < 0).nonzero().flatten()
+        places = torch.empty(height * width, device=device, dtype=torch.int64)
+        inside = (order >= 0).nonzero().flatten()
+        places[order[inside]] = inside
+        return WindowOrder(order.clamp(min=0), padding, places)
+
+
 class WindowAttention(nn.Module):
     """Multi-head attention inside square windows with a learned bias per relative position."""
 
@@ -96,14 +130,24 @@ class WindowAttention(nn.Module):
         self, windows: Float[Tensor, "windows N C"], blocked: Float[Tensor, "image_windows N N"] | None
     ) -> Float[Tensor, "windows N C"]:
         """Attend within each window; ``blocked`` is the shift penalty of one image's windows, or None."""
+        bias = self.bias()
+        if blocked is not None:
+            bias = (bias + blocked[:, None]).repeat(windows.shape[0] // blocked.shape[0], 1, 1, 1)
+        return self.attend(windows, bias)
+
+    def bias(self) -> Float[Tensor, "1 heads N N"]:
+        """The learned bias of every pair of cells."""
+        rows = self.relative_position_bias_table[self.relative_position_index.flatten()]
+        return rows.view(1, *self.relative_position_index.shape, self.num_heads).permute(0, 3, 1, 2)
+
+    def attend(
+        self, windows: Float[Tensor, "windows N C"], bias: Float[Tensor, "_ heads N N"]
+    ) -> Float[Tensor, "windows N C"]:
+        """Attend within each window; ``bias`` holds all that is added to the logits, of one or of every window."""
         count, N, C = windows.shape
         query, key, value = (
             self.qkv(windows).view(count, N, 3, self.num_heads, C // self.num_heads).permute(2, 0, 3, 1, 4)
         )
-        bias = self.relative_position_bias_table[self.relative_position_index.flatten()]
-        bias = bias.view(1, N, N, self.num_heads).permute(0, 3, 1, 2)
-        if blocked is not None:
-            bias = (bias + blocked[:, None]).repeat(count // blocked.shape[0], 1, 1, 1)
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype))
         projected: Tensor = self.proj(attended.transpose(1, 2).reshape(count, N, C))
         return projected
@@ -117,7 +161,7 @@ class Mlp(nn.Module):
         self.fc1 = nn.Linear(channels, hidden_channels)
         self.fc2 = nn.Linear(hidden_channels, channels)
 
-    def forward(self, tokens: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W C"]:
+    def forward(self, tokens: Float[Tensor, "*grid C"]) -> Float[Tensor, "*grid C"]:
         """Transform each token on its own."""
         transformed: Tensor = self.fc2(F.gelu(self.fc1(tokens)))
         return transformed
@@ -149,6 +193,8 @@ class SwinBlock(nn.Module):
         self, grid: Float[Tensor, "B H W C"], blocked: Float[Tensor, "image_windows N N"]
     ) -> Float[Tensor, "B H W C"]:
         """Run the block; ``blocked`` is the stage's shift penalty, used only by shifted blocks."""
+        if not torch.is_grad_enabled() and grid.device.type == "cpu":
+            return torch.stack([self._forward_in_tiles(image, blocked if self.shift else None) for image in grid])
         H, W = grid.shape[1:3]
         bottom, right = -H % self.window_size, -W % self.window_size
         padded = F.pad(self.norm1(grid), (0, 0, 0, right, 0, bottom))
@@ -161,6 +207,30 @@ class SwinBlock(nn.Module):
             attended = attended.roll((self.shift, self.shift), dims=(1, 2))
         grid = grid + self._drop_path(attended[:, :H, :W])
         return grid + self._drop_path(self.mlp(self.norm2(grid)))
+
+    def _forward_in_tiles(
+        self, image: Float[Tensor, "H W C"], blocked: Float[Tensor, "windows N N"] | None
+    ) -> Float[Tensor, "H W C"]:
+        """The same for one image, a few windows and tokens at a time.
+
+        Padding, shift and partition are one gather of rows, their undoing another; what lies between the products of
+        attention and MLP stays in the cache.
+        """
+        H, W, C = image.shape
+        order = window_order(H, W, self.window_size, self.shift, image.device)
+        N = self.window_size**2
+        cells = self.norm1(image).view(-1, C).index_select(0, order.cells)
+        cells.index_fill_(0, order.padding, 0.0)
+        windows = cells.view(-1, N, C)
+        bias = self.attn.bias()
+        for first in range(0, len(windows), max(1, _TILE_TOKENS // N)):
+            tile = slice(first, first + max(1, _TILE_TOKENS // N))
+            windows[tile] = self.attn.attend(windows[tile], bias if blocked is None else bias + blocked[tile, None])
+        tokens: Tensor = cells.index_select(0, order.places).add_(image.reshape(-1, C))
+        for first in range(0, H * W, _TILE_TOKENS):
+            rows = tokens[first : first + _TILE_TOKENS]
+            rows += self.mlp(self.norm2(rows))
+        return tokens.view(H, W, C)
 
     def _drop_path(self, branch: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W C"]:
         """In training, zero the branch of random images and scale up the others (stochastic depth)."""
@@ -292,7 +362,7 @@ class SwinTransformer(nn.Module):
         for stage, (name, layer) in enumerate(zip(self.channels, self.layers, strict=True)):
             tokens, grid = layer(grid)
             normalised = self.get_submodule(f"norm{stage}")(tokens)
-            features[name] = normalised.permute(0, 3, 1, 2).contiguous()
+            features[name] = normalised.permute(0, 3, 1, 2)
         return features
 
 
