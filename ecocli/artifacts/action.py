@@ -18,7 +18,7 @@ from ecocli.artifacts.manifest import FileContents, Manifest, ManifestT, kind_of
 from ecocli.artifacts.names import check_name
 from ecocli.artifacts.store import Store
 from ecocli.config.base import Config
-from ecocli.errors import DataError
+from ecocli.errors import DataError, UsageError
 from ecocli.runtime.distributed import World
 
 _log = logging.getLogger(__name__)
@@ -100,8 +100,9 @@ def run_or_reuse(
         manifest_class: Class of the artifact's manifest.
         store: Where artifacts are kept.
         work: Computes the artifact. Its argument is a folder that survives kills, for checkpoints and files; it
-            returns the manifest without files, and the files. With several processes, all of them call it and the
-            main one's result counts.
+            returns the manifest without files, and the files. Those it leaves in the folder must appear whole
+            (`files.replacing`): where locks do not hold, another process works in the same folder. With several
+            processes, all of them call it and the main one's result counts.
         force: Compute it even if the store has it.
         names: Names to set beside the kind's own.
         provenance: Recorded beside the artifact if it is computed.
@@ -151,7 +152,7 @@ def _compute(
         if world.is_main:
             action.check_manifest(manifest)
             digest = store.put(manifest, files, action=action.digest, provenance=provenance, names=names).digest
-    except (OSError, DataError):
+    except (OSError, DataError, UsageError):
         # Where locks do not hold, another process may have finished the same action and cleared the run folder.
         digest = store.find_action(action.digest) if world.world_size == 1 and not force else None
         if digest is None:

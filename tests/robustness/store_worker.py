@@ -17,6 +17,7 @@ from helpers_store import gate_manifest, put_gate
 
 from ecocli.artifacts.action import Action, run_or_reuse
 from ecocli.artifacts.digest import sha256_bytes
+from ecocli.artifacts.files import write_bytes
 from ecocli.artifacts.manifest import FileContents, GateManifest
 from ecocli.artifacts.store import Store
 from ecocli.config.base import Config
@@ -54,7 +55,7 @@ def compute(store: Store, log: str, locks: str) -> None:
         with Path(log).open("a") as file:
             file.write("worked\n")
         time.sleep(0.5)
-        (run_dir / "gate.safetensors").write_bytes(b"weights" * 10_000)
+        write_bytes(run_dir / "gate.safetensors", b"weights" * 10_000, run_dir)
         return gate_manifest(), {"gate.safetensors": run_dir / "gate.safetensors"}
 
     _say(run_or_reuse(ACTION, GateManifest, store, work).digest)
