@@ -108,8 +108,13 @@ class Mask2Former(nn.Module):
         ``tokens`` may hold several exits of the batch one after the other: B is then a multiple of the features'.
         """
         head = self.sem_seg_head
-        mask_features, memories = head.pixel_decoder.fuse(tokens, features.shapes, features.lateral)
-        return Predictions(*head.predictor(memories, features.shapes, mask_features, all_layers))
+        if all_layers:
+            mask_features, memories = head.pixel_decoder.fuse(tokens, features.shapes, features.lateral)
+            return Predictions(*head.predictor(memories, features.shapes, mask_features))
+        fused, memories = head.pixel_decoder.fuse_levels(tokens, features.shapes, features.lateral)
+        return Predictions(
+            *head.predictor.forward_last(memories, features.shapes, fused, head.pixel_decoder.mask_features)
+        )
 
     def forward(
         self, images: Float[Tensor, "B 3 H W"], exit_depths: Sequence[int], all_layers: bool = True

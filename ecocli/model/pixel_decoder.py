@@ -141,10 +141,19 @@ class PixelDecoder(nn.Module):
         Returns:
             Mask features at stride 4, and the tokens of each level (stride 32, 16, 8).
         """
+        fused, memories = self.fuse_levels(tokens, shapes, lateral)
+        return self.mask_features(fused), memories
+
+    def fuse_levels(
+        self,
+        tokens: Float[Tensor, "B N C"],
+        shapes: SpatialShapes,
+        lateral: Float[Tensor, "images C H4 W4"],
+    ) -> tuple[Float[Tensor, "B C H4 W4"], tuple[Float[Tensor, "B _n C"], ...]]:
+        """``fuse`` without its last 1 x 1 convolution, ``mask_features``."""
         memories = torch.split(tokens, [h * w for h, w in shapes], dim=1)
         # Tokens seen as a map have channels last; the rest keeps that order, which CPU kernels run best in.
         finest = memories[-1].view(len(tokens), *shapes[-1], -1).permute(0, 3, 1, 2)
         upsampled = F.interpolate(finest, size=lateral.shape[-2:], mode="bilinear", align_corners=False)
         upsampled.view(-1, *lateral.shape).add_(lateral)
-        fused = F.relu_(self.layer_1(upsampled))
-        return self.mask_features(fused), memories
+        return F.relu_(self.layer_1(upsampled)), memories

@@ -176,59 +176,91 @@ class TransformerDecoder(nn.Module):
         memories: Sequence[Float[Tensor, "B _n C"]],
         shapes: SpatialShapes,
         mask_features: Float[Tensor, "B Cm H4 W4"],
-        all_layers: bool,
     ) -> tuple[Float[Tensor, "S B Q K1"], Float[Tensor, "S B Q H4 W4"]]:
-        """Queries to class logits and mask logits.
+        """Queries to the class logits and mask logits of the raw queries and after every layer.
 
         Args:
             memories: Encoded tokens of the levels with stride 32, 16, 8.
             shapes: Height and width of those levels, in cells.
             mask_features: Per-pixel embeddings at stride 4.
-            all_layers: Whether to return the predictions of the raw queries and of every layer, or the last only.
 
         Returns:
             ``pred_logits`` with "no object" last, and ``pred_masks``, the final prediction last.
         """
-        B = mask_features.shape[0]
-        keys, sources = [], []
-        for level, (memory, (height, width)) in enumerate(zip(memories, shapes, strict=True)):
-            source = memory + self.level_embed.weight[level]
-            sources.append(source)
-            keys.append(source + sine_positions(height, width, memory.shape[-1], memory.device, torch.float32))
-        # Resizing and the product with the queries commute. Where nobody asks for a layer's masks, the features are
-        # resized once and each layer's mask is computed at its level's few cells only.
-        level_features = [] if all_layers else [_resized(mask_features, size) for size in shapes]
-        query_positions = self.query_embed.weight
-        queries = self.query_feat.weight.expand(B, -1, -1)
-        layers = len(self.transformer_ffn_layers)
+        levels = self._levels(memories, shapes)
+        queries = self.query_feat.weight.expand(mask_features.shape[0], -1, -1)
         all_logits: list[Tensor] = []
         all_masks: list[Tensor] = []
-        for index in range(layers + 1):
-            last = index == layers
-            level = index % self.num_levels
+        for index in range(len(self.transformer_ffn_layers) + 1):
             normed = self.decoder_norm(queries)
-            if all_layers or last:
-                masks = self._masks(normed, mask_features)
-                all_logits.append(self.class_embed(normed))
-                all_masks.append(masks)
-            if last:
-                break
-            blocked = _blocked(
-                _resized(masks.detach(), shapes[level]) if all_layers else self._masks(normed, level_features[level])
-            )
-            queries = self.transformer_cross_attention_layers[index](
-                queries, query_positions, keys[level], sources[level], blocked
-            )
-            queries = self.transformer_self_attention_layers[index](queries, query_positions)
-            queries = self.transformer_ffn_layers[index](queries)
+            masks = _product(self.mask_embed(normed), mask_features)
+            all_logits.append(self.class_embed(normed))
+            all_masks.append(masks)
+            if index < len(self.transformer_ffn_layers):
+                blocked = _blocked(_resized(masks.detach(), shapes[index % self.num_levels]))
+                queries = self._layer(index, queries, levels, blocked)
         return torch.stack(all_logits), torch.stack(all_masks)
 
-    def _masks(
-        self, normed: Float[Tensor, "B Q C"], mask_features: Float[Tensor, "B Cm H4 W4"]
-    ) -> Float[Tensor, "B Q H4 W4"]:
+    def forward_last(
+        self,
+        memories: Sequence[Float[Tensor, "B _n C"]],
+        shapes: SpatialShapes,
+        fused: Float[Tensor, "B C H4 W4"],
+        mask_projection: nn.Conv2d,
+    ) -> tuple[Float[Tensor, "1 B Q K1"], Float[Tensor, "1 B Q H4 W4"]]:
+        """The final prediction alone, with less work: what nobody sees is not computed at full size.
+
+        The projection to mask features goes into the queries' few kernels instead of the many pixels. Resizing and
+        the product with the kernels commute, so the features are resized once, and the masks of the layers before
+        are computed at their level's cells only.
+
+        Args:
+            memories: Encoded tokens of the levels with stride 32, 16, 8.
+            shapes: Height and width of those levels, in cells.
+            fused: What ``mask_projection`` makes the mask features of.
+            mask_projection: The pixel decoder's last 1 x 1 convolution.
+        """
+        levels = self._levels(memories, shapes)
+        resized = [_resized(fused, size) for size in shapes]
+        queries = self.query_feat.weight.expand(fused.shape[0], -1, -1)
+        for index in range(len(self.transformer_ffn_layers)):
+            masks = self._projected_masks(self.decoder_norm(queries), resized[index % self.num_levels], mask_projection)
+            queries = self._layer(index, queries, levels, _blocked(masks))
+        normed = self.decoder_norm(queries)
+        return self.class_embed(normed)[None], self._projected_masks(normed, fused, mask_projection)[None]
+
+    def _levels(
+        self, memories: Sequence[Float[Tensor, "B _n C"]], shapes: SpatialShapes
+    ) -> list[tuple[Float[Tensor, "B _n C"], Float[Tensor, "B _n C"]]]:
+        """What is attended to on every level: keys, with positions, and values."""
+        levels = []
+        for memory, (height, width), embedding in zip(memories, shapes, self.level_embed.weight, strict=True):
+            source = memory + embedding
+            positions = sine_positions(height, width, memory.shape[-1], memory.device, torch.float32)
+            levels.append((source + positions, source))
+        return levels
+
+    def _layer(
+        self, index: int, queries: Float[Tensor, "B Q C"], levels: Sequence[tuple[Tensor, Tensor]], blocked: Tensor
+    ) -> Float[Tensor, "B Q C"]:
+        query_positions = self.query_embed.weight
+        key, source = levels[index % self.num_levels]
+        queries = self.transformer_cross_attention_layers[index](queries, query_positions, key, source, blocked)
+        queries = self.transformer_self_attention_layers[index](queries, query_positions)
+        after: Tensor = self.transformer_ffn_layers[index](queries)
+        return after
+
+    def _projected_masks(
+        self, normed: Float[Tensor, "B Q C"], fused: Float[Tensor, "B C H W"], mask_projection: nn.Conv2d
+    ) -> Float[Tensor, "B Q H W"]:
         kernel = self.mask_embed(normed)
-        masks = torch.bmm(kernel, mask_features.flatten(2))
-        return masks.view(*masks.shape[:2], *mask_features.shape[2:])
+        assert mask_projection.bias is not None
+        shift: Tensor = kernel @ mask_projection.bias
+        return _product(kernel @ mask_projection.weight.flatten(1), fused).add_(shift[..., None, None])
+
+
+def _product(kernel: Float[Tensor, "B Q C"], maps: Float[Tensor, "B C H W"]) -> Float[Tensor, "B Q H W"]:
+    return torch.bmm(kernel, maps.flatten(2)).view(*kernel.shape[:2], *maps.shape[2:])
 
 
 def _resized(maps: Float[Tensor, "B C H4 W4"], size: tuple[int, int]) -> Float[Tensor, "B C H W"]:

@@ -119,7 +119,7 @@ def _network_costs(architecture: ArchitectureConfig, padded_size: Size) -> _Netw
             mask_features, memories = decoder.fuse(tokens, features.shapes, features.lateral)
             note()
             # Every layer's mask at full size, as the original computes them; inference here computes the last one.
-            model.sem_seg_head.predictor(memories, features.shapes, mask_features, all_layers=True)
+            model.sem_seg_head.predictor(memories, features.shapes, mask_features)
             note()
     finally:
         for hook in hooks:

@@ -151,9 +151,10 @@ def _run(
     clock.note()
     (tokens,) = model.encode(features, (depth,))
     clock.note()
-    mask_features, memories = head.pixel_decoder.fuse(tokens, features.shapes, features.lateral)
+    fused, memories = head.pixel_decoder.fuse_levels(tokens, features.shapes, features.lateral)
     clock.note()
-    final = Predictions(*head.predictor(memories, features.shapes, mask_features, False))
+    projection = head.pixel_decoder.mask_features
+    final = Predictions(*head.predictor.forward_last(memories, features.shapes, fused, projection))
     clock.note()
     post_process(final)
     clock.note()
