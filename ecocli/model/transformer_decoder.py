@@ -260,7 +260,10 @@ class TransformerDecoder(nn.Module):
 
 
 def _product(kernel: Float[Tensor, "B Q C"], maps: Float[Tensor, "B C H W"]) -> Float[Tensor, "B Q H W"]:
-    return torch.bmm(kernel, maps.flatten(2)).view(*kernel.shape[:2], *maps.shape[2:])
+    pixels = maps.flatten(2)
+    # In bfloat16 the batched product copies maps whose channels lie last, which takes ten times the product itself.
+    products = F.linear(kernel[0], pixels[0].t())[None] if len(kernel) == 1 else torch.bmm(kernel, pixels)
+    return products.view(*kernel.shape[:2], *maps.shape[2:])
 
 
 def _resized(maps: Float[Tensor, "B C H4 W4"], size: tuple[int, int]) -> Float[Tensor, "B C H W"]:
