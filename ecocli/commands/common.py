@@ -54,6 +54,13 @@ DryRunOption = Annotated[
     bool, typer.Option("--dry-run", help="Print the settings and inputs, and what would be reused; then stop.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the full result as one JSON object.")]
+PrecisionOption = Annotated[
+    str | None,
+    typer.Option("--precision", metavar="float32|bfloat16", help="Type of the network's products.  [default: float32]"),
+]
+CompileOption = Annotated[
+    bool, typer.Option("--compile", help="Let torch compile the backbone; every new image size compiles anew.")
+]
 SeedOption = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of all random numbers.")]
 DeviceOption = Annotated[
     str, typer.Option("--device", metavar="auto|cpu|cuda", help="Where to compute; auto takes a GPU if there is one.")

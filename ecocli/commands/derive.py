@@ -9,6 +9,7 @@ import typer
 
 from ecocli.commands._parent_dataset import parent_dataset_preset
 from ecocli.commands.common import (
+    CompileOption,
     ConfigOption,
     DataRootOption,
     DeviceOption,
@@ -16,6 +17,7 @@ from ecocli.commands.common import (
     ForceOption,
     JsonOption,
     NameOption,
+    PrecisionOption,
     SetOption,
     StoreOption,
     ThreadsOption,
@@ -63,6 +65,8 @@ def derive(
     config: ConfigOption = None,
     assignments: SetOption = None,
     name: NameOption = None,
+    precision: PrecisionOption = None,
+    compiled: CompileOption = False,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     force: ForceOption = False,
@@ -90,6 +94,8 @@ def derive(
                 "dataset.root": None if data_root is None else str(data_root),
                 "splits": None if splits is None else splits.split(","),
                 "batch_size": batch_size,
+                "precision": precision,
+                "execution.compiled": compiled or None,
                 "execution.part_images": part_images,
             },
             assignments=assignments,

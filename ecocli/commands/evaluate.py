@@ -10,6 +10,7 @@ import typer
 
 from ecocli.commands._parent_dataset import parent_dataset_preset
 from ecocli.commands.common import (
+    CompileOption,
     ConfigOption,
     DataRootOption,
     DeviceOption,
@@ -17,6 +18,7 @@ from ecocli.commands.common import (
     ForceOption,
     JsonOption,
     NameOption,
+    PrecisionOption,
     SeedOption,
     SetOption,
     StoreOption,
@@ -91,6 +93,8 @@ def evaluate(
     assignments: SetOption = None,
     name: NameOption = None,
     seed: SeedOption = None,
+    precision: PrecisionOption = None,
+    compiled: CompileOption = False,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     force: ForceOption = False,
@@ -127,6 +131,8 @@ def evaluate(
                 "split": split,
                 "beta": beta,
                 "batch_size": batch_size,
+                "precision": precision,
+                "execution.compiled": compiled or None,
                 "metrics": None if metrics is None else _read_metrics(metrics),
                 "every_exit": False if gate_only else None,
                 "predictions": False if no_predictions else None,

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ecocli.commands.common import (
+    CompileOption,
     ConfigOption,
     DeviceOption,
     DryRunOption,
     JsonOption,
+    PrecisionOption,
     SetOption,
     StoreOption,
     ThreadsOption,
@@ -62,6 +64,8 @@ def predict(
     store: StoreOption = None,
     config: ConfigOption = None,
     assignments: SetOption = None,
+    precision: PrecisionOption = None,
+    compiled: CompileOption = False,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     dry_run: DryRunOption = False,
@@ -88,6 +92,8 @@ def predict(
                 "out": None if out is None else str(out),
                 "exit_depth": exit_depth,
                 "beta": beta,
+                "precision": precision,
+                "compiled": compiled or None,
                 "overlays": overlays,
                 "semantic": semantic,
                 "instances": instances,

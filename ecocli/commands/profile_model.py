@@ -7,6 +7,7 @@ import typer
 
 from ecocli.commands._parent_dataset import parent_dataset_preset
 from ecocli.commands.common import (
+    CompileOption,
     ConfigOption,
     DataRootOption,
     DeviceOption,
@@ -14,6 +15,7 @@ from ecocli.commands.common import (
     ForceOption,
     JsonOption,
     NameOption,
+    PrecisionOption,
     SetOption,
     StoreOption,
     ThreadsOption,
@@ -80,10 +82,8 @@ def profile_model(
     ] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Images per measured run.")] = None,
     repetitions: Annotated[int | None, typer.Option("--repetitions", min=2, help="Measured runs per exit.")] = None,
-    dtype: Annotated[
-        str | None, typer.Option("--dtype", metavar="float32|bfloat16", help="Type of the measured run's products.")
-    ] = None,
-    compiled: Annotated[bool, typer.Option("--compile", help="Measure with the backbone compiled by torch.")] = False,
+    precision: PrecisionOption = None,
+    compiled: CompileOption = False,
     data_root: DataRootOption = None,
     config: ConfigOption = None,
     assignments: SetOption = None,
@@ -120,7 +120,7 @@ def profile_model(
                 "execution.latency": True if latency else None,
                 "execution.batch_size": batch_size,
                 "execution.repetitions": repetitions,
-                "execution.dtype": dtype,
+                "execution.precision": precision,
                 "execution.compiled": True if compiled else None,
             },
             assignments=assignments,

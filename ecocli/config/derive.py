@@ -6,6 +6,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from ecocli.config.base import Config
 from ecocli.config.dataset import DatasetConfig
+from ecocli.config.precision import InferencePrecision
 
 
 class DeriveExecutionConfig(Config):
@@ -15,10 +16,12 @@ class DeriveExecutionConfig(Config):
         part_images: Images between two saved states, about.
         score_threads: Threads that post-process and score while the network computes the next batch; None for as many
             as the run has.
+        compiled: Let torch compile the backbone where a compiler is there.
     """
 
     part_images: PositiveInt = 256
     score_threads: PositiveInt | None = None
+    compiled: bool = False
 
 
 class DeriveConfig(Config):
@@ -28,12 +31,14 @@ class DeriveConfig(Config):
         dataset: The data.
         splits: Splits to measure, one table each.
         batch_size: Images per batch; it decides the last digits of floating-point results.
+        precision: Type of the network's products.
         execution: How the work is done; no part of the serialised settings.
     """
 
     dataset: DatasetConfig
     splits: Annotated[tuple[str, ...], Field(min_length=1)] = ("train", "val")
     batch_size: PositiveInt = 4
+    precision: InferencePrecision = "float32"
     execution: DeriveExecutionConfig = Field(default=DeriveExecutionConfig(), exclude=True)
 
     @model_validator(mode="after")

@@ -6,6 +6,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from ecocli.config.base import Config
 from ecocli.config.dataset import DatasetConfig
+from ecocli.config.precision import InferencePrecision
 
 
 class EvaluateExecutionConfig(Config):
@@ -14,10 +15,12 @@ class EvaluateExecutionConfig(Config):
     Attributes:
         timed_images: Images on which milliseconds are measured; 0 measures none.
         part_images: Images between two saved states, about.
+        compiled: Let torch compile the backbone where a compiler is there.
     """
 
     timed_images: NonNegativeInt = 16
     part_images: PositiveInt = 64
+    compiled: bool = False
 
 
 class EvaluateConfig(Config):
@@ -28,6 +31,7 @@ class EvaluateConfig(Config):
         split: The split to evaluate on.
         beta: Price of compute for a gate that predicts quality; None for the one it was fitted at.
         batch_size: Images per batch; it decides the last digits of floating-point results.
+        precision: Type of the network's products.
         metrics: Metrics beside PQ.
         every_exit: Run the network at every fixed exit, so that every metric has its control. Without it the network
             runs at the gate's exits alone, and the controls' PQ comes from the derived table.
@@ -42,6 +46,7 @@ class EvaluateConfig(Config):
     split: str = "val"
     beta: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] | None = None
     batch_size: PositiveInt = 4
+    precision: InferencePrecision = "float32"
     metrics: tuple[Literal["miou", "ap"], ...] = ("miou", "ap")
     every_exit: bool = True
     predictions: bool = True

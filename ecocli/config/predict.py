@@ -6,6 +6,7 @@ from pydantic import Field, PositiveInt
 
 from ecocli.config.base import Config
 from ecocli.config.dataset import ResizeConfig
+from ecocli.config.precision import InferencePrecision
 
 
 class PredictConfig(Config):
@@ -21,6 +22,8 @@ class PredictConfig(Config):
         instances: Write scored instances in COCO's result format.
         max_instances: Instances per image at most.
         test_resize: How images are resized for the network; None for the parent's own rule.
+        precision: Type of the network's products.
+        compiled: Let torch compile the backbone where a compiler is there.
     """
 
     images: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -32,3 +35,5 @@ class PredictConfig(Config):
     instances: bool = False
     max_instances: PositiveInt = 100
     test_resize: ResizeConfig | None = None
+    precision: InferencePrecision = "float32"
+    compiled: bool = False

@@ -7,6 +7,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from ecocli.config.architecture import ArchitectureConfig
 from ecocli.config.base import Config
 from ecocli.config.dataset import DatasetConfig
+from ecocli.config.precision import InferencePrecision
 
 Size = tuple[PositiveInt, PositiveInt]
 
@@ -19,7 +20,7 @@ class ProfileExecutionConfig(Config):
         repetitions: Measured runs of every exit, after the warm-up.
         warm_up: Runs of every exit that do not count.
         batch_size: Images per run; milliseconds are given per image.
-        dtype: ``bfloat16`` runs under autocast.
+        precision: Type of the network's products.
         compiled: Let torch compile the backbone where a compiler is there.
     """
 
@@ -27,7 +28,7 @@ class ProfileExecutionConfig(Config):
     repetitions: Annotated[int, Field(ge=2)] = 10
     warm_up: NonNegativeInt = 2
     batch_size: PositiveInt = 1
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    precision: InferencePrecision = "float32"
     compiled: bool = False
 
 

@@ -1,22 +1,29 @@
 """Model and gate as artifacts keep them, made ready to predict."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, cast, get_args, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from ecocli.config.architecture import ArchitectureConfig
+from ecocli.config.precision import InferencePrecision
 from ecocli.errors import ArtifactError, UsageError
 from ecocli.inference.postprocess import PanopticRule
 from ecocli.inference.predictor import ExitGate
 from ecocli.model.builders import build_model
+from ecocli.model.compiled import compile_backbone
 from ecocli.model.gate import FeatureName, Gate
 from ecocli.model.mask2former import Mask2Former
 
 
 def restore_model(
-    architecture: ArchitectureConfig, state: Mapping[str, Tensor], device: str, digest: str
+    architecture: ArchitectureConfig,
+    state: Mapping[str, Tensor],
+    device: str,
+    digest: str,
+    precision: InferencePrecision = "float32",
+    compile_warning: Callable[[str], None] | None = None,
 ) -> Mask2Former:
     """Build a model with the weights of a parent, in evaluation mode and without gradients.
 
@@ -25,6 +32,8 @@ def restore_model(
         state: Its state dict.
         device: Where to put the model.
         digest: The parent's digest, for the error message.
+        precision: Type of the network's products.
+        compile_warning: Asks for a compiled backbone, and is told if this machine cannot compile.
 
     Raises:
         ArtifactError: The weights do not belong to this architecture.
@@ -39,7 +48,12 @@ def restore_model(
             f"The weights of the parent {digest} do not fit its architecture {architecture.name}: "
             f"{' '.join(str(error).split())[:300]}. Train or import the parent again."
         ) from error
-    return model.eval().requires_grad_(False).to(device)
+    if precision != "float32":
+        model.autocast_dtype = getattr(torch, precision)
+    model = model.eval().requires_grad_(False).to(device)
+    if compile_warning is not None:
+        compile_backbone(model, compile_warning)
+    return model
 
 
 @runtime_checkable

@@ -9,6 +9,7 @@ the criterion lives in ``ecocli.losses``.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -68,6 +69,13 @@ class Mask2Former(nn.Module):
         self.sem_seg_head = SegmentationHead(pixel_decoder, transformer_decoder)
         self.pixel_mean = tuple(pixel_mean)
         self.pixel_std = tuple(pixel_std)
+        self.autocast_dtype: torch.dtype | None = None
+        """Type of the products in ``extract``, ``encode`` and ``decode``; None for the caller's."""
+
+    def _autocast(self, tensor: Tensor) -> AbstractContextManager[object]:
+        if self.autocast_dtype is None:
+            return nullcontext()
+        return torch.autocast(tensor.device.type, self.autocast_dtype)
 
     @property
     def num_classes(self) -> int:
@@ -92,14 +100,16 @@ class Mask2Former(nn.Module):
         """
         # Convolutions run faster with channels last, on CPUs in float32 as on GPUs in half precision.
         images = images.contiguous(memory_format=torch.channels_last)
-        return self.sem_seg_head.pixel_decoder.project(self.backbone(images))
+        with self._autocast(images):
+            return self.sem_seg_head.pixel_decoder.project(self.backbone(images))
 
     def encode(self, features: Features, exit_depths: Sequence[int]) -> tuple[Float[Tensor, "B N C"], ...]:
         """Tokens after each wanted encoder depth; the encoder runs once, up to the deepest."""
         decoder = self.sem_seg_head.pixel_decoder
-        encoded: tuple[Tensor, ...] = decoder.encoder(
-            features.tokens, decoder.positions(features), features.shapes, exit_depths
-        )
+        with self._autocast(features.tokens):
+            encoded: tuple[Tensor, ...] = decoder.encoder(
+                features.tokens, decoder.positions(features), features.shapes, exit_depths
+            )
         return encoded
 
     def decode(self, tokens: Float[Tensor, "B N C"], features: Features, all_layers: bool = False) -> Predictions:
@@ -108,13 +118,14 @@ class Mask2Former(nn.Module):
         ``tokens`` may hold several exits of the batch one after the other: B is then a multiple of the features'.
         """
         head = self.sem_seg_head
-        if all_layers:
-            mask_features, memories = head.pixel_decoder.fuse(tokens, features.shapes, features.lateral)
-            return Predictions(*head.predictor(memories, features.shapes, mask_features))
-        fused, memories = head.pixel_decoder.fuse_levels(tokens, features.shapes, features.lateral)
-        return Predictions(
-            *head.predictor.forward_last(memories, features.shapes, fused, head.pixel_decoder.mask_features)
-        )
+        with self._autocast(tokens):
+            if all_layers:
+                mask_features, memories = head.pixel_decoder.fuse(tokens, features.shapes, features.lateral)
+                return Predictions(*head.predictor(memories, features.shapes, mask_features))
+            fused, memories = head.pixel_decoder.fuse_levels(tokens, features.shapes, features.lateral)
+            return Predictions(
+                *head.predictor.forward_last(memories, features.shapes, fused, head.pixel_decoder.mask_features)
+            )
 
     def forward(
         self, images: Float[Tensor, "B 3 H W"], exit_depths: Sequence[int], all_layers: bool = True
@@ -149,9 +160,10 @@ class Mask2Former(nn.Module):
             ``pred_logits`` [B, Q, K+1] and ``pred_masks`` [B, Q, H/4, W/4].
         """
         decoder = self.sem_seg_head.pixel_decoder
-        tokens = decoder.encoder.forward_per_image(
-            features.tokens, decoder.positions(features), features.shapes, depths
-        )
+        with self._autocast(features.tokens):
+            tokens = decoder.encoder.forward_per_image(
+                features.tokens, decoder.positions(features), features.shapes, depths
+            )
         final = self.decode(tokens, features)
         return Predictions(final.pred_logits[-1], final.pred_masks[-1])
 

@@ -244,7 +244,7 @@ def compute_parts(config: DeriveConfig, subject: Subject, parts: Sequence[Part],
     left = [part for part, done in zip(parts, finished, strict=True) if not done]
     if not left:
         return
-    model, rule = _restore(subject, runtime.device)
+    model, rule = _restore(config, subject, runtime)
     total = sum(part.images for part in parts)
     done_images = total - sum(part.images for part in left)
     with runtime.progress.task("deriving", total, unit="image", completed=done_images) as progress:
@@ -262,13 +262,20 @@ def compute_parts(config: DeriveConfig, subject: Subject, parts: Sequence[Part],
                 )
 
 
-def _restore(subject: Subject, device: str) -> tuple["Mask2Former", "PanopticRule"]:
+def _restore(config: DeriveConfig, subject: Subject, runtime: Runtime) -> tuple["Mask2Former", "PanopticRule"]:
     # torch is loaded only where something is computed; a result that is there is returned without it.
     from ecocli.artifacts.tensors import load_tensors
     from ecocli.inference.loading import panoptic_rule, restore_model
 
     weights = load_tensors(subject.parent.path_of("model.safetensors"))
-    model = restore_model(subject.architecture, weights, device, subject.parent.digest)
+    model = restore_model(
+        subject.architecture,
+        weights,
+        runtime.device,
+        subject.parent.digest,
+        config.precision,
+        runtime.log.warning if config.execution.compiled else None,
+    )
     categories = [(category.id, category.is_thing) for category in subject.datasets[0].categories]
     return model, panoptic_rule(subject.architecture, categories)
 

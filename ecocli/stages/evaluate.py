@@ -163,7 +163,7 @@ def _evaluate(
 
     # First of all: hours of scoring must not end at a damaged file.
     truth = read_instance_truth(subject.dataset) if "ap" in config.metrics else None
-    task = scoring_task(config, subject, runtime.device)
+    task = scoring_task(config, subject, runtime)
     scores = score_dataset(task, folder, runtime)
     if scores is None:
         return _manifest(action, {}), {}
@@ -182,7 +182,7 @@ def _manifest(action: Action, summary: dict[str, JsonValue]) -> ReportManifest:
     )
 
 
-def scoring_task(config: EvaluateConfig, subject: Subject, device: str) -> "ScoringTask":
+def scoring_task(config: EvaluateConfig, subject: Subject, runtime: Runtime) -> "ScoringTask":
     """Load model and gate, and say what is to be scored."""
     from ecocli.artifacts.tensors import load_tensors
     from ecocli.inference.loading import panoptic_rule, restore_gate, restore_model
@@ -193,11 +193,18 @@ def scoring_task(config: EvaluateConfig, subject: Subject, device: str) -> "Scor
     weights = load_tensors(parent.path_of("model.safetensors"))
     metrics_of_exits = config.every_exit or gate is None
     return ScoringTask(
-        model=restore_model(subject.architecture, weights, device, parent.digest),
+        model=restore_model(
+            subject.architecture,
+            weights,
+            runtime.device,
+            parent.digest,
+            config.precision,
+            runtime.log.warning if config.execution.compiled else None,
+        ),
         gate=None
         if gate is None
         else restore_gate(
-            load_tensors(gate.path_of("gate.safetensors")), gate.manifest, device, gate.digest, config.beta
+            load_tensors(gate.path_of("gate.safetensors")), gate.manifest, runtime.device, gate.digest, config.beta
         ),
         exit_depths=parent.manifest.exit_depths,
         rule=panoptic_rule(subject.architecture, [(c.id, c.is_thing) for c in subject.dataset.categories]),
@@ -367,7 +374,7 @@ def _summary(
 def _find_derived(
     store: Store, gate: Artifact[GateManifest], config: EvaluateConfig, fingerprint: str
 ) -> Artifact[DerivedManifest] | None:
-    """Return the gate's derived table if it measured these very images at this very size."""
+    """Return the gate's derived table if it measured these very images at this very size, in the same precision."""
     derived = store.get(gate.manifest.inputs["derived"], DerivedManifest)
     manifest = derived.manifest
     dataset = manifest.stage_config.get("dataset")
@@ -376,6 +383,7 @@ def _find_derived(
         config.split in manifest.splits
         and manifest.dataset_fingerprints.get(config.split) == fingerprint
         and resize == config.dataset.test_resize.model_dump(mode="json")
+        and manifest.stage_config.get("precision", "float32") == config.precision
     )
     return derived if fits else None
 

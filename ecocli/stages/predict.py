@@ -142,7 +142,7 @@ def run(config: PredictConfig, inputs: Mapping[str, str], store: Store, runtime:
     """
     paths = find_photos(config.images)
     names = unique_names(paths)
-    predictor = _load(config, inputs, store, runtime.device)
+    predictor = _load(config, inputs, store, runtime)
     out, world = Path(config.out), runtime.world
     mine = range(world.rank, len(paths), world.world_size)
     photos: list[PhotoResult] = []
@@ -170,7 +170,7 @@ def run(config: PredictConfig, inputs: Mapping[str, str], store: Store, runtime:
     return report
 
 
-def _load(config: PredictConfig, inputs: Mapping[str, str], store: Store, device: str) -> PhotoPredictor:
+def _load(config: PredictConfig, inputs: Mapping[str, str], store: Store, runtime: Runtime) -> PhotoPredictor:
     parent = store.get(inputs["parent"], ParentManifest)
     manifest = parent.manifest
     architecture = resolve_config(ArchitectureConfig, manifest.architecture)
@@ -188,17 +188,24 @@ def _load(config: PredictConfig, inputs: Mapping[str, str], store: Store, device
             )
         found = store.get(inputs["gate"], GateManifest)
         state = load_tensors(found.path_of(_GATE_FILE))
-        gate = restore_gate(state, found.manifest, device, found.digest, config.beta)
+        gate = restore_gate(state, found.manifest, runtime.device, found.digest, config.beta)
     entries = [resolve_config(CategoryEntry, entry) for entry in manifest.categories]
     categories = tuple(Category(**dict(entry)) for entry in entries)
     return PhotoPredictor(
-        model=restore_model(architecture, load_tensors(parent.path_of(_WEIGHTS_FILE)), device, parent.digest),
+        model=restore_model(
+            architecture,
+            load_tensors(parent.path_of(_WEIGHTS_FILE)),
+            runtime.device,
+            parent.digest,
+            config.precision,
+            runtime.log.warning if config.compiled else None,
+        ),
         gate=gate,
         exit_depth=exit_depth,
         rule=panoptic_rule(architecture, [(category.id, category.is_thing) for category in categories]),
         resize=config.test_resize or _resize_of(parent),
         categories=categories,
-        device=device,
+        device=runtime.device,
     )
 
 

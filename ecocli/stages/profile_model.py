@@ -332,7 +332,7 @@ def _latency(config: ProfileModelConfig, subject: Subject, padded: Size, origina
         post_process=_post_processing(subject, padded, original),
         repetitions=execution.repetitions,
         warm_up=execution.warm_up,
-        dtype=getattr(torch, execution.dtype),
+        dtype=getattr(torch, execution.precision),
         should_stop=lambda: runtime.stop.requested,
     )
 

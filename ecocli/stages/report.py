@@ -294,7 +294,7 @@ def _load_scene(config: EvaluateConfig, evaluation: Artifact[ReportManifest], st
             "--data-root, or leave the examples out with --examples 0."
         )
     return _Scene(
-        model=restore_model(architecture, weights, runtime.device, parent.digest),
+        model=restore_model(architecture, weights, runtime.device, parent.digest, config.precision),
         gate=gate,
         exit_depths=parent.manifest.exit_depths,
         rule=panoptic_rule(architecture, [(category.id, category.is_thing) for category in dataset.categories]),

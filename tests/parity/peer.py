@@ -46,7 +46,11 @@ def random_peer(backbone: str) -> Any:
     """A peer whose every tensor is random, so that no term of the forward pass vanishes."""
     from transformers import Mask2FormerForUniversalSegmentation
 
-    peer = Mask2FormerForUniversalSegmentation(small_config(backbone)).eval()
+    return randomise(Mask2FormerForUniversalSegmentation(small_config(backbone)).eval())
+
+
+def randomise(peer: Any) -> Any:
+    """Fill every tensor of a peer with random numbers, in place, and return it."""
     generator = torch.Generator().manual_seed(11)
     for name, tensor in peer.state_dict().items():
         if not tensor.is_floating_point() or name == "criterion.empty_weight":

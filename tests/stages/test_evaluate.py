@@ -116,7 +116,20 @@ def test_run__timings_and_execution__stay_out_of_the_digest(bench: Bench, report
     assert all(value > 0 for value in measured.values())
 
 
-@pytest.mark.parametrize("table", ["fits", "of another split", "of other images", "at another size"])
+def test_run__bfloat16__is_another_request_with_nearly_the_same_result(
+    bench: Bench, report: Artifact[ReportManifest]
+) -> None:
+    found = evaluate.run(bench.config(precision="bfloat16"), bench.inputs, bench.store, Runtime.quiet())
+    assert found.digest != report.digest
+    wanted = rows_of(report)
+    for name, row in rows_of(found).items():
+        assert row["gflops"] == wanted[name]["gflops"]
+        assert row["pq"] == pytest.approx(wanted[name]["pq"], abs=6.0)
+
+
+@pytest.mark.parametrize(
+    "table", ["fits", "of another split", "of other images", "at another size", "in another precision"]
+)
 def test_run__gate_only__takes_the_controls_pq_from_a_fitting_table_or_runs_for_pq_alone(
     bench: Bench, report: Artifact[ReportManifest], table: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,6 +143,7 @@ def test_run__gate_only__takes_the_controls_pq_from_a_fitting_table_or_runs_for_
             "of another split": {"splits": ("train",), "rows": {"train": 6}},
             "of other images": {"dataset_fingerprints": {"val": "sha256:0"}},
             "at another size": {"stage_config": smaller},
+            "in another precision": {"stage_config": {**manifest.stage_config, "precision": "bfloat16"}},
         }[table]
         other = bench.store.put(manifest.model_copy(update={**update, "files": ()}), {}, action=None, provenance={})
         inputs = {**inputs, "gate": put_gate(bench, other.digest, EXIT_DEPTHS)}

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from helpers_inference import TINY, tiny_model
 
 from ecocli.errors import ArtifactError, UsageError
-from ecocli.inference.loading import restore_gate
+from ecocli.inference.loading import restore_gate, restore_model
 
 
 @dataclass(frozen=True)
@@ -48,3 +49,32 @@ def test_restore_gate__class_head_at_another_price__says_how_to_get_one() -> Non
 def test_restore_gate__weights_of_other_exits__says_what_was_found() -> None:
     with pytest.raises(ArtifactError, match=r"holds linear.weight \[3, 1\] over feature 'res5', expected one row"):
         restore_gate(STATE, Fitted(exit_depths=(2, 4)), "cpu", "sha256:1")
+
+
+def test_restore_model__bfloat16__computes_products_in_it_and_nothing_else_changes() -> None:
+    state = tiny_model().state_dict()
+    plain, fast = (restore_model(TINY, state, "cpu", "sha256:1", precision) for precision in ("float32", "bfloat16"))
+    images = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    wanted, found = plain(images, (1, 3), all_layers=False), fast(images, (1, 3), all_layers=False)
+    assert found.pred_masks.dtype == torch.bfloat16
+    assert {parameter.dtype for parameter in fast.parameters()} == {torch.float32}
+    # Eight bits of mantissa: a few thousandths of the spread of the logits.
+    spread = wanted.pred_masks.std()
+    torch.testing.assert_close(found.pred_masks.float(), wanted.pred_masks, rtol=0.0, atol=float(0.2 * spread))
+    assert not torch.equal(found.pred_masks.float(), wanted.pred_masks)
+    mixed = fast.forward_per_image(images, torch.tensor([3, 1]))
+    torch.testing.assert_close(mixed.pred_logits.float(), wanted.pred_logits[[1, 0], 0, [0, 1]], rtol=0.0, atol=0.2)
+
+
+def test_restore_model__compiled_where_nothing_compiles__warns_once_and_predicts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_arguments: object, **_options: object) -> None:
+        raise RuntimeError("no compiler here")
+
+    monkeypatch.setattr(torch, "compile", refuse)
+    warnings: list[str] = []
+    model = restore_model(TINY, tiny_model().state_dict(), "cpu", "sha256:1", compile_warning=warnings.append)
+    assert len(warnings) == 1
+    assert "runs uncompiled: no compiler here" in warnings[0]
+    assert model(torch.zeros(1, 3, 64, 64), (1,), all_layers=False).pred_logits.shape[:4] == (1, 1, 1, 8)
