@@ -6,7 +6,7 @@ cores, and threads of the one waiting for those of the other cost more than the 
 exits of a batch are scored side by side once its network has finished.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -71,7 +71,7 @@ def stream_rows(
     exit_depths: tuple[int, ...],
     rule: PanopticRule,
     threads: int,
-) -> Iterator[list[tuple[int, DerivedRow]]]:
+) -> Generator[list[tuple[int, DerivedRow]], None, None]:
     """Yield the rows of each batch with their positions in the data set, in order.
 
     Args:

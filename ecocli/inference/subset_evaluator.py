@@ -1,0 +1,131 @@
+"""Quality of weights in training, at every exit, on some images of a split.
+
+Axes: E exits. The images, their batches and the order of all sums follow from the data set and the settings alone, so
+the numbers do not depend on the number of processes and are those of ``eco eval`` on the same images (in float32; the
+network runs in the precision of the training).
+"""
+
+from collections.abc import Mapping
+from contextlib import closing
+
+import torch
+from torch import Tensor
+
+from ecocli.config.architecture import ArchitectureConfig
+from ecocli.config.dataset import ResizeConfig
+from ecocli.data.datasets import take
+from ecocli.data.panoptic import PanopticDataset
+from ecocli.errors import DataError, EcoError
+from ecocli.inference.batches import iterate_batches, plan_dataset
+from ecocli.inference.derive_stream import stream_rows
+from ecocli.inference.loading import panoptic_rule, restore_model
+from ecocli.metrics.panoptic_quality import ImageCounts, PanopticQuality, panoptic_quality, sum_counts
+from ecocli.runtime.context import Runtime
+
+
+def spread_positions(total: int, wanted: int) -> tuple[int, ...]:
+    """Choose positions spread evenly over ``range(total)``, the same ones every time.
+
+    Args:
+        total: Number of images.
+        wanted: How many to choose; all of them if there are not more.
+    """
+    count = min(total, wanted)
+    return tuple((2 * index + 1) * total // (2 * count) for index in range(count))
+
+
+class SubsetEvaluator:
+    """Scores a state dict at every exit on the same images each time."""
+
+    def __init__(
+        self,
+        dataset: PanopticDataset,
+        architecture: ArchitectureConfig,
+        exit_depths: tuple[int, ...],
+        resize: ResizeConfig,
+        runtime: Runtime,
+        *,
+        images: int,
+        batch_size: int,
+        precision: str,
+    ) -> None:
+        """Choose the images.
+
+        Args:
+            dataset: The split.
+            architecture: Of the weights to come.
+            exit_depths: Ascending, in encoder layers run.
+            resize: Test-time resize.
+            runtime: Where and with whom to run.
+            images: Size of the subset.
+            batch_size: Images per batch.
+            precision: Number format of the forward pass, by torch's name.
+        """
+        self._dataset = take(dataset, spread_positions(len(dataset), images))
+        self._batches = plan_dataset(self._dataset, resize, batch_size)
+        self._architecture = architecture
+        self._exit_depths = exit_depths
+        self._resize = resize
+        self._runtime = runtime
+        self._dtype: torch.dtype = getattr(torch, precision)
+        categories = dataset.categories
+        self._rule = panoptic_rule(architecture, [(category.id, category.is_thing) for category in categories])
+
+    @property
+    def num_images(self) -> int:
+        """Number of images."""
+        return len(self._dataset)
+
+    def __call__(self, weights: Mapping[str, Tensor]) -> dict[int, PanopticQuality] | None:
+        """Score weights; all processes call this together and get the same.
+
+        Args:
+            weights: State dict on the runtime's device. It is read where it lies, not copied and not changed.
+
+        Returns:
+            Quality by exit depth; None if a signal asked to stop, which is looked for before every batch.
+
+        Raises:
+            DataError: A file of the data set is missing or faulty.
+        """
+        world, device = self._runtime.world, self._runtime.device
+        model = restore_model(self._architecture, weights, device, "in training")
+        own = self._batches[world.rank :: world.world_size]
+        batches = iterate_batches(self._dataset, own, self._resize, model, device)
+        counts: dict[int, tuple[ImageCounts, ...]] = {}
+        failure: EcoError | None = None
+        with closing(stream_rows(model, batches, self._exit_depths, self._rule, self._runtime.threads)) as rows:
+            for _ in range(0, len(self._batches), world.world_size):
+                if self._agree_to_stop(failure):
+                    return None
+                try:
+                    with torch.autocast(
+                        torch.device(device).type, dtype=self._dtype, enabled=self._dtype != torch.float32
+                    ):
+                        counts |= {position: row.counts for position, row in next(rows, [])}
+                except EcoError as error:
+                    failure = error
+        self._agree_to_stop(failure)
+        everyone: dict[int, tuple[ImageCounts, ...]] = {}
+        for some in world.gather_objects(counts):
+            everyone |= some
+        in_order = [everyone[position] for position in sorted(everyone)]
+        return {
+            depth: panoptic_quality(
+                sum_counts((image[index] for image in in_order), len(self._rule.category_ids)), self._rule.is_thing
+            )
+            for index, depth in enumerate(self._exit_depths)
+        }
+
+    def _agree_to_stop(self, failure: EcoError | None) -> bool:
+        """Ask all processes: does one want to stop, and did one fail?
+
+        Raises:
+            DataError: One of them failed; the others would wait for it in vain.
+        """
+        world = self._runtime.world
+        failures, stops = world.sum_(torch.tensor([failure is not None, self._runtime.stop.requested]).int()).tolist()
+        if failures:
+            found = [text for text in world.gather_objects(None if failure is None else str(failure)) if text]
+            raise DataError(" ".join(dict.fromkeys(found))) from failure
+        return bool(stops)
