@@ -1,20 +1,23 @@
 """Speed of inference: transformers' Mask2Former beside ours, then ours exit by exit and stage by stage.
 
-Run from the repository: ``PYTHONPATH=tests python tests/benchmarks/bench_inference.py [--only peer,exits,batch,sizes]
-[--repeats N] [--plot FILE]``. Everything of one table is measured in one run, in turn, so that a busy moment of the
-machine meets all rows of it; ratios are medians of the turns' own ratios. Random weights, the same for both, of the
-published sizes with 133 classes; the outputs are compared, too. Wanted at full depth: 2.0 times faster than the peer at
-512 x 512 and 2.2 times at 800 x 1088; times per exit on a line within 3 %; a gate below 0.5 % of exit 2; a batch of
-mixed exits within 10 % of the mean of its images' own times; time linear in the number of tokens.
+Run from the repository: ``PYTHONPATH=tests python tests/benchmarks/bench_inference.py [--only
+peer,exits,options,batch,sizes] [--repeats N] [--plot FILE]``. Everything of one table is measured in one run, in turn,
+so that a busy moment of the machine meets all rows of it; ratios are medians of the turns' own ratios. Random weights,
+the same for both, of the published sizes with 133 classes; the outputs are compared, too. Wanted at full depth: 2.0
+times faster than the peer at 512 x 512 and 2.2 times at 800 x 1088; times per exit on a line within 3 %; a gate below
+0.5 % of exit 2; a batch of mixed exits within 10 % of the mean of its images' own times; time linear in the number of
+tokens.
 """
 
 import argparse
+import copy
 import os
 import statistics
 import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,7 @@ from parity.peer import STAGES, randomise
 from ecocli.config.architecture import ArchitectureConfig
 from ecocli.inference.postprocess import Geometry, PanopticRule, panoptic_inference
 from ecocli.model.builders import build_model
+from ecocli.model.compiled import compile_backbone
 from ecocli.model.mask2former import Mask2Former, Predictions
 from ecocli.profiling.gflops import count_gflops
 from ecocli.profiling.latency import PARTS, line_through, measure_latency
@@ -137,6 +141,30 @@ def exits(
     )
 
 
+def options(backbone: str, model: Mask2Former, repeats: int) -> None:
+    """Print what bfloat16 and a compiled backbone bring at full depth; the four take turns."""
+    kinds = {}
+    for precision in ("float32", "bfloat16"):
+        for compiled in (False, True):
+            kind = copy.deepcopy(model)
+            kind.autocast_dtype = None if precision == "float32" else torch.bfloat16
+            if not compiled or compile_backbone(kind, print):
+                kinds[precision + (", compiled" if compiled else "")] = kind
+    for size in WANTED:
+        image = picture(size)
+        taken: dict[str, list[float]] = {name: [] for name in kinds}
+        for turn in range(repeats + 2):
+            for name, kind in kinds.items():
+                once = seconds(partial(kind, image, (6,), all_layers=False))
+                if turn > 1:
+                    taken[name].append(once)
+        plain = statistics.median(taken["float32"])
+        cells = []
+        for times in taken.values():
+            cells.append(f"{statistics.median(times):.2f} s ({plain / statistics.median(times):.2f} x)")
+        print(f"| {BACKBONES[backbone]} | {size[0]} x {size[1]} | {' | '.join(cells)} |")
+
+
 def mixed(size: tuple[int, int], model: Mask2Former, repeats: int) -> None:
     """Print what a batch of mixed exits takes, against the mean of its images alone at their own exits."""
     depths = (6, 2, 4, 3)
@@ -217,7 +245,7 @@ def draw(drawn: dict[str, dict[tuple[int, int], dict[int, float]]], plot: Path) 
 def main() -> None:
     """Measure and print tables in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="peer,exits,batch,sizes", help="tables to make")
+    parser.add_argument("--only", default="peer,exits,options,batch,sizes", help="tables to make")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--plot", type=Path, help="where to draw time against tokens")
     arguments = parser.parse_args()
@@ -243,6 +271,12 @@ def main() -> None:
         for size in WANTED:
             for backbone, (architecture, model) in models.items():
                 exits(backbone, size, architecture, model, peak, arguments.repeats)
+    if "options" in tables:
+        print("| backbone | size | float32 | compiled | bfloat16 | bfloat16, compiled |")
+        print("| --- " * 6 + "|")
+        for backbone, (_, model) in models.items():
+            options(backbone, model, arguments.repeats)
+        print()
     if "batch" in tables:
         for size in WANTED:
             mixed(size, models["r50"][1], arguments.repeats)
