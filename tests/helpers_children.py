@@ -14,6 +14,8 @@ from pathlib import Path
 
 from helpers_distributed import free_port
 
+from ecocli.errors import EcoError
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -24,8 +26,8 @@ class ChildRun:
     Attributes:
         arguments: Arguments of ``eco``.
         signal: Signal that the process sends to itself; 0 for none.
-        at: When: ``step N``, in the middle of the N-th step counted from 0; or ``save N``, while the N-th file of
-            saved states is written.
+        at: When: ``step N``, in the middle of the N-th step counted from 0; ``save N``, while the N-th file of
+            saved states is written; or ``evaluate N``, before the N-th batch of all evaluations.
         world_size: Number of processes; the signal goes to the last.
     """
 
@@ -75,6 +77,7 @@ def run_children(folder: Path, runs: Sequence[ChildRun], timeout_s: float = 900.
 
 def _plant(signal: int, at: str) -> None:
     """Let this process send itself a signal at the chosen moment."""
+    from ecocli.inference import subset_evaluator
     from ecocli.training import checkpoints, loop
 
     where, number = at.split()
@@ -95,6 +98,14 @@ def _plant(signal: int, at: str) -> None:
             return out
 
         loop.Trainer._backward = struck_backward
+    elif where == "evaluate":
+        agree = subset_evaluator.SubsetEvaluator._agree_to_stop
+
+        def struck_agree(self: subset_evaluator.SubsetEvaluator, failure: EcoError | None) -> bool:
+            strike()
+            return agree(self, failure)
+
+        subset_evaluator.SubsetEvaluator._agree_to_stop = struck_agree
     else:
         sync = checkpoints._sync_and_digest
 
@@ -133,6 +144,7 @@ if __name__ == "__main__":
     import matplotlib.figure  # noqa: F401
     import torch
 
+    import ecocli.inference.subset_evaluator
     import ecocli.stages.train_parent
     import ecocli.training.loop  # noqa: F401
 

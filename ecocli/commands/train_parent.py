@@ -73,6 +73,21 @@ def train_parent(
         int | None, typer.Option("--batch-size", min=1, help="Images per step, over all processes.")
     ] = None,
     lr: Annotated[float | None, typer.Option("--lr", help="Peak learning rate.")] = None,
+    eval_every: Annotated[
+        int | None,
+        typer.Option(
+            "--eval-every",
+            min=0,
+            metavar="STEPS",
+            help="PQ of every exit every so many steps, 0 for never.  [default: the data set's]",
+        ),
+    ] = None,
+    eval_images: Annotated[
+        int | None,
+        typer.Option(
+            "--eval-images", min=1, metavar="N", help="On so many images of the split val.  [default: the data set's]"
+        ),
+    ] = None,
     workers: Annotated[int | None, typer.Option("--workers", min=0, help="Processes that load images.")] = None,
     data_root: DataRootOption = None,
     store: StoreOption = None,
@@ -117,6 +132,8 @@ def train_parent(
                 "steps": steps,
                 "batch_size": batch_size,
                 "optimizer.lr": lr,
+                "evaluation.every": eval_every,
+                "evaluation.images": eval_images,
                 "execution.workers": workers,
                 "seed": seed,
             },

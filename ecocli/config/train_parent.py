@@ -83,6 +83,22 @@ class LossConfig(Config):
     importance_ratio: Ratio = 0.75
 
 
+class EvaluationConfig(Config):
+    """Panoptic quality of every exit in the course of the training. It only watches: the weights do not depend on it.
+
+    Attributes:
+        every: Steps between two evaluations; there is one more after the last step. 0 for none at all.
+        images: Size of the subset, spread evenly over the split; a smaller split is taken whole.
+        split: The split to evaluate on.
+        batch_size: Images per batch; it decides the last digits of floating-point results.
+    """
+
+    every: NonNegativeInt = 0
+    images: PositiveInt = 64
+    split: str = "val"
+    batch_size: PositiveInt = 4
+
+
 class ExecutionConfig(Config):
     """How the work is done. Nothing here is part of an artifact's identity.
 
@@ -128,6 +144,7 @@ class TrainParentConfig(Config):
         optimizer: Optimiser.
         schedule: Learning rate schedule.
         loss: Losses.
+        evaluation: What is evaluated in between.
         execution: How the work is done; no part of the serialised settings.
     """
 
@@ -147,6 +164,7 @@ class TrainParentConfig(Config):
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     loss: LossConfig = LossConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
     execution: ExecutionConfig = Field(default=ExecutionConfig(), exclude=True)
 
     @model_validator(mode="after")
@@ -168,6 +186,16 @@ class TrainParentConfig(Config):
         if self.keep_deepest and len(self.exit_depths) > 1 and self.exits_per_step == 1:
             raise ValueError("keep_deepest with one exit per step would never train another: raise exits_per_step")
         return self
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether the exits are evaluated at all."""
+        return self.evaluates_after(self.steps)
+
+    def evaluates_after(self, step: int) -> bool:
+        """Whether the exits are evaluated after this many steps."""
+        every = self.evaluation.every
+        return every > 0 and step > 0 and (step % every == 0 or step == self.steps)
 
     @property
     def exits_in_step(self) -> int:
@@ -202,6 +230,9 @@ _COCO: dict[str, Any] = {
     "precision": "bfloat16",
     "optimizer": {"lr": 1e-4, "clip_norm": 0.01},
     "schedule": {"kind": "step"},
+    # As often as Mask2Former evaluates. 500 images are a tenth of COCO's validation split and all of Cityscapes'; five
+    # exits on them are, in counted GFLOPs, 0.3 % (COCO) and 1.5 % (Cityscapes) of the 5,000 steps in between.
+    "evaluation": {"every": 5000, "images": 500},
     "execution": {"checkpoint_every": 2000, "workers": 4},
 }
 
@@ -218,6 +249,7 @@ TRAIN_PARENT_PRESETS: dict[str, Mapping[str, Any]] = {
         "optimizer": {"lr": 1e-3, "backbone_lr_multiplier": 1.0, "clip_norm": 1.0},
         "schedule": {"kind": "polynomial", "power": 0.9, "warmup_steps": 100, "warmup_factor": 0.01},
         "loss": {"num_points": 256},
+        "evaluation": {"every": 350, "images": 64, "batch_size": 16},
         "execution": {"checkpoint_every": 250},
     },
     "coco": _COCO,

@@ -3,14 +3,15 @@
 Inputs: ``init``, optional, a parent whose weights training starts from; published weights come as ``init_file``
 of the settings instead, and their digest takes the place of the path in what is asked. The artifact holds
 ``model.safetensors`` (the state dict under Mask2Former's names), ``metrics.jsonl`` (see
-``ecocli.training.metrics_log``) and ``loss.png``. How the work is done (device, processes, accumulation, workers) is
-no part of what was asked; on the CPU with a fixed number of threads and processes, the same settings give the same
-bytes, also after a kill.
+``ecocli.training.metrics_log``) and ``loss.png``. Where the exits are evaluated in between, the split that tells their
+quality is part of what is asked, because the metrics depend on it; the weights do not. How the work is done (device,
+processes, accumulation, workers) is no part of what was asked; on the CPU with a fixed number of threads and processes,
+the same settings give the same bytes, also after a kill.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,15 +28,29 @@ from ecocli.errors import DataError, UsageError
 from ecocli.runtime.context import Runtime
 
 if TYPE_CHECKING:
+    from ecocli.inference.subset_evaluator import SubsetEvaluator
     from ecocli.model.mask2former import Mask2Former
 
 STAGE = "train-parent"
 SCHEMA_VERSION = 1
 
 
+@dataclass(frozen=True)
+class Subject:
+    """The data.
+
+    Attributes:
+        training: The split to train on.
+        evaluation: The split that the exits are evaluated on in between; None where they are not.
+    """
+
+    training: PanopticDataset
+    evaluation: PanopticDataset | None
+
+
 def plan(
     config: TrainParentConfig, inputs: Mapping[str, str], runtime: Runtime
-) -> tuple[Action, TrainParentConfig, PanopticDataset]:
+) -> tuple[Action, TrainParentConfig, Subject]:
     """Open the data and say exactly what is asked.
 
     Args:
@@ -47,8 +62,9 @@ def plan(
         The action, the settings it holds, and the data.
 
     Raises:
-        DataError: The data set or the weights to start from are missing or faulty.
-        UsageError: There is no such data set, or two starts are given.
+        DataError: The data set or the weights to start from are missing or faulty, or the two splits differ in their
+            categories.
+        UsageError: There is no such data set or split, or two starts are given.
     """
     if config.init_file is not None and "init" in inputs:
         raise UsageError(
@@ -57,12 +73,15 @@ def plan(
         )
     init_digest = _file_digest(config, runtime)
     dataset = _open(config, runtime)
+    subject = Subject(dataset, _open_evaluation(config, dataset) if config.evaluates else None)
     classes = {"num_classes": len(dataset.categories)}
     resolved = config.model_copy(update={"architecture": config.architecture.model_copy(update=classes)})
     # Listing and hashing a large data set takes a while: once is enough.
-    fingerprint = runtime.world.broadcast_object(dataset.fingerprint if runtime.world.is_main else "")
+    splits = [split for split in (subject.training, subject.evaluation) if split is not None]
+    fingerprints = {split.split: split.fingerprint if runtime.world.is_main else "" for split in splits}
+    fingerprints = runtime.world.broadcast_object(fingerprints)
     asked = resolved if init_digest is None else WarmStartedConfig(**dict(resolved), init_digest=init_digest)
-    return Action(STAGE, SCHEMA_VERSION, asked, inputs, {config.split: fingerprint}), resolved, dataset
+    return Action(STAGE, SCHEMA_VERSION, asked, inputs, fingerprints), resolved, subject
 
 
 def _file_digest(config: TrainParentConfig, runtime: Runtime) -> str | None:
@@ -123,7 +142,7 @@ def run(
         UsageError: The settings do not fit together, or the store cannot be written.
         ArtifactError: The parent to start from is damaged or does not fit.
     """
-    action, resolved, dataset = plan(config, inputs, runtime)
+    action, resolved, subject = plan(config, inputs, runtime)
     provenance: dict[str, JsonValue] = {
         "device": runtime.device,
         "world_size": runtime.world.world_size,
@@ -132,7 +151,7 @@ def run(
     }
 
     def work(folder: Path) -> tuple[ParentManifest, FileContents]:
-        return _train(action, resolved, dataset, inputs, store, runtime, folder, provenance)
+        return _train(action, resolved, subject, inputs, store, runtime, folder, provenance)
 
     return run_or_reuse(
         action,
@@ -165,10 +184,30 @@ def _open(config: TrainParentConfig, runtime: Runtime) -> PanopticDataset:
         return open_dataset(config.dataset, config.split, advance=advance)
 
 
+def _open_evaluation(config: TrainParentConfig, training: PanopticDataset) -> PanopticDataset:
+    split = config.evaluation.split
+    if split == config.split:
+        return training
+    way_out = "Or train without evaluating the exits in between: --eval-every 0."
+    try:
+        dataset = open_dataset(config.dataset, split)
+    except (DataError, UsageError) as error:
+        raise type(error)(f"{error} Another split is named by --set evaluation.split=NAME. {way_out}") from error
+    # Their ids may differ: training knows ranks alone.
+    expected, found = ([(c.name, c.is_thing) for c in one.categories] for one in (training, dataset))
+    if expected != found:
+        raise DataError(
+            f"The split {split} has {len(found)} categories, the split {config.split} that is trained on has "
+            f"{len(expected)}, and they are not the same, in {dataset.annotation_file} and "
+            f"{training.annotation_file}. Prepare both in one way. {way_out}"
+        )
+    return dataset
+
+
 def _train(
     action: Action,
     config: TrainParentConfig,
-    dataset: PanopticDataset,
+    subject: Subject,
     inputs: Mapping[str, str],
     store: Store,
     runtime: Runtime,
@@ -182,12 +221,15 @@ def _train(
     from ecocli.training.loop import Trainer
     from ecocli.training.metrics_log import read_metrics
 
-    samples = TrainingDataset(dataset, config.dataset.augmentation, config.seed, cache=config.dataset.cache_images)
+    samples = TrainingDataset(
+        subject.training, config.dataset.augmentation, config.seed, cache=config.dataset.cache_images
+    )
     model = _initial_model(config, inputs, store, runtime)
-    result = Trainer(config, model, samples, runtime, folder).run()
+    result = Trainer(config, model, samples, runtime, folder, _evaluator(config, subject, runtime)).run()
     steps = config.steps - result.first_step
     provenance["resumed_at_step"] = result.first_step
     provenance["training_seconds"] = round(result.seconds, 3)
+    provenance["evaluation_seconds"] = round(result.evaluation_seconds, 3)
     provenance["images_per_second"] = round(steps * config.batch_size / max(result.seconds, 1e-9), 3)
     manifest = ParentManifest(
         schema_version=action.schema_version,
@@ -196,7 +238,9 @@ def _train(
         dataset_fingerprints=dict(action.fingerprints),
         architecture=config.architecture.model_dump(mode="json"),
         exit_depths=config.exit_depths,
-        categories=tuple({**asdict(category), "color": list(category.color)} for category in dataset.categories),
+        categories=tuple(
+            {**asdict(category), "color": list(category.color)} for category in subject.training.categories
+        ),
         steps=config.steps,
     )
     if not runtime.world.is_main:
@@ -208,6 +252,23 @@ def _train(
         "metrics.jsonl": result.metrics,
         "loss.png": draw_loss_curve(read_metrics(result.metrics)),
     }
+
+
+def _evaluator(config: TrainParentConfig, subject: Subject, runtime: Runtime) -> "SubsetEvaluator | None":
+    if subject.evaluation is None:
+        return None
+    from ecocli.inference.subset_evaluator import SubsetEvaluator
+
+    return SubsetEvaluator(
+        subject.evaluation,
+        config.architecture,
+        config.exit_depths,
+        config.dataset.test_resize,
+        runtime,
+        images=config.evaluation.images,
+        batch_size=config.evaluation.batch_size,
+        precision=config.precision,
+    )
 
 
 def _initial_model(

@@ -20,7 +20,7 @@ the forward pass; dividing a batch changes the loss by rounding only.
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,12 +38,13 @@ from ecocli.model.mask2former import Mask2Former
 from ecocli.runtime.context import Runtime
 from ecocli.runtime.seeds import derive_seed
 from ecocli.training.batches import BatchDivision, SampleSource, TrainingPart, load_parts
+from ecocli.training.evaluation import ExitEvaluator, PeriodicEvaluation
 from ecocli.training.exits import StepExits, choose_exits
 from ecocli.training.metrics_log import nest_values
 from ecocli.training.schedules import learning_rate_factor
 from ecocli.training.state import TrainingState
 from ecocli.training.supervised import TrainedModel, checkpoint_activations
-from ecocli.training.trackers import open_trackers
+from ecocli.training.trackers import Tracker, open_trackers
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Reported per exit: its whole loss, then the terms of its final prediction.
@@ -58,13 +59,15 @@ class TrainingResult:
         weights: The model's state dict, averaged if asked for.
         metrics: The metrics file.
         first_step: Step this process started from.
-        seconds: Time this process trained, without the runs it resumed.
+        seconds: Time this process trained, without the runs it resumed and without evaluations.
+        evaluation_seconds: Time it evaluated the exits in between.
     """
 
     weights: dict[str, Tensor]
     metrics: Path
     first_step: int
     seconds: float
+    evaluation_seconds: float
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,13 @@ class Trainer:
     """One training run in one process of possibly many."""
 
     def __init__(
-        self, config: TrainParentConfig, model: Mask2Former, samples: SampleSource, runtime: Runtime, folder: Path
+        self,
+        config: TrainParentConfig,
+        model: Mask2Former,
+        samples: SampleSource,
+        runtime: Runtime,
+        folder: Path,
+        evaluator: ExitEvaluator | None = None,
     ) -> None:
         """Prepare a run, or take up the one in the folder.
 
@@ -89,10 +98,13 @@ class Trainer:
             samples: The training images.
             runtime: Where and with whom to run.
             folder: Keeps the run's saved states and metrics; on a file system that all processes share.
+            evaluator: Scores the exits in between; needed if the settings ask for that.
 
         Raises:
             UsageError: The batch cannot be divided evenly.
         """
+        if config.evaluates and evaluator is None:
+            raise ValueError(f"evaluation.every is {config.evaluation.every}, but there is no evaluator")
         self._config = config
         self._runtime = runtime
         self._samples = samples
@@ -113,6 +125,13 @@ class Trainer:
             importance_ratio=loss.importance_ratio,
         )
         self._state = TrainingState(config, self._model, self._device, runtime.world, folder)
+        self._evaluation = (
+            PeriodicEvaluation(
+                evaluator, self._model, self._state, runtime.world, split=config.evaluation.split, log=runtime.log
+            )
+            if evaluator is not None
+            else None
+        )
         if config.execution.activation_checkpointing:
             checkpoint_activations(self._model)
         always_deepest = config.keep_deepest or config.exits_in_step == len(config.exit_depths)
@@ -128,7 +147,7 @@ class Trainer:
         """Train to the end.
 
         Raises:
-            InterruptedRunError: A signal asked to stop; the state is saved.
+            InterruptedRunError: A signal asked to stop, also during an evaluation; the state is saved.
             DataError: An image cannot be read, or a loss or gradient is not finite; the last saved state stays.
             UsageError: A state cannot be saved.
         """
@@ -144,6 +163,7 @@ class Trainer:
         )
         trackers = open_trackers(config.execution, runtime.log) if runtime.world.is_main else []
         start_s = time.monotonic()
+        self._evaluate_if_due(trackers, taken_up=True)
         # Closed on every way out: loading processes ignore signals and end when they are told to.
         with closing(parts), runtime.progress.task("training", config.steps, "step", first) as task:
             while state.step < config.steps:
@@ -161,7 +181,7 @@ class Trainer:
                             tracker.write(state.step, means)
                 if state.step % config.execution.checkpoint_every == 0 or state.step == config.steps:
                     state.save()
-                seconds = time.monotonic() - start_s
+                seconds = self._training_seconds(start_s)
                 task.advance(
                     1,
                     loss=report.loss,
@@ -169,14 +189,37 @@ class Trainer:
                     lr=report.learning_rate,
                     images_per_s=(state.step - first) * config.batch_size / seconds,
                 )
+                # After saving: a kill during the evaluation costs no step.
+                self._evaluate_if_due(trackers)
         for tracker in trackers:
             tracker.close()
-        return TrainingResult(state.weights(), state.metrics.path, first, time.monotonic() - start_s)
+        evaluation_seconds = 0.0 if self._evaluation is None else self._evaluation.seconds
+        return TrainingResult(
+            state.weights(), state.metrics.path, first, self._training_seconds(start_s), evaluation_seconds
+        )
+
+    def _training_seconds(self, start_s: float) -> float:
+        return time.monotonic() - start_s - (0.0 if self._evaluation is None else self._evaluation.seconds)
+
+    def _evaluate_if_due(self, trackers: Sequence[Tracker], *, taken_up: bool = False) -> None:
+        """Evaluate the exits if the schedule says so.
+
+        Args:
+            trackers: Told the qualities.
+            taken_up: Whether the state was just taken up: the evaluation may have been done before the interruption.
+        """
+        evaluation = self._evaluation
+        if evaluation is None or not self._config.evaluates_after(self._state.step):
+            return
+        if taken_up and evaluation.is_done:
+            return
+        if not evaluation.run(trackers):
+            raise self._interruption("evaluation")
 
     def _train_step(self, step: int, parts: Iterator[TrainingPart | EcoError]) -> _StepReport:
         config, world, state = self._config, self._runtime.world, self._state
         own = [next(parts) for _ in range(config.execution.accumulation)]
-        num_masks, class_weight_sum = self._agree(step, own)
+        num_masks, class_weight_sum = self._agree(own)
         exits = choose_exits(
             config.exit_depths, config.exit_weights, config.exits_in_step, config.seed, step, config.keep_deepest
         )
@@ -208,7 +251,7 @@ class Trainer:
         names = [f"exits.{depth}.{term}" for term in _TERMS for depth in exits.depths]
         return _StepReport(totals[0], dict(zip(names, totals[1:], strict=True)), learning_rate, grad_norm)
 
-    def _agree(self, step: int, own: list[TrainingPart | EcoError]) -> tuple[float, float]:
+    def _agree(self, own: list[TrainingPart | EcoError]) -> tuple[float, float]:
         """Sum the normalisers over parts and processes; stop together if one process has to.
 
         Returns:
@@ -231,13 +274,17 @@ class Trainer:
             found = [text for text in world.gather_objects(failure) if text is not None]
             raise DataError(" ".join(dict.fromkeys(found)))
         if stops:
-            path = self._state.save()
-            reason = self._runtime.stop.reason or "A signal to another process"
-            raise InterruptedRunError(
-                f"{reason} stopped the training after step {step} of {self._config.steps}. The state is saved in "
-                f"{path}; the same command goes on from there."
-            )
+            raise self._interruption("training")
         return max(num_masks, 1.0) / world.world_size, class_weight_sum / world.world_size
+
+    def _interruption(self, work: str) -> InterruptedRunError:
+        """Save the state and say so."""
+        path = self._state.save()
+        reason = self._runtime.stop.reason or "A signal to another process"
+        return InterruptedRunError(
+            f"{reason} stopped the {work} after step {self._state.step} of {self._config.steps}. The state is saved in "
+            f"{path}; the same command goes on from there."
+        )
 
     def _backward(
         self, part: TrainingPart, exits: StepExits, num_masks: float, class_weight_sum: float

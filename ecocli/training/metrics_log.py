@@ -3,10 +3,15 @@
 A line holds ``step`` (steps done), ``lr``, ``loss``, ``grad_norm`` and, under ``exits``, for every exit depth trained
 in the window its Mask2Former loss (all decoder layers, without alpha) and the three unweighted terms of its final
 prediction. All are means over the window. No times: those differ from run to run.
+
+Where the exits are evaluated in between, each evaluation is a line of its own: ``step`` and ``evaluation``, which holds
+``split``, ``images`` (how many) and, under ``exits``, for every exit depth ``pq``, ``sq``, ``rq``, ``pq_things`` and
+``pq_stuff``, as fractions; one that is not defined on these images is left out.
 """
 
 import json
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +59,10 @@ class MetricsLog:
         unfinished.write_text("".join(_encode(line) for line in kept))
         unfinished.replace(self.path)
 
+    def holds_evaluation(self, step: int) -> bool:
+        """Whether the exits were evaluated after this step."""
+        return any(line["step"] == step for line in evaluation_lines(read_metrics(self.path)))
+
     def write(self, line: dict[str, Any]) -> None:
         """Append a line."""
         with self.path.open("a") as file:
@@ -74,10 +83,20 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def nest_values(step: int, means: dict[str, float]) -> dict[str, Any]:
-    """Make a line of the log from means named ``loss`` or ``exits.<depth>.<term>``."""
+def loss_lines(lines: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Choose the lines that hold the means of a window of steps."""
+    return [line for line in lines if "exits" in line]
+
+
+def evaluation_lines(lines: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Choose the lines that hold an evaluation of the exits."""
+    return [line for line in lines if "evaluation" in line]
+
+
+def nest_values(step: int, values: dict[str, float]) -> dict[str, Any]:
+    """Make a line of the log from values named ``loss`` or ``exits.<depth>.<term>``."""
     line: dict[str, Any] = {"step": step}
-    for name, value in means.items():
+    for name, value in values.items():
         section = line
         *parents, last = name.split(".")
         for parent in parents:

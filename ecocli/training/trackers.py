@@ -12,7 +12,7 @@ from ecocli.config.train_parent import ExecutionConfig
 
 @runtime_checkable
 class Tracker(Protocol):
-    """Receives the means of each window of steps."""
+    """Receives the means of each window of steps, and the qualities of each evaluation."""
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Take the values after a step."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,8 @@ def test_train_parent__one_step__prints_the_digest_and_nothing_else(
     assert first.out.startswith("sha256:")
     assert first.out.count("\n") == 1
     assert "training 1/1 step" in first.err
+    # The recipe of the shapes evaluates every 350 steps and after the last one.
+    assert re.search(r"^step 1: PQ on 2 images at exits 1 3: \d+\.\d \d+\.\d \(", first.err, re.MULTILINE)
     assert "exit1" in first.err
     assert "exit3" in first.err
 
@@ -71,6 +74,21 @@ def test_train_parent__dry_run_without_data__prints_settings_and_draws_nothing(
     assert "The shapes are not drawn yet" in captured.err
     assert not (tmp_path / "data").exists()
     assert not (tmp_path / "store").exists()
+
+
+def test_train_parent__evaluation_flags__shape_what_is_asked(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments, "--dry-run"]) == 0
+    assert "  evaluation.every = 350\n" in capsys.readouterr().out
+    assert main([*arguments, "--dry-run", "--eval-every", "0", "--eval-images", "7"]) == 0
+    planned = capsys.readouterr().out
+    assert "  evaluation.every = 0\n" in planned
+    assert "  evaluation.images = 7\n" in planned
+    assert main([*arguments, "--steps", "1", "--eval-every", "0", "--json"]) == 0
+    ran = capsys.readouterr()
+    assert "PQ on" not in ran.err
+    assert list(json.loads(ran.out)["manifest"]["dataset_fingerprints"]) == ["train"]
 
 
 def test_train_parent__init_file__its_architecture_and_digest(

@@ -3,6 +3,7 @@
 import json
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers_children import ChildResult, ChildRun, run_children
@@ -27,17 +28,18 @@ architecture.transformer_decoder = { layers = 1, heads = 2, feedforward_dim = 32
 loss.num_points = 64
 dataset.shapes = { train = 12, val = 4, scenes = { size = 64 } }
 optimizer.lr = 2e-3
+evaluation = { every = 3, images = 3, batch_size = 1 }
 schedule = { kind = "constant" }
 """
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, ChildResult]]:
-    """The same training on one process and on two, with all exits and with one drawn exit; and a stopped one."""
+    """The same training on one process and on two, with all exits and with one drawn exit; and one stopped twice."""
     folder = tmp_path_factory.mktemp("two")
     (folder / "tiny.toml").write_text(_TOML)
 
-    def run(store: str, world_size: int, number: int = 0, *more: str) -> ChildRun:
+    def run(store: str, world_size: int, number: int = 0, *more: str, at: str = "step 1") -> ChildRun:
         arguments = [
             "train-parent",
             "--config",
@@ -49,7 +51,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, C
             "--device",
             "cpu",
         ]
-        return ChildRun([*arguments, *more], number, "step 1", world_size)
+        return ChildRun([*arguments, *more], number, at, world_size)
 
     drawn = ("--exits-per-step", "1")
     runs = {
@@ -58,15 +60,20 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, C
         "one drawn": run("one-drawn", 1, 0, *drawn),
         "two drawn": run("two-drawn", 2, 0, *drawn),
         "stopped": run("stopped", 2, signal.SIGTERM),
+        "stopped evaluating": run("stopped", 2, signal.SIGTERM, at="evaluate 1"),
         "resumed on one": run("stopped", 1),
     }
     return folder, dict(zip(runs, run_children(folder, list(runs.values())), strict=True))
 
 
-def losses(folder: Path, store: str) -> list[float]:
+def lines_of(folder: Path, store: str) -> list[dict[str, Any]]:
     opened = Store(folder / store)
     parent = opened.get(opened.names()["parent"], ParentManifest)
-    return [json.loads(line)["loss"] for line in parent.path_of("metrics.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in parent.path_of("metrics.jsonl").read_text().splitlines()]
+
+
+def losses(folder: Path, store: str) -> list[float]:
+    return [line["loss"] for line in lines_of(folder, store) if "loss" in line]
 
 
 @pytest.mark.parametrize("suffix", ["", "-drawn"])
@@ -79,6 +86,9 @@ def test_run__two_processes_with_half_the_batch_each__losses_of_one(
     one, two = losses(folder, f"one{suffix}"), losses(folder, f"two{suffix}")
     assert len(one) == 3
     assert two == pytest.approx(one, rel=2e-5)
+    # One evaluation, after the last step, on three images: two for one process, one for the other.
+    for world in ("one", "two"):
+        assert [line["step"] for line in lines_of(folder, f"{world}{suffix}") if "evaluation" in line] == [3]
 
 
 def test_run__signal_to_the_second_process__both_stop_with_5(
@@ -87,6 +97,10 @@ def test_run__signal_to_the_second_process__both_stop_with_5(
     folder, found = results
     assert found["stopped"].statuses == [5, 5], found["stopped"].err
     assert "A signal to another process stopped the training after step 2 of 3" in found["stopped"].err
+    # It reaches the second process alone while both evaluate, before the last of the three images.
+    assert found["stopped evaluating"].statuses == [5, 5], found["stopped evaluating"].err
+    assert "A signal to another process stopped the evaluation after step 3 of 3" in found["stopped evaluating"].err
     # The number of processes may change: one finishes what two began.
     assert found["resumed on one"].statuses == [0], found["resumed on one"].err
+    assert [line["step"] for line in lines_of(folder, "stopped")] == [1, 2, 3, 3]
     assert losses(folder, "stopped") == pytest.approx(losses(folder, "one"), rel=2e-5)

@@ -3,23 +3,32 @@
 import hashlib
 import json
 import random
+import re
 import signal
 from pathlib import Path
 from typing import Any
 
+import helpers_inference
 import pytest
 import torch
 from helpers_children import ChildResult, ChildRun, run_children
+from helpers_data import two_halves, write_split
+from helpers_inference import tiny_dataset_config
+from helpers_own_truth import make_own_truth
 from helpers_training import tiny_config, tiny_model
 
 from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.manifest import ParentManifest
 from ecocli.artifacts.store import Store
-from ecocli.artifacts.tensors import load_tensors
+from ecocli.artifacts.tensors import load_tensors, save_tensors
+from ecocli.config.evaluate import EvaluateConfig, EvaluateExecutionConfig
 from ecocli.config.train_parent import TrainParentConfig
+from ecocli.data.categories import SHAPES as CATEGORIES
+from ecocli.data.categories import Category
+from ecocli.data.datasets import open_dataset
 from ecocli.errors import ArtifactError, DataError, UsageError
 from ecocli.runtime.context import Runtime
-from ecocli.stages import train_parent
+from ecocli.stages import evaluate, train_parent
 from ecocli.weights.export import to_pickle
 
 SHAPES = {"train": 12, "val": 4, "scenes": {"size": 64}}
@@ -64,6 +73,106 @@ def test_run__shapes__artifact_says_what_it_is(trained: tuple[Store, Artifact[Pa
     assert [line["step"] for line in lines] == [1, 2]
     assert store.names()["parent"] == parent.digest
     assert not any((store.root / "eco" / "runs").iterdir())
+
+
+def test_run__evaluated_in_between__metrics_and_identity_change_and_weights_do_not(
+    trained: tuple[Store, Artifact[ParentManifest]], data_root: Path, tmp_path: Path
+) -> None:
+    config = settings(data_root, evaluation={"every": 1, "images": 3, "batch_size": 2})
+    store = Store(tmp_path)
+    parent, plain = parent_of(config, store), trained[1]
+    assert parent.digest != plain.digest
+    one, other = parent.path_of("model.safetensors"), plain.path_of("model.safetensors")
+    assert one.read_bytes() == other.read_bytes()
+    # Two steps and two evaluations; without the latter the metrics are the same.
+    lines = parent.path_of("metrics.jsonl").read_text().splitlines()
+    expected = plain.path_of("metrics.jsonl").read_text().splitlines()
+    assert [line for line in lines if "evaluation" not in line] == expected
+    told = [json.loads(line)["evaluation"] for line in lines if "evaluation" in line]
+    assert [(one["images"], one["split"], list(one["exits"])) for one in told] == 2 * [(3, "val", ["1", "2", "3"])]
+    fingerprints = parent.manifest.dataset_fingerprints
+    assert fingerprints == {split: open_dataset(config.dataset, split).fingerprint for split in ("train", "val")}
+    assert store.read_provenance(parent.digest)["evaluation_seconds"] > 0
+
+
+def test_run__evaluated_at_the_end__what_eco_eval_finds(tmp_path: Path) -> None:
+    # The truth is what the first weights say, so that every exit scores something also after a step away from them.
+    data = make_own_truth(tiny_dataset_config(tmp_path, val=5), tmp_path / "own")
+    path = tmp_path / "first.safetensors"
+    path.write_bytes(save_tensors(helpers_inference.tiny_model().state_dict()))
+    config = tiny_config(
+        dataset=data.model_dump(),
+        architecture=helpers_inference.TINY.model_dump(mode="json"),
+        steps=1,
+        init_file=str(path),
+        optimizer={"lr": 1e-4},
+        evaluation={"every": 1, "images": 5, "batch_size": 2},
+    )
+    store = Store(tmp_path / "store")
+    parent = parent_of(config, store)
+    lines = [json.loads(line) for line in parent.path_of("metrics.jsonl").read_text().splitlines()]
+    asked = EvaluateConfig(
+        dataset=data,
+        batch_size=2,
+        metrics=(),
+        predictions=False,
+        bootstrap_replicates=10,
+        execution=EvaluateExecutionConfig(timed_images=0),
+    )
+    report = evaluate.run(asked, {"parent": parent.digest}, store, Runtime.quiet())
+    rows = {row["name"]: row for row in report.manifest.summary["rows"]}
+    told = lines[-1]["evaluation"]["exits"]
+    for depth in ("1", "2", "3"):
+        assert told[depth] == {name: rows[f"exit {depth}"][name] for name in told["1"]}
+    assert len({exit_["pq"] for exit_ in told.values()} - {0.0}) == 3
+    assert set(told["1"]) == {"pq", "sq", "rq", "pq_things"}  # there is no stuff in what the first weights say
+
+
+def test_plan__nothing_to_evaluate__split_not_asked_for(data_root: Path) -> None:
+    for changes in ({"evaluation": {"every": 0, "split": "none"}}, {"evaluation": {"every": 1}, "steps": 0}):
+        action, _, subject = train_parent.plan(settings(data_root, **changes), {}, Runtime.quiet())
+        assert list(action.fingerprints) == ["train"]
+        assert subject.evaluation is None
+
+
+def test_plan__evaluated_on_the_training_split__opened_once(data_root: Path) -> None:
+    config = settings(data_root, evaluation={"every": 1, "split": "train"})
+    action, _, subject = train_parent.plan(config, {}, Runtime.quiet())
+    assert list(action.fingerprints) == ["train"]
+    assert subject.evaluation is subject.training
+
+
+def own_data(folder: Path, splits: tuple[str, ...], categories: tuple[Category, ...] = CATEGORIES) -> dict[str, Any]:
+    """Settings of a data set of one's own; all splits but ``train`` have the categories given."""
+    tables = []
+    for split in splits:
+        known = CATEGORIES if split == "train" else categories
+        scenes = [two_halves(1, (1, known[0].id), (2, known[1].id))]
+        write_split(scenes, known, folder / split, folder / f"{split}-ids", folder / f"{split}.json")
+        tables.append(f'[splits.{split}]\nimages = "{split}"\nannotations = "{split}.json"\npanoptic = "{split}-ids"\n')
+    (folder / "mine.toml").write_text('name = "mine"\n' + "".join(tables))
+    return {"name": str(folder / "mine.toml")}
+
+
+def test_plan__own_data_without_the_split__says_how_to_go_on(tmp_path: Path) -> None:
+    config = tiny_config(dataset=own_data(tmp_path, ("train", "test")), evaluation={"every": 1})
+    with pytest.raises(
+        UsageError,
+        match=r"has no split 'val'; it has train, test\. .*named by --set evaluation\.split=NAME\. Or train without "
+        r"evaluating the exits in between: --eval-every 0\.$",
+    ):
+        train_parent.plan(config, {}, Runtime.quiet())
+    other = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"split": "test"})})
+    assert list(train_parent.plan(other, {}, Runtime.quiet())[0].fingerprints) == ["train", "test"]
+    (tmp_path / "test.json").unlink()
+    with pytest.raises(DataError, match=r"annotation file was not found; tried .*test\.json\. .*--eval-every 0\.$"):
+        train_parent.plan(other, {}, Runtime.quiet())
+
+
+def test_plan__splits_of_other_categories__refused(tmp_path: Path) -> None:
+    config = tiny_config(dataset=own_data(tmp_path, ("train", "val"), CATEGORIES[:5]), evaluation={"every": 1})
+    with pytest.raises(DataError, match=r"The split val has 5 categories, the split train .* has 13, .*--eval-every 0"):
+        train_parent.plan(config, {}, Runtime.quiet())
 
 
 def test_run__same_settings_executed_otherwise__reused(
@@ -196,9 +305,13 @@ def command(folder: Path, store: str, *more: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def disturbed(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> tuple[Path, list[ChildResult]]:
-    """One undisturbed run, one killed four times, one stopped by SIGTERM; a command per process."""
+    """One undisturbed run, one killed five times, one stopped twice by SIGTERM; a command per process.
+
+    The exits are evaluated after steps 3 and 6, each time in two batches.
+    """
     folder = tmp_path_factory.mktemp("runs")
-    config = settings(data_root, steps=6).model_dump(mode="json")
+    evaluation = {"every": 3, "images": 3, "batch_size": 2}
+    config = settings(data_root, steps=6, evaluation=evaluation).model_dump(mode="json")
     lines = []
     write_toml(lines, "", {**config, "execution": {"checkpoint_every": 2}})
     (folder / "tiny.toml").write_text("\n".join(lines))
@@ -206,11 +319,13 @@ def disturbed(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> tupl
     # Two moments at random, new in every test run: the property holds at all of them.
     chance = random.SystemRandom()
     kills = [f"step {chance.randrange(0, 3)}", "save 1", f"step {chance.randrange(0, 2)}", "save 3"]
+    kills.append(f"evaluate {chance.randrange(0, 2)}")
     runs = [
         ChildRun(command(folder, "calm", *root)),
         *(ChildRun(command(folder, "killed", *root), signal.SIGKILL, at) for at in kills),
         ChildRun(command(folder, "killed", *root)),
-        ChildRun(command(folder, "stopped", *root, "--workers", "1"), signal.SIGTERM, "step 2"),
+        ChildRun(command(folder, "stopped", *root, "--workers", "1"), signal.SIGTERM, "step 1"),
+        ChildRun(command(folder, "stopped", *root, "--workers", "1"), signal.SIGTERM, "evaluate 1"),
         ChildRun(command(folder, "stopped", *root)),
         ChildRun(command(folder, "stopped", *root)),
     ]
@@ -226,10 +341,10 @@ def write_toml(lines: list[str], prefix: str, section: dict[str, Any]) -> None:
             lines.append(f"{prefix}{key} = {json.dumps(value)}")
 
 
-def test_run__killed_four_times__same_digest_as_undisturbed(disturbed: tuple[Path, list[ChildResult]]) -> None:
+def test_run__killed_five_times__same_digest_as_undisturbed(disturbed: tuple[Path, list[ChildResult]]) -> None:
     folder, results = disturbed
-    assert [result.statuses for result in results[:6]] == [[0], [-9], [-9], [-9], [-9], [0]], results
-    assert results[5].out == results[0].out
+    assert [result.statuses for result in results[:7]] == [[0], *5 * [[-9]], [0]], results
+    assert results[6].out == results[0].out
     calm, killed = Store(folder / "calm"), Store(folder / "killed")
     digest = results[0].out.strip()
     weights = [load_tensors(store.get(digest, ParentManifest).path_of("model.safetensors")) for store in (calm, killed)]
@@ -239,12 +354,17 @@ def test_run__killed_four_times__same_digest_as_undisturbed(disturbed: tuple[Pat
 
 def test_run__sigterm__exits_5_and_same_command_completes(disturbed: tuple[Path, list[ChildResult]]) -> None:
     folder, results = disturbed
-    stopped, resumed, again = results[6:]
+    stopped, evaluating, resumed, again = results[7:]
     assert stopped.statuses == [5]
     assert stopped.out == ""
-    assert "error: SIGTERM stopped the training after step 3 of 6. The state is saved in" in stopped.err
+    assert "error: SIGTERM stopped the training after step 2 of 6. The state is saved in" in stopped.err
     assert "the same command goes on from there." in stopped.err
+    # A signal stops the evaluation after step 3 between its batches; the next run makes up for it.
+    assert evaluating.statuses == [5]
+    assert "error: SIGTERM stopped the evaluation after step 3 of 6. The state is saved in" in evaluating.err
+    assert "PQ on" not in evaluating.err
     assert resumed.statuses == [0]
+    assert re.findall(r"step (\d): PQ on 3 images at exits 1 2 3: ", resumed.err) == ["3", "6"]
     # One line of stdout: the digest, the same as without the interruption.
     assert resumed.out == results[0].out
     assert "training 6/6 step" in resumed.err

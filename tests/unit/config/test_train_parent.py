@@ -4,7 +4,12 @@ import pytest
 
 from ecocli.config.architecture import ARCHITECTURES
 from ecocli.config.loading import resolve_config
-from ecocli.config.train_parent import TRAIN_PARENT_PRESETS, TrainParentConfig, train_parent_preset
+from ecocli.config.train_parent import (
+    TRAIN_PARENT_PRESETS,
+    EvaluationConfig,
+    TrainParentConfig,
+    train_parent_preset,
+)
 from ecocli.data.categories import CITYSCAPES, COCO, SHAPES
 from ecocli.errors import UsageError
 
@@ -154,3 +159,35 @@ def test_train_parent_preset__one_exit_per_step_asked_for__deepest_not_kept() ->
 def test_train_parent_config__one_kept_exit_per_step__refused() -> None:
     with pytest.raises(UsageError, match="keep_deepest with one exit per step would never train another"):
         settings_for(exits_per_step=1, keep_deepest=True)
+
+
+@pytest.mark.parametrize(
+    ("every", "steps", "expected"),
+    [
+        (0, 7, []),
+        (3, 7, [3, 6, 7]),
+        (3, 6, [3, 6]),
+        (10, 4, [4]),
+        (3, 0, []),  # nothing is trained, nothing can have changed
+    ],
+)
+def test_evaluates_after__schedule__every_so_often_and_at_the_end(every: int, steps: int, expected: list[int]) -> None:
+    config = settings_for(steps=steps, evaluation={"every": every})
+    assert [step for step in range(steps + 1) if config.evaluates_after(step)] == expected
+    assert config.evaluates == bool(expected)
+
+
+def test_train_parent_config__evaluation__part_of_the_serialised_settings_and_off_by_itself() -> None:
+    assert settings_for().model_dump(mode="json")["evaluation"] == {
+        "every": 350,
+        "images": 64,
+        "split": "val",
+        "batch_size": 16,
+    }
+    # Origin: Mask2Former's TEST.EVAL_PERIOD.
+    for name in ("coco", "cityscapes", "mine.toml"):
+        evaluation = settings_for(dataset={"name": name}).evaluation
+        assert (evaluation.every, evaluation.images, evaluation.split) == (5000, 500, "val")
+    assert EvaluationConfig().every == 0
+    with pytest.raises(UsageError, match=r"evaluation\.images"):
+        settings_for(evaluation={"images": 0})

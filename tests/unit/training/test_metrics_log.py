@@ -1,6 +1,13 @@
 from pathlib import Path
 
-from ecocli.training.metrics_log import MetricsLog, MetricsWindow, nest_values, read_metrics
+from ecocli.training.metrics_log import (
+    MetricsLog,
+    MetricsWindow,
+    evaluation_lines,
+    loss_lines,
+    nest_values,
+    read_metrics,
+)
 
 
 def test_take_means__values_in_some_steps__means_over_those() -> None:
@@ -43,3 +50,23 @@ def test_resume__nothing_there__empty_file(tmp_path: Path) -> None:
     log = MetricsLog(tmp_path / "metrics.jsonl")
     log.resume(0)
     assert log.path.read_text() == ""
+
+
+def test_holds_evaluation__loss_and_evaluation_lines__told_apart(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    log.resume(0)
+    assert not log.holds_evaluation(2)
+    loss = nest_values(2, {"loss": 1.0, "exits.3.loss": 2.0})
+    evaluation = nest_values(2, {"evaluation.exits.3.pq": 0.5})
+    log.write(loss)
+    assert not log.holds_evaluation(2)
+    log.write(evaluation)
+    assert log.holds_evaluation(2)
+    assert not log.holds_evaluation(1)
+    lines = read_metrics(log.path)
+    assert (loss_lines(lines), evaluation_lines(lines)) == ([loss], [evaluation])
+    # What is resumed at the step itself keeps it; at an earlier one it is repeated.
+    log.resume(2)
+    assert log.holds_evaluation(2)
+    log.resume(1)
+    assert not log.holds_evaluation(2)
