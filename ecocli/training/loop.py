@@ -134,12 +134,10 @@ class Trainer:
         )
         if config.execution.activation_checkpointing:
             checkpoint_activations(self._model)
-        always_deepest = config.keep_deepest or config.exits_in_step == len(config.exit_depths)
         self._forward = TrainedModel(
             self._model,
             device=self._device,
             world_size=runtime.world.world_size,
-            all_layers_used=always_deepest and config.exit_depths[-1] == model.num_encoder_layers,
             compile_model=config.execution.compile,
         )
 
@@ -244,6 +242,7 @@ class Trainer:
         if not all(map(math.isfinite, totals)):
             images = [image for images in world.gather_objects(not_finite) for image in images]
             raise self._divergence_error(step, "loss", images)
+        self._forward.drop_idle_gradients(exits.depths)
         grad_norm = state.apply_gradients(learning_rate)
         if not math.isfinite(grad_norm):
             images = [i for ids in world.gather_objects([i for part in ready for i in part.image_ids]) for i in ids]

@@ -3,7 +3,7 @@
 Axes: B images, E exits, S supervised predictions, Q queries, K classes, P predictions (E x S), H W pixels.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import cast
@@ -21,17 +21,27 @@ from ecocli.model.mask2former import Mask2Former
 class SupervisedModel(nn.Module):
     """A model whose output is a plain pair of tensors, exits and decoder layers on one axis."""
 
-    def __init__(self, model: Mask2Former) -> None:
-        """Wrap a model."""
+    def __init__(self, model: Mask2Former, reach_all: bool = False) -> None:
+        """Wrap a model.
+
+        Args:
+            model: The model.
+            reach_all: Whether the backward pass reaches the layers beyond the deepest exit too, with zeros.
+        """
         super().__init__()
         self.model = model
+        self._reach_all = reach_all
 
     def forward(
         self, images: Float[Tensor, "B 3 H W"], exit_depths: tuple[int, ...]
     ) -> tuple[Float[Tensor, "P B Q K1"], Float[Tensor, "P B Q H4 W4"]]:
         """Predict at each exit; the S predictions of the first exit come first, its final one last of them."""
         predictions = self.model(images, exit_depths, all_layers=True)
-        return predictions.pred_logits.flatten(0, 1), predictions.pred_masks.flatten(0, 1)
+        logits = predictions.pred_logits.flatten(0, 1)
+        idle = idle_parameters(self.model, exit_depths) if self._reach_all else []
+        if idle:
+            logits = logits + 0.0 * torch.stack([parameter.flatten()[0] for parameter in idle]).sum()
+        return logits, predictions.pred_masks.flatten(0, 1)
 
 
 class TrainedModel:
@@ -43,7 +53,6 @@ class TrainedModel:
         *,
         device: torch.device,
         world_size: int,
-        all_layers_used: bool,
         compile_model: bool,
     ) -> None:
         """Prepare a model that lies on its device.
@@ -52,22 +61,19 @@ class TrainedModel:
             model: The model.
             device: Where it lies.
             world_size: Number of processes; with more than one the gradients are averaged over them.
-            all_layers_used: Whether every step uses every parameter; without this promise the backward pass
-                of several processes looks for the unused ones.
             compile_model: Whether to use ``torch.compile``.
         """
         if world_size > 1 and device.type == "cuda":
             synchronise_norms(model)
-        module: nn.Module = SupervisedModel(model)
+        self._model = model
+        # Processes wait for each other's gradients of every parameter, so all of them must get one.
+        module: nn.Module = SupervisedModel(model, reach_all=world_size > 1)
         if compile_model:
             module = cast("nn.Module", torch.compile(module))
         self._parallel: DistributedDataParallel | None = None
         if world_size > 1:
-            self._parallel = DistributedDataParallel(
-                module,
-                device_ids=[device] if device.type == "cuda" else None,
-                find_unused_parameters=not all_layers_used,
-            )
+            devices = [device] if device.type == "cuda" else None
+            self._parallel = DistributedDataParallel(module, device_ids=devices)
         self._module = module if self._parallel is None else self._parallel
 
     def __call__(
@@ -77,9 +83,20 @@ class TrainedModel:
         logits, masks = self._module(images, exit_depths)
         return logits, masks
 
+    def drop_idle_gradients(self, exit_depths: Sequence[int]) -> None:
+        """Forget the zeros of layers that a step did not use: the optimiser must pass them over, not decay them."""
+        for parameter in idle_parameters(self._model, exit_depths):
+            parameter.grad = None
+
     def without_sync(self) -> AbstractContextManager[None]:
         """Return a context in which gradients add up in each process alone: all parts of a step but the last."""
         return nullcontext() if self._parallel is None else self._parallel.no_sync()
+
+
+def idle_parameters(model: Mask2Former, exit_depths: Sequence[int]) -> list[nn.Parameter]:
+    """Return the parameters of the encoder layers beyond the deepest of these exits."""
+    layers = model.sem_seg_head.pixel_decoder.encoder.layers
+    return [parameter for layer in layers[max(exit_depths) :] for parameter in layer.parameters()]
 
 
 def checkpoint_activations(model: Mask2Former) -> None:

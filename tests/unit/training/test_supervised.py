@@ -25,9 +25,7 @@ def test_checkpoint_activations__backward__same_gradients_and_names() -> None:
     )
     gradients = []
     for model in (plain, checkpointed):
-        forward = TrainedModel(
-            model, device=torch.device("cpu"), world_size=1, all_layers_used=True, compile_model=False
-        )
+        forward = TrainedModel(model, device=torch.device("cpu"), world_size=1, compile_model=False)
         with forward.without_sync():
             logits, masks = forward(images, (2, 3))
         (logits.square().mean() + masks.square().mean()).backward()
@@ -36,3 +34,20 @@ def test_checkpoint_activations__backward__same_gradients_and_names() -> None:
     assert gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_supervised_model__reaching_all__idle_layers_get_zeros_and_the_rest_what_it_gets_alone() -> None:
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    alone, reaching = tiny_model(), tiny_model()
+    for model, reach_all in ((alone, False), (reaching, True)):
+        logits, masks = SupervisedModel(model, reach_all)(images, (1,))
+        (logits.square().mean() + masks.square().mean()).backward()
+    found = dict(reaching.named_parameters())
+    idle = {name for name, parameter in alone.named_parameters() if parameter.grad is None}
+    assert {name.split(".layers.")[1][0] for name in idle} == {"1", "2"}
+    for name, parameter in alone.named_parameters():
+        wanted = torch.zeros_like(parameter) if name in idle else parameter.grad
+        torch.testing.assert_close(found[name].grad, wanted, msg=lambda text, name=name: f"{name}: {text}")
+    forward = TrainedModel(reaching, device=torch.device("cpu"), world_size=1, compile_model=False)
+    forward.drop_idle_gradients((1,))
+    assert {name for name, parameter in found.items() if parameter.grad is None} == idle
