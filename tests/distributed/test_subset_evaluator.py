@@ -18,6 +18,7 @@ from ecocli.training.evaluation import name_qualities
 _SCRIPT = """
 import dataclasses, json, logging, sys
 from types import SimpleNamespace
+import torch
 from ecocli.config.dataset import DatasetConfig
 from ecocli.errors import DataError
 from ecocli.runtime.context import Runtime
