@@ -17,7 +17,7 @@ from ecocli.config.dataset import ResizeConfig
 from ecocli.data.batching import ImageBatch, make_batch
 from ecocli.data.panoptic import PanopticDataset, Segment
 from ecocli.data.transforms import resize_for_test, shortest_edge_size
-from ecocli.model.mask2former import Mask2Former
+from ecocli.model.mask2former import Mask2Former, images_at_once
 
 Size = tuple[int, int]
 """Height and width, in pixels."""
@@ -88,6 +88,18 @@ def plan_dataset(dataset: PanopticDataset, rule: ResizeConfig, batch_size: int) 
     return plan_batches([(record.height, record.width) for record in dataset.records], rule, batch_size)
 
 
+def cut_batches(
+    batches: Sequence[Sequence[int]], dataset: PanopticDataset, rule: ResizeConfig, device: str
+) -> Iterator[Sequence[int]]:
+    """Cut planned batches down to what the device is best at; see ``ecocli.model.mask2former.images_at_once``."""
+    for positions in batches:
+        record = dataset.records[positions[0]]
+        height, width = padded_size((record.height, record.width), rule)
+        size = images_at_once(height, width, device.partition(":")[0])
+        for start in range(0, len(positions), size):
+            yield positions[start : start + size]
+
+
 def load_batch(
     dataset: PanopticDataset, positions: Sequence[int], rule: ResizeConfig, model: Mask2Former, device: str
 ) -> LabelledBatch:
@@ -118,14 +130,14 @@ def iterate_batches(
     model: Mask2Former,
     device: str,
 ) -> Iterator[LabelledBatch]:
-    """Yield planned batches in order, reading the next ones while the network works.
+    """Yield planned batches in order, cut for the device, reading the next ones while the network works.
 
     Raises:
         DataError: A file is missing or damaged.
     """
     waiting: deque[Future[LabelledBatch]] = deque()
     with ThreadPoolExecutor(_BATCHES_AHEAD) as readers:
-        for positions in batches:
+        for positions in cut_batches(batches, dataset, rule, device):
             waiting.append(readers.submit(load_batch, dataset, positions, rule, model, device))
             if len(waiting) > _BATCHES_AHEAD:
                 yield waiting.popleft().result()

@@ -319,12 +319,13 @@ def _tables(
 
 
 def _timings(config: EvaluateConfig, task: "ScoringTask", runtime: Runtime) -> Mapping[str, float]:
-    from ecocli.inference.batches import load_batch, plan_dataset
+    from ecocli.inference.batches import cut_batches, load_batch, plan_dataset
     from ecocli.inference.timing import time_choices
 
     wanted = config.execution.timed_images
     batches = []
-    for positions in plan_dataset(task.dataset, task.resize, task.batch_size):
+    planned = plan_dataset(task.dataset, task.resize, task.batch_size)
+    for positions in cut_batches(planned, task.dataset, task.resize, runtime.device):
         if wanted <= 0:
             break
         batches.append(load_batch(task.dataset, positions[:wanted], task.resize, task.model, runtime.device).images)

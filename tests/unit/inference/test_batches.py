@@ -9,7 +9,7 @@ from helpers_inference import tiny_dataset, tiny_model
 from ecocli.config.dataset import ResizeConfig
 from ecocli.data.panoptic import PanopticDataset
 from ecocli.errors import DataError
-from ecocli.inference.batches import iterate_batches, padded_size, plan_batches, plan_dataset
+from ecocli.inference.batches import cut_batches, iterate_batches, padded_size, plan_batches, plan_dataset
 
 KEEP = ResizeConfig()
 
@@ -41,6 +41,14 @@ def test_iterate_batches__five_scenes__loads_all_in_planned_order(dataset: Panop
     last = dataset.records[4]
     assert np.array_equal(loaded[2].truths[0].panoptic_map, dataset.load_panoptic(last))
     assert loaded[2].truths[0].segments == last.segments
+
+
+def test_cut_batches__large_images_on_a_cpu__go_one_by_one(dataset: PanopticDataset) -> None:
+    planned = [(0, 1, 2), (3, 4)]
+    assert list(cut_batches(planned, dataset, KEEP, "cpu")) == planned  # 64 x 64 pixels
+    large = ResizeConfig(short_edge_px=800, long_edge_px=1333)
+    assert list(cut_batches(planned, dataset, large, "cpu")) == [(0,), (1,), (2,), (3,), (4,)]
+    assert list(cut_batches(planned, dataset, large, "cuda:1")) == planned
 
 
 def test_iterate_batches__missing_image__names_the_file(tmp_path: Path) -> None:

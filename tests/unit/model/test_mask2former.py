@@ -52,7 +52,11 @@ def test_forward__exits_together__equal_exits_alone(model: Mask2Former) -> None:
             torch.testing.assert_close(together.pred_masks[index], alone.pred_masks[0], rtol=0, atol=1e-4)
 
 
-def test_forward_per_image__mixed_depths__equals_fixed_exits(model: Mask2Former) -> None:
+@pytest.mark.parametrize("pixels", [64 * 64, 2 * 64 * 64, 1 << 19], ids=["one by one", "two and one", "together"])
+def test_forward_per_image__mixed_depths__equals_fixed_exits(
+    model: Mask2Former, pixels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ecocli.model.mask2former._CPU_PIXELS_AT_ONCE", pixels)
     images, depths = torch.randn(3, 3, 64, 64), [2, 3, 1]
     with torch.no_grad():
         found = model.forward_per_image(images, torch.tensor(depths))
