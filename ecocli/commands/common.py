@@ -23,6 +23,7 @@ from ecocli.runtime.device import choose_device, limit_threads
 from ecocli.runtime.distributed import World, setup_world, teardown_world
 from ecocli.runtime.interrupt import StopFlag
 from ecocli.runtime.logging import configure_logging
+from ecocli.runtime.memory import keep_freed_memory
 from ecocli.runtime.progress import Progress
 
 if TYPE_CHECKING:
@@ -116,6 +117,8 @@ def make_runtime(device: str = "auto", threads: int | None = None) -> Iterator[R
         count = limit_threads(threads)
     except ValueError as error:
         raise UsageError(str(error)) from error
+    if name == "cpu":
+        keep_freed_memory()
     with StopFlag(_announce_stop) as stop:
         world = setup_world(name)
         try:

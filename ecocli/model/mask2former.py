@@ -185,7 +185,7 @@ class Mask2Former(nn.Module):
         group = images_at_once(images.shape[2], images.shape[3], images.device.type)
         parts = [
             self.predict_at(self.extract(some), own_depths)
-            for some, own_depths in zip(images.split(group), depths.split(group), strict=True)
+            for some, own_depths in zip(torch.split(images, group), torch.split(depths, group), strict=True)
         ]
         if len(parts) == 1:
             return parts[0]
