@@ -21,6 +21,7 @@ from ecocli.inference.derive_stream import stream_rows
 from ecocli.inference.postprocess import PanopticRule
 from ecocli.model.builders import build_model
 from ecocli.profiling.gflops import count_gflops
+from ecocli.runtime.memory import keep_freed_memory
 
 BATCH = 2
 
@@ -52,6 +53,7 @@ def scenes(height: int, width: int, images: int, model: object) -> list[Labelled
 
 def main() -> None:
     """Measure both and print the ratio."""
+    keep_freed_memory()  # as the command does
     height, width, images = (int(value) for value in sys.argv[1:4]) if len(sys.argv) > 3 else (800, 1088, 2)
     architecture = ARCHITECTURES["m2f-r50"]
     torch.manual_seed(0)

@@ -26,6 +26,7 @@ from ecocli.config.train_parent import TrainParentConfig, train_parent_preset
 from ecocli.data.training import TrainingSample
 from ecocli.model.builders import build_model
 from ecocli.runtime.context import Runtime
+from ecocli.runtime.memory import keep_freed_memory
 from ecocli.runtime.progress import Progress
 from ecocli.training.loop import Trainer
 
@@ -111,6 +112,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=2)
     arguments = parser.parse_args()
+    keep_freed_memory()  # as the command does
     shape = (arguments.arch, arguments.size, arguments.batch)
     taken: dict[str, dict[tuple[int, ...], list[float]]] = {mode: defaultdict(list) for mode in MODES}
     for turn in range(arguments.rounds):
