@@ -16,7 +16,7 @@ from ecocli.config.dataset import ResizeConfig
 from ecocli.data.datasets import take
 from ecocli.data.panoptic import PanopticDataset
 from ecocli.errors import DataError, EcoError
-from ecocli.inference.batches import iterate_batches, plan_dataset
+from ecocli.inference.batches import cut_batches, iterate_batches, plan_dataset
 from ecocli.inference.derive_stream import stream_rows
 from ecocli.inference.loading import panoptic_rule, restore_model
 from ecocli.metrics.panoptic_quality import ImageCounts, PanopticQuality, panoptic_quality, sum_counts
@@ -62,7 +62,9 @@ class SubsetEvaluator:
             precision: Number format of the forward pass, by torch's name.
         """
         self._dataset = take(dataset, spread_positions(len(dataset), images))
-        self._batches = plan_dataset(self._dataset, resize, batch_size)
+        planned = plan_dataset(self._dataset, resize, batch_size)
+        # Cut beforehand: the processes count on getting as many batches as they planned.
+        self._batches = tuple(cut_batches(planned, self._dataset, resize, runtime.device))
         self._architecture = architecture
         self._exit_depths = exit_depths
         self._resize = resize

@@ -64,6 +64,15 @@ def test_spread_positions__any_numbers__distinct_and_even(total: int, wanted: in
     assert not steps or max(steps) - min(steps) <= 1
 
 
+def test_call__batches_cut_for_the_device__scores_every_image(
+    data: DatasetConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = tiny_model().state_dict()
+    whole = evaluator(data, batch_size=4)(weights)
+    monkeypatch.setattr("ecocli.model.mask2former._CPU_PIXELS_AT_ONCE", 64 * 64)
+    assert evaluator(data, batch_size=4)(weights) == whole
+
+
 def test_call__subset__the_images_spread_over_the_split(data: DatasetConfig) -> None:
     dataset, model = open_dataset(data, "val"), tiny_model()
     counts = []
