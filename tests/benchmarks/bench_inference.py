@@ -1,7 +1,7 @@
 """Speed of inference: transformers' Mask2Former beside ours, then ours exit by exit and stage by stage.
 
 Run from the repository: ``PYTHONPATH=tests python tests/benchmarks/bench_inference.py [--only
-peer,exits,options,batch,sizes] [--repeats N] [--plot FILE]``. Everything of one table is measured in one run, in turn,
+peer,exits,sampling,options,batch,sizes] [--repeats N] [--plot FILE]``. All of a table is measured in one run, in turn,
 so that a busy moment of the machine meets all rows of it; ratios are medians of the turns' own ratios. Random weights,
 the same for both, of the published sizes with 133 classes; the outputs are compared, too. Wanted at full depth: 2.0
 times faster than the peer at 512 x 512 and 2.2 times at 800 x 1088; times per exit on a line within 3 %; a gate below
@@ -28,6 +28,7 @@ from ecocli.config.architecture import ArchitectureConfig
 from ecocli.inference.postprocess import Geometry, PanopticRule, panoptic_inference
 from ecocli.model.builders import build_model
 from ecocli.model.compiled import compile_backbone
+from ecocli.model.deformable import SamplingMethod
 from ecocli.model.mask2former import Mask2Former, Predictions
 from ecocli.profiling.gflops import count_gflops
 from ecocli.profiling.latency import PARTS, line_through, measure_latency
@@ -142,6 +143,24 @@ def exits(
     )
 
 
+def sampling(model: Mask2Former, repeats: int) -> None:
+    """Print an encoder layer's time with each way of deformable sampling."""
+    for size in WANTED:
+        features = model.extract(picture(size))
+        taken: dict[SamplingMethod, list[float]] = {"grid_sample": [], "gather_sum": []}
+        for turn in range(repeats + 1):
+            for method, times in taken.items():
+                for layer in model.sem_seg_head.pixel_decoder.encoder.layers:
+                    layer.self_attn.sampling = method
+                once = seconds(partial(model.encode, features, (3,)))
+                if turn:
+                    times.append(1000 * once / 3)
+        slow, fast = (statistics.median(times) for times in taken.values())
+        print(f"| {size[0]} x {size[1]} | {slow:.0f} ms | {fast:.0f} ms | {slow / fast:.1f} x |")
+    for layer in model.sem_seg_head.pixel_decoder.encoder.layers:
+        layer.self_attn.sampling = "auto"
+
+
 def options(backbone: str, model: Mask2Former, repeats: int) -> None:
     """Print what bfloat16 and a compiled backbone bring at full depth; the four take turns."""
     kinds = {}
@@ -246,7 +265,7 @@ def draw(drawn: dict[str, dict[tuple[int, int], dict[int, float]]], plot: Path) 
 def main() -> None:
     """Measure and print tables in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="peer,exits,options,batch,sizes", help="tables to make")
+    parser.add_argument("--only", default="peer,exits,sampling,options,batch,sizes", help="tables to make")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--plot", type=Path, help="where to draw time against tokens")
     arguments = parser.parse_args()
@@ -276,6 +295,11 @@ def main() -> None:
         for size in WANTED:
             for backbone, (architecture, model) in models.items():
                 exits(backbone, size, architecture, model, peak, arguments.repeats)
+    if "sampling" in tables:
+        print("| size | a layer, grid_sample | a layer, gather-sum in tiles | faster |")
+        print("| --- " * 4 + "|")
+        sampling(models["r50"][1], arguments.repeats)
+        print()
     if "options" in tables:
         print("| backbone | size | float32 | compiled | bfloat16 | bfloat16, compiled |")
         print("| --- " * 6 + "|")
