@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from ecocli.config.base import Config
-from ecocli.config.loading import deep_merge, load_toml, nest, parse_assignments, resolve_config
+from ecocli.config.loading import load_toml, merge_alternatives, nest, parse_assignments, resolve_config
 from ecocli.errors import UsageError
 from ecocli.runtime.context import Runtime
 from ecocli.runtime.device import choose_device, limit_threads
@@ -131,6 +131,7 @@ def gather_settings(
     config_path: Path | None = None,
     flags: Mapping[str, object] | None = None,
     assignments: Sequence[str] | None = None,
+    alternatives: Sequence[str] = (),
 ) -> dict[str, object]:
     """Merge what the user said: the TOML file, then flags, then ``--set``.
 
@@ -138,15 +139,17 @@ def gather_settings(
         config_path: TOML file of ``--config``.
         flags: Dotted key to value; a value of None was not given and is left out.
         assignments: Texts of ``--set``.
+        alternatives: Keys that say one thing in different ways; the last of the three to have one decides.
 
     Raises:
-        UsageError: The file or an assignment cannot be read.
+        UsageError: The file or an assignment cannot be read, or one of the three has two alternatives.
     """
     given = {key: value for key, value in (flags or {}).items() if value is not None}
-    return deep_merge(
+    return merge_alternatives(
         load_toml(config_path) if config_path is not None else {},
         nest(given),
         parse_assignments(assignments or ()),
+        alternatives=alternatives,
     )
 
 
@@ -157,6 +160,7 @@ def resolve(
     config_path: Path | None = None,
     flags: Mapping[str, object] | None = None,
     assignments: Sequence[str] | None = None,
+    alternatives: Sequence[str] = (),
 ) -> ConfigT:
     """Resolve a configuration: preset, then TOML file, then flags, then ``--set``; the class's defaults below all.
 
@@ -167,11 +171,12 @@ def resolve(
         config_path: TOML file of ``--config``.
         flags: Dotted key to value; a value of None was not given and is left out.
         assignments: Texts of ``--set``.
+        alternatives: Keys that say one thing in different ways, see ``gather_settings``.
 
     Raises:
         UsageError: Something is unknown, missing or wrong; all faults are named.
     """
-    settings = gather_settings(config_path, flags, assignments)
+    settings = gather_settings(config_path, flags, assignments, alternatives)
     lowest = preset(settings) if callable(preset) else preset or {}
     return resolve_config(config_class, lowest, settings)
 
@@ -242,6 +247,18 @@ def _lines(values: Mapping[str, object], prefix: str = "  ") -> Iterator[str]:
             yield f"{prefix}{key} = {to_json(value).decode()}"
 
 
+def _outside_identity(config: Config) -> dict[str, object]:
+    """Collect the settings that no digest covers, those left out of the serialised ones, nested as they are said."""
+    found: dict[str, object] = {}
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        if field.exclude:
+            found[name] = value.model_dump(mode="json") if isinstance(value, Config) else value
+        elif isinstance(value, Config) and (inner := _outside_identity(value)):
+            found[name] = inner
+    return found
+
+
 def print_dry_run(
     world: World,
     stage: str,
@@ -250,9 +267,12 @@ def print_dry_run(
     *,
     action_digest: str | None = None,
     reused: str | None = None,
+    unknown: Sequence[str] = (),
     as_json: bool = False,
 ) -> None:
     """Print what ``--dry-run`` promises: the resolved settings, the inputs, and what would be reused.
+
+    Settings that do not shape the result, such as ``execution``, come in a section of their own.
 
     Args:
         world: The processes of this run.
@@ -261,14 +281,17 @@ def print_dry_run(
         inputs: Role to digest.
         action_digest: What was asked, where the stage can say it beforehand.
         reused: Digest of the artifact that would be returned without running, or None.
+        unknown: Settings that follow from what is not there yet; left out, in JSON null.
         as_json: Whether ``--json`` was given.
     """
-    settings = config.model_dump(mode="json")
+    settings = {**config.model_dump(mode="json"), **dict.fromkeys(unknown)}
+    outside = _outside_identity(config)
     data: dict[str, object] = {
         "stage": stage,
         "action": action_digest,
         "inputs": dict(inputs),
         "config": settings,
+        "outside_identity": outside,
         "reused": reused,
     }
     lines = [f"{stage}: " + (f"would reuse {reused}" if reused else "would run")]
@@ -276,4 +299,6 @@ def print_dry_run(
         lines.append(f"action {action_digest}")
     lines += ["inputs", *_lines(dict(inputs))] if inputs else []
     lines += ["config", *_lines(settings)]
+    if shown := list(_lines(outside)):
+        lines += ["no part of the result's identity", *shown]
     emit_result(world, data, text="\n".join(lines), as_json=as_json)

@@ -69,8 +69,20 @@ def train_parent(
         typer.Option("--exits-per-step", metavar="N|all", help="Exits drawn per step.  [default: the data set's]"),
     ] = None,
     steps: Annotated[int | None, typer.Option("--steps", min=0, help="Optimisation steps.")] = None,
+    epochs: Annotated[
+        float | None,
+        typer.Option("--epochs", metavar="E", help="Passes over the images, in place of --steps; such as 0.5."),
+    ] = None,
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", min=1, help="Images per step, over all processes.")
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            "--precision",
+            metavar="float32|bfloat16|float16",
+            help="Number format of the forward pass.  [default: the data set's]",
+        ),
     ] = None,
     lr: Annotated[float | None, typer.Option("--lr", help="Peak learning rate.")] = None,
     eval_every: Annotated[
@@ -130,7 +142,9 @@ def train_parent(
                 "alpha": None if alpha is None else _numbers("--alpha", alpha, float, ("depth", "uniform")),
                 "exits_per_step": None if exits_per_step is None else _count_or_all("--exits-per-step", exits_per_step),
                 "steps": steps,
+                "epochs": epochs,
                 "batch_size": batch_size,
+                "precision": precision,
                 "optimizer.lr": lr,
                 "evaluation.every": eval_every,
                 "evaluation.images": eval_images,
@@ -138,6 +152,7 @@ def train_parent(
                 "seed": seed,
             },
             assignments=assignments,
+            alternatives=("steps", "epochs"),
         )
         if dry_run:
             action = stage.preview(resolved, inputs, runtime)
@@ -148,6 +163,7 @@ def train_parent(
                 inputs,
                 action_digest=None if action is None else action.digest,
                 reused=None if action is None or force else opened.find_action(action.digest),
+                unknown=("steps",) if action is None and resolved.epochs is not None else (),
                 as_json=as_json,
             )
             return

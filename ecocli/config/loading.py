@@ -44,6 +44,26 @@ def deep_merge(*layers: Mapping[str, object]) -> dict[str, object]:
     return merged
 
 
+def merge_alternatives(*layers: Mapping[str, object], alternatives: Sequence[str]) -> dict[str, object]:
+    """Merge layers of settings, some keys of which are different ways to say one thing.
+
+    Args:
+        layers: Nested mappings, later ones winning as in ``deep_merge``.
+        alternatives: Top-level keys. The last layer that has one of them decides which it is; the others go.
+
+    Raises:
+        UsageError: One layer has two of them.
+    """
+    merged: dict[str, object] = {}
+    for layer in layers:
+        said = [key for key in alternatives if key in layer]
+        if len(said) > 1:
+            raise UsageError(f"Both {' and '.join(said)} are given, and one says what the other does: leave one out.")
+        kept = {key: value for key, value in merged.items() if not said or key not in alternatives}
+        merged = deep_merge(kept, layer)
+    return merged
+
+
 def nest(dotted: Mapping[str, object]) -> dict[str, object]:
     """Turn ``{"gate.beta": 1}`` into ``{"gate": {"beta": 1}}``; of two values for one key the later wins."""
     result: dict[str, object] = {}

@@ -108,7 +108,7 @@ class ExecutionConfig(Config):
         workers: Processes that load images; 0 loads them in the training process.
         checkpoint_every: Steps between two saved states.
         activation_checkpointing: Recompute the transformer layers in the backward pass to save memory.
-        compile: Run the model through ``torch.compile``.
+        compile: Run the backbone through ``torch.compile``, where this machine can compile.
         tensorboard: Folder for TensorBoard event files.
         wandb: Project for Weights & Biases.
     """
@@ -130,11 +130,13 @@ class TrainParentConfig(Config):
         split: The split to train on.
         architecture: The model.
         exit_depths: Encoder layers run at each exit, ascending, counted from 1.
-        alpha: Weight of each exit's loss: ``depth`` (its depth, growing with it as Eq. 3 wants), ``uniform``
-            (the paper's control), or one number per exit.
+        alpha: Weight of each exit's loss: ``depth`` (its depth, growing with it as Eq. 3 wants; 1 for a single exit,
+            which has no other to outweigh), ``uniform`` (the paper's control), or one number per exit.
         exits_per_step: Exits drawn at random for each step, or ``all``.
         keep_deepest: Whether the deepest exit is one of them in every step; the others are drawn.
         steps: Optimisation steps.
+        epochs: Passes over the split to train on, in place of ``steps``: as many steps as they take, the last one
+            begun. What is asked holds those steps.
         batch_size: Images per step, over all processes.
         seed: Seed of everything random.
         init_file: File or Hugging Face folder of published weights to start from; its digest, not its path, is part
@@ -156,6 +158,7 @@ class TrainParentConfig(Config):
     exits_per_step: PositiveInt | Literal["all"] = "all"
     keep_deepest: bool = False
     steps: NonNegativeInt
+    epochs: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] | None = Field(default=None, exclude=True)
     batch_size: PositiveInt
     seed: NonNegativeInt = 0
     init_file: str | None = Field(default=None, exclude=True)
@@ -204,11 +207,11 @@ class TrainParentConfig(Config):
 
     @property
     def exit_weights(self) -> tuple[float, ...]:
-        """Alpha of each exit."""
+        """Alpha of each exit. A single exit weighs 1 under ``depth`` too: its loss is plain Mask2Former's."""
+        if self.alpha == "uniform" or (self.alpha == "depth" and len(self.exit_depths) == 1):
+            return (1.0,) * len(self.exit_depths)
         if self.alpha == "depth":
             return tuple(float(depth) for depth in self.exit_depths)
-        if self.alpha == "uniform":
-            return (1.0,) * len(self.exit_depths)
         return tuple(float(weight) for weight in self.alpha)
 
 
@@ -266,6 +269,10 @@ _TRAINED_NORMS: Mapping[str, NormName] = {"cityscapes": "sync_bn"}
 """Data sets whose recipe trains the batch norm that a preset's ResNet keeps frozen."""
 
 
+# Mask2Former trains its Swin-L, pre-trained at 384 pixels, for 100 epochs of COCO, where all others have 50.
+_LONGER_STEPS: Mapping[str, int] = {"m2f-swin-l-384": 737_500}
+
+
 def train_parent_preset(
     settings: Mapping[str, Any], initial_architecture: ArchitectureConfig | None = None
 ) -> dict[str, object]:
@@ -290,10 +297,19 @@ def train_parent_preset(
         sizes = initial_architecture
     else:
         sizes = _named_architecture(said, recipe["architecture"]["name"])
-    architecture = deep_merge(sizes.model_dump(mode="json"), {"num_classes": recipe["architecture"]["num_classes"]})
-    if sizes is not initial_architecture and getattr(sizes.backbone, "norm", None) == "frozen_bn":
-        norm = _TRAINED_NORMS.get(dataset_name, "frozen_bn")
-        architecture = deep_merge(architecture, {"backbone": {"norm": norm}})
+    if sizes.name in _LONGER_STEPS and recipe is _COCO:
+        recipe = {**recipe, "steps": _LONGER_STEPS[sizes.name]}
+    backbone: dict[str, object] = sizes.backbone.model_dump(mode="json")
+    said_kind = _section(said, "backbone").get("kind", sizes.backbone.kind)
+    if said_kind != sizes.backbone.kind:
+        backbone = {}  # keys of one kind are unknown to the other: its own defaults lie below what is said
+    if sizes is not initial_architecture and said_kind == "resnet" and backbone.get("norm", "frozen_bn") == "frozen_bn":
+        backbone["norm"] = _TRAINED_NORMS.get(dataset_name, "frozen_bn")
+    architecture = {
+        **sizes.model_dump(mode="json"),
+        "backbone": backbone,
+        "num_classes": recipe["architecture"]["num_classes"],
+    }
     pixel_decoder = _section(deep_merge(architecture, said), "pixel_decoder")
     layers = pixel_decoder.get("encoder_layers")
     deepest = layers if isinstance(layers, int) and layers >= 1 else sizes.pixel_decoder.encoder_layers

@@ -12,6 +12,8 @@ the same settings give the same bytes, also after a kill.
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from fractions import Fraction
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,7 +56,7 @@ def plan(
     """Open the data and say exactly what is asked.
 
     Args:
-        config: The settings; the number of classes is taken from the data.
+        config: The settings; the number of classes is taken from the data, and so are the steps of ``epochs``.
         inputs: Digest of the parent to start from, as ``init``; may be empty.
         runtime: Where and with whom to run.
 
@@ -73,15 +75,35 @@ def plan(
         )
     init_digest = _file_digest(config, runtime)
     dataset = _open(config, runtime)
-    subject = Subject(dataset, _open_evaluation(config, dataset) if config.evaluates else None)
-    classes = {"num_classes": len(dataset.categories)}
-    resolved = config.model_copy(update={"architecture": config.architecture.model_copy(update=classes)})
+    resolved = _fit_to_data(config, dataset)
+    subject = Subject(dataset, _open_evaluation(resolved, dataset) if resolved.evaluates else None)
     # Listing and hashing a large data set takes a while: once is enough.
     splits = [split for split in (subject.training, subject.evaluation) if split is not None]
     fingerprints = {split.split: split.fingerprint if runtime.world.is_main else "" for split in splits}
     fingerprints = runtime.world.broadcast_object(fingerprints)
     asked = resolved if init_digest is None else WarmStartedConfig(**dict(resolved), init_digest=init_digest)
     return Action(STAGE, SCHEMA_VERSION, asked, inputs, fingerprints), resolved, subject
+
+
+def _fit_to_data(config: TrainParentConfig, dataset: PanopticDataset) -> TrainParentConfig:
+    """Take classes and steps from the data, and write what says the same in one way."""
+    classes = {"num_classes": len(dataset.categories)}
+    changes: dict[str, object] = {"architecture": config.architecture.model_copy(update=classes)}
+    if config.epochs is not None:
+        # As a fraction of what was typed: in binary, 1.1 epochs of 10 images would be 12 steps of one image.
+        changes["steps"] = ceil(Fraction(repr(config.epochs)) * len(dataset) / config.batch_size)
+    if len(config.exit_depths) == 1 and config.alpha == "depth":
+        changes["alpha"] = "uniform"
+    return config.model_copy(update=changes)
+
+
+def _say_length(config: TrainParentConfig, dataset: PanopticDataset, runtime: Runtime) -> None:
+    """Say what the steps are in epochs, so that another batch size never changes them silently."""
+    if runtime.world.is_main:
+        epochs = config.steps * config.batch_size / max(len(dataset), 1)
+        runtime.log.info(
+            "%d steps of %d images: %.3g epochs of %d images", config.steps, config.batch_size, epochs, len(dataset)
+        )
 
 
 def _file_digest(config: TrainParentConfig, runtime: Runtime) -> str | None:
@@ -110,10 +132,12 @@ def preview(config: TrainParentConfig, inputs: Mapping[str, str], runtime: Runti
         runtime.log.warning("The shapes are not drawn yet: what would be reused is known once they are.")
         return None
     try:
-        return plan(config, inputs, runtime)[0]
+        action, resolved, subject = plan(config, inputs, runtime)
     except DataError as error:
         runtime.log.warning("%s", error)
         return None
+    _say_length(resolved, subject.training, runtime)
+    return action
 
 
 def run(
@@ -224,6 +248,7 @@ def _train(
     samples = TrainingDataset(
         subject.training, config.dataset.augmentation, config.seed, cache=config.dataset.cache_images
     )
+    _say_length(config, subject.training, runtime)
     model = _initial_model(config, inputs, store, runtime)
     result = Trainer(config, model, samples, runtime, folder, _evaluator(config, subject, runtime)).run()
     steps = config.steps - result.first_step

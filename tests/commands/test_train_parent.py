@@ -71,9 +71,78 @@ def test_train_parent__dry_run_without_data__prints_settings_and_draws_nothing(
     assert "  exits_per_step = 2\n" in captured.out
     assert "  batch_size = 6\n" in captured.out
     assert "  exit_depths = [2,3]\n" in captured.out
+    settings, marked, outside = captured.out.partition("no part of the result's identity\n")
+    assert marked
+    assert "execution" not in settings
+    assert "  execution.checkpoint_every = 250\n  execution.activation_checkpointing = false\n" in outside
     assert "The shapes are not drawn yet" in captured.err
     assert not (tmp_path / "data").exists()
     assert not (tmp_path / "store").exists()
+
+
+def test_train_parent__batch_size_alone__says_the_epochs_it_makes(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = [*arguments, "--eval-every", "0"]
+    assert main([*typed, "--steps", "1"]) == 0
+    assert "1 steps of 2 images: 0.5 epochs of 4 images" in capsys.readouterr().err
+    assert main([*typed, "--steps", "1", "--batch-size", "4", "--dry-run"]) == 0
+    assert "1 steps of 4 images: 1 epochs of 4 images" in capsys.readouterr().err
+
+
+def test_train_parent__epochs__steps_of_the_same_digest(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = [*arguments, "--eval-every", "0", "--json"]
+    assert main([*typed, "--epochs", "0.75", "--dry-run"]) == 0
+    unknown = json.loads(capsys.readouterr().out)
+    assert unknown["config"]["steps"] is None  # the shapes are not drawn
+    assert unknown["outside_identity"]["epochs"] == 0.75
+
+    assert main([*typed, "--epochs", "0.75"]) == 0
+    captured = capsys.readouterr()
+    assert "2 steps of 2 images: 1 epochs of 4 images" in captured.err
+    result = json.loads(captured.out)
+    assert (result["manifest"]["steps"], result["manifest"]["stage_config"]["steps"]) == (2, 2)
+
+    # Flags go before the file, and --set before both, whichever of the two they say.
+    file = tmp_path / "tiny.toml"
+    file.write_text(f"steps = 9\n{file.read_text()}")
+    for more in (["--epochs", "1"], ["--epochs", "7", "--set", "steps=2"], ["--steps", "7", "--set", "epochs=1"]):
+        assert main([*typed, *more, "--dry-run"]) == 0
+        planned = json.loads(capsys.readouterr().out)
+        assert (planned["config"]["steps"], planned["reused"]) == (2, result["digest"])
+
+
+def test_train_parent__single_exit_and_precision__as_typed(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = [*arguments, "--dry-run", "--json", "--layers", "2", "--exits", "2", "--alpha", "depth"]
+    for precision in ("float32", "bfloat16", "float16"):
+        assert main([*typed, "--precision", precision]) == 0
+        assert json.loads(capsys.readouterr().out)["config"]["precision"] == precision
+    assert main([*typed, "--precision", "float8"]) == 2
+    assert "precision: input should be 'float32', 'bfloat16' or 'float16'" in capsys.readouterr().err
+
+
+def test_train_parent__own_backbone_of_the_other_kind__trains(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own.toml").write_text(
+        f"""{_TOML}
+        architecture.name = "tiny"
+        architecture.backbone = {{ kind = "swin", embed_dim = 8, depths = [1, 1, 1, 1], num_heads = [1, 1, 2, 2] }}
+        architecture.pixel_decoder.encoder_layers = 2
+        architecture.transformer_decoder = {{ layers = 1, num_queries = 4 }}
+        """
+    )
+    typed = ["train-parent", "--config", str(tmp_path / "own.toml"), "--data-root", str(tmp_path), "--device", "cpu"]
+    assert main([*typed, "--threads", "1", "--steps", "1", "--eval-every", "0", "--json"]) == 0
+    architecture = json.loads(capsys.readouterr().out)["manifest"]["architecture"]
+    assert architecture["backbone"]["kind"] == "swin"
+    assert architecture["backbone"]["depths"] == [1, 1, 1, 1]
+    assert main(["train-parent", "--set", "architecture.backbone.kind=swin", "--dry-run", "--device", "cpu"]) == 0
+    assert "  architecture.backbone.window_size = 7\n" in capsys.readouterr().out
 
 
 def test_train_parent__evaluation_flags__shape_what_is_asked(
@@ -144,6 +213,8 @@ def test_train_parent__coco_as_typed__recipe_and_what_is_missing(
     ("more", "message"),
     [
         (["--exits", "2,x"], "--exits is '2,x', expected numbers such as 2,3,4."),
+        (["--steps", "3", "--epochs", "2"], "Both steps and epochs are given"),
+        (["--epochs", "0"], "epochs: input should be greater than 0"),
         (["--alpha", "deep"], "--alpha is 'deep', expected depth or uniform or numbers such as 1,2,4."),
         (["--exits-per-step", "some"], "--exits-per-step is 'some', expected all or a number such as 1."),
         (["--arch", "m2f-r500"], "did you mean 'm2f-r50'?"),

@@ -135,6 +135,60 @@ def test_plan__nothing_to_evaluate__split_not_asked_for(data_root: Path) -> None
         assert subject.evaluation is None
 
 
+@pytest.mark.parametrize(
+    ("epochs", "batch_size", "steps"),
+    [
+        (2, 4, 6),
+        (1, 5, 3),  # 12 images are 2.4 batches of 5
+        (0.01, 4, 1),
+        (2.2, 1, 27),  # 26.4
+        (0.7, 1, 9),  # 8.4
+        (1.1, 12, 2),
+    ],
+)
+def test_plan__epochs__steps_that_take_them(data_root: Path, epochs: float, batch_size: int, steps: int) -> None:
+    # Origin: worked by hand for the 12 training images.
+    config = settings(data_root, epochs=epochs, batch_size=batch_size, evaluation={"every": 1}, steps=0)
+    action, resolved, subject = train_parent.plan(config, {}, Runtime.quiet())
+    assert resolved.steps == steps
+    assert subject.evaluation is not None  # the schedule of evaluations follows the steps found
+    # The same as if the steps had been said: epochs are a way to say it, no part of what is asked.
+    said = settings(data_root, batch_size=batch_size, evaluation={"every": 1}, steps=steps)
+    assert action.digest == train_parent.plan(said, {}, Runtime.quiet())[0].digest
+    assert action.stage_config["steps"] == steps
+    assert "epochs" not in action.stage_config
+
+
+def test_plan__epochs_that_binary_numbers_miss__not_rounded_up(tmp_path: Path) -> None:
+    # 1.1 x 10 is 11.000000000000002 in binary floating point; 11 steps of one image are 1.1 epochs.
+    data = {"root": str(tmp_path), "shapes": {**SHAPES, "train": 10}}
+    config = tiny_config(dataset=data, epochs=1.1, batch_size=1)
+    assert train_parent.plan(config, {}, Runtime.quiet())[1].steps == 11
+
+
+def test_plan__single_exit_weighed_by_depth__asks_for_plain_mask2former(data_root: Path) -> None:
+    single = {"exit_depths": [3], "exits_per_step": "all"}
+    digests = {
+        str(alpha): train_parent.plan(settings(data_root, alpha=alpha, **single), {}, Runtime.quiet())[0].digest
+        for alpha in ("depth", "uniform", [3.0])
+    }
+    assert digests["depth"] == digests["uniform"] != digests["[3.0]"]
+    several = train_parent.plan(settings(data_root, alpha="depth"), {}, Runtime.quiet())[1]
+    assert several.alpha == "depth"
+
+
+def test_run__single_exit__loss_of_weight_one(data_root: Path, tmp_path: Path) -> None:
+    def first_loss(alpha: object) -> tuple[float, float]:
+        config = settings(data_root, exit_depths=[3], alpha=alpha, steps=1)
+        parent = parent_of(config, Store(tmp_path / str(alpha)))
+        line = json.loads(parent.path_of("metrics.jsonl").read_text().splitlines()[0])
+        return line["loss"], line["exits"]["3"]["loss"]
+
+    loss, exit_loss = first_loss("depth")
+    assert loss == pytest.approx(exit_loss, rel=1e-5)
+    assert first_loss([3.0])[0] == pytest.approx(3 * loss, rel=1e-5)
+
+
 def test_plan__evaluated_on_the_training_split__opened_once(data_root: Path) -> None:
     config = settings(data_root, evaluation={"every": 1, "split": "train"})
     action, _, subject = train_parent.plan(config, {}, Runtime.quiet())

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import rich.table
+from pydantic import Field
 
 from ecocli.commands.common import (
     emit_result,
@@ -40,6 +41,22 @@ class _Stage(Config):
     optimizer: _Optimizer = _Optimizer()
     exit_depths: tuple[int, ...] = (1, 2)
     root: str | None = None
+
+
+class _Execution(Config):
+    workers: int = 4
+    tensorboard: str | None = None
+
+
+class _Data(Config):
+    name: str = "shapes"
+    root: str | None = Field(default=None, exclude=True)
+
+
+class _Executed(Config):
+    seed: int = 0
+    dataset: _Data = _Data()
+    execution: _Execution = Field(default=_Execution(), exclude=True)
 
 
 def test_resolve__four_layers__later_wins(tmp_path: Path) -> None:
@@ -196,8 +213,39 @@ def test_print_dry_run__json__is_one_object(capsys: pytest.CaptureFixture[str]) 
             "exit_depths": [1, 2],
             "root": "/data",
         },
+        "outside_identity": {},
         "reused": None,
     }
+
+
+def test_print_dry_run__settings_outside_the_identity__in_a_section_of_their_own(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = _Executed(dataset=_Data(root="/data"))
+    print_dry_run(MAIN, "derive", config, {})
+    assert capsys.readouterr().out.splitlines() == [
+        "derive: would run",
+        "config",
+        "  seed = 0",
+        '  dataset.name = "shapes"',
+        "no part of the result's identity",
+        '  dataset.root = "/data"',
+        "  execution.workers = 4",
+    ]
+    print_dry_run(MAIN, "derive", config, {}, as_json=True)
+    planned = json.loads(capsys.readouterr().out)
+    assert planned["config"] == {"seed": 0, "dataset": {"name": "shapes"}}
+    assert planned["outside_identity"] == {
+        "dataset": {"root": "/data"},
+        "execution": {"workers": 4, "tensorboard": None},
+    }
+
+
+def test_print_dry_run__unknown_setting__left_out_and_null(capsys: pytest.CaptureFixture[str]) -> None:
+    print_dry_run(MAIN, "derive", _Executed(), {}, unknown=("seed",))
+    assert "seed" not in capsys.readouterr().out
+    print_dry_run(MAIN, "derive", _Executed(), {}, unknown=("seed",), as_json=True)
+    assert json.loads(capsys.readouterr().out)["config"]["seed"] is None
 
 
 def test_import__common__loads_no_torch_and_a_cpu_runtime_neither() -> None:

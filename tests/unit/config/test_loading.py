@@ -6,7 +6,14 @@ import pytest
 from pydantic import Field, field_validator, model_validator
 
 from ecocli.config.base import Config
-from ecocli.config.loading import deep_merge, load_toml, nest, parse_assignments, resolve_config
+from ecocli.config.loading import (
+    deep_merge,
+    load_toml,
+    merge_alternatives,
+    nest,
+    parse_assignments,
+    resolve_config,
+)
 from ecocli.errors import UsageError
 
 
@@ -53,6 +60,22 @@ class _Union(Config):
 def test_deep_merge__nested_mappings__merge_key_by_key_and_lists_are_replaced() -> None:
     merged = deep_merge({"a": {"x": 1, "y": 2}, "l": [1, 2]}, {"a": {"y": 3}, "l": [4]}, {"b": 5})
     assert merged == {"a": {"x": 1, "y": 3}, "l": [4], "b": 5}
+
+
+def test_merge_alternatives__two_layers__the_last_said_goes_alone() -> None:
+    file, flags = {"steps": 3, "optimizer": {"a": 1, "b": 2}}, {"epochs": 2.0, "optimizer": {"b": 3}}
+    merged = merge_alternatives(file, flags, {}, alternatives=("steps", "epochs"))
+    assert merged == {"epochs": 2.0, "optimizer": {"a": 1, "b": 3}}
+    assert merge_alternatives(flags, file, alternatives=("steps", "epochs")) == {
+        "steps": 3,
+        "optimizer": {"a": 1, "b": 2},
+    }
+    assert merge_alternatives(file, flags, alternatives=()) == deep_merge(file, flags)
+
+
+def test_merge_alternatives__both_in_one_layer__refused() -> None:
+    with pytest.raises(UsageError, match="Both steps and epochs are given, and one says what the other does"):
+        merge_alternatives({}, {"epochs": 2.0, "steps": 3}, alternatives=("steps", "epochs"))
 
 
 def test_deep_merge__scalar_against_mapping__later_wins() -> None:

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from ecocli.config.architecture import ARCHITECTURES
+from ecocli.config.architecture import ARCHITECTURES, ResNetConfig, SwinConfig
 from ecocli.config.loading import resolve_config
 from ecocli.config.train_parent import (
     TRAIN_PARENT_PRESETS,
@@ -111,6 +111,64 @@ def test_train_parent_preset__unknown_architecture__names_the_nearest() -> None:
         train_parent_preset({"architecture": {"name": "zzz"}})
 
 
+@pytest.mark.parametrize(
+    ("arch", "said", "expected"),
+    [
+        ("m2f-shapes", {"kind": "swin"}, SwinConfig()),
+        ("m2f-shapes", {"kind": "swin", "embed_dim": 24}, SwinConfig(embed_dim=24)),
+        ("m2f-swin-s", {"kind": "resnet"}, ResNetConfig()),
+        ("m2f-swin-s", {"kind": "swin"}, ARCHITECTURES["m2f-swin-s"].backbone),
+        ("m2f-shapes", {"kind": "resnet", "blocks": [1, 1, 2, 1]}, ResNetConfig(
+            blocks=(1, 1, 2, 1), stem_channels=16, res2_channels=32, bottleneck_channels=16, norm="gn"
+        )),
+    ],
+)  # fmt: skip
+def test_train_parent_preset__backbone_kind_said__presets_keys_of_that_kind_alone(
+    arch: str, said: dict[str, Any], expected: object
+) -> None:
+    assert settings_for(architecture={"name": arch, "backbone": said}).architecture.backbone == expected
+
+
+def test_train_parent_preset__own_swin_on_shapes__taken() -> None:
+    said = {"kind": "swin", "embed_dim": 24, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 2]}
+    architecture = settings_for(architecture={"name": "tiny", "backbone": said}).architecture
+    assert (architecture.name, architecture.backbone.kind) == ("tiny", "swin")
+    # What is not said is still the preset's.
+    assert architecture.pixel_decoder == ARCHITECTURES["m2f-shapes"].pixel_decoder
+
+
+def test_train_parent_preset__other_kind_than_the_initial_parents__taken() -> None:
+    said = {"architecture": {"backbone": {"kind": "resnet"}}}
+    config = resolve_config(TrainParentConfig, train_parent_preset(said, ARCHITECTURES["m2f-swin-t"]), said)
+    assert config.architecture.backbone == ResNetConfig()
+
+
+def test_train_parent_preset__resnet_in_place_of_swin_on_cityscapes__trains_batch_norm() -> None:
+    said = {"name": "m2f-swin-t", "backbone": {"kind": "resnet"}}
+    config = settings_for(dataset={"name": "cityscapes"}, architecture=said)
+    assert config.architecture.backbone == ResNetConfig(norm="sync_bn")
+
+
+def test_train_parent_preset__unknown_kind_of_backbone__names_the_known_ones() -> None:
+    with pytest.raises(UsageError, match=r"architecture\.backbone: input tag 'vit' .*'resnet', 'swin'"):
+        settings_for(architecture={"backbone": {"kind": "vit"}})
+
+
+@pytest.mark.parametrize(
+    ("dataset", "arch", "steps"),
+    [
+        ("coco", "m2f-swin-l-384", 737_500),
+        ("mine.toml", "m2f-swin-l-384", 737_500),
+        ("coco", "m2f-swin-b-384", 368_750),
+        ("cityscapes", "m2f-swin-l-384", 90_000),
+        ("shapes", "m2f-swin-l-384", 1400),
+    ],
+)
+def test_train_parent_preset__swin_l__published_length(dataset: str, arch: str, steps: int) -> None:
+    # Origin: Mask2Former's configurations of Swin-L, 100 epochs on COCO and 90k iterations on Cityscapes.
+    assert settings_for(dataset={"name": dataset}, architecture={"name": arch}).steps == steps
+
+
 def test_train_parent_preset__architecture_of_ones_own__taken() -> None:
     backbone = ARCHITECTURES["m2f-r50"].model_dump(mode="json")["backbone"]
     config = settings_for(architecture={"name": "mine", "backbone": {**backbone, "blocks": [1, 1, 1, 1]}})
@@ -136,10 +194,36 @@ def test_exit_weights__uniform_and_given__as_said() -> None:
     assert settings_for(alpha=[1, 2, 3, 4, 9.5]).exit_weights == (1.0, 2.0, 3.0, 4.0, 9.5)
 
 
+@pytest.mark.parametrize(
+    ("layers", "exits", "alpha", "expected"),
+    [
+        (6, [6], "depth", (1.0,)),
+        (4, [4], "depth", (1.0,)),
+        (6, [6], "uniform", (1.0,)),
+        (6, [6], [6.0], (6.0,)),
+        (6, [2, 6], "depth", (2.0, 6.0)),
+    ],
+)
+def test_exit_weights__single_exit__weight_of_plain_mask2former(
+    layers: int, exits: list[int], alpha: object, expected: tuple[float, ...]
+) -> None:
+    decoder = {"encoder_layers": layers}
+    assert (
+        settings_for(exit_depths=exits, alpha=alpha, architecture={"pixel_decoder": decoder}).exit_weights == expected
+    )
+
+
+@pytest.mark.parametrize("epochs", [0, -1, "NaN", "Infinity"])
+def test_train_parent_config__epochs_that_are_no_length__refused(epochs: object) -> None:
+    said = float(epochs) if isinstance(epochs, str) else epochs
+    with pytest.raises(UsageError, match="epochs: input should be"):
+        settings_for(epochs=said)
+
+
 def test_train_parent_config__serialised__without_execution_and_root() -> None:
-    config = settings_for(execution={"workers": 3}, dataset={"root": "/somewhere"})
+    config = settings_for(execution={"workers": 3}, dataset={"root": "/somewhere"}, epochs=2)
     data = config.model_dump(mode="json")
-    assert "execution" not in data
+    assert {"execution", "epochs"}.isdisjoint(data)
     assert "root" not in data["dataset"]
     assert config.execution.workers == 3
 
@@ -147,7 +231,7 @@ def test_train_parent_config__serialised__without_execution_and_root() -> None:
 def test_train_parent_preset__one_exit__trains_it_in_every_step() -> None:
     said: dict[str, object] = {"exit_depths": [6]}
     resolved = resolve_config(TrainParentConfig, train_parent_preset(said), said)
-    assert (resolved.exits_in_step, resolved.exit_weights) == (1, (6.0,))
+    assert (resolved.exits_in_step, resolved.exit_weights) == (1, (1.0,))
 
 
 def test_train_parent_preset__one_exit_per_step_asked_for__deepest_not_kept() -> None:
