@@ -19,16 +19,19 @@ import typer.main
 from ecocli.app import COMMANDS, CommandEntry, build_app
 from ecocli.artifacts.manifest import ParentManifest
 from ecocli.artifacts.store import Store
+from ecocli.commands.common import print_dry_run
 from ecocli.config.base import Config
 from ecocli.config.loading import resolve_config
 from ecocli.config.train_parent import TrainParentConfig, train_parent_preset
 from ecocli.data.categories import CITYSCAPES, COCO, SHAPES
 from ecocli.errors import UsageError
+from ecocli.runtime.distributed import World
 
 PIPELINES = Path(__file__).resolve().parents[2] / "pipelines"
 SETTINGS = sorted(PIPELINES.rglob("*.toml"))
 SCRIPTS = sorted(path for path in PIPELINES.rglob("*") if path.suffix in (".sh", ".sbatch"))
-PUBLISHED = ("coco-r50", "coco-swin-t", "cityscapes-r50", "cityscapes-swin-t")
+BACKBONES = ("r50", "swin-t", "swin-s", "swin-b-384", "swin-l-384")
+PUBLISHED = tuple(f"{dataset}-{backbone}" for dataset in ("coco", "cityscapes") for backbone in BACKBONES)
 CATEGORIES = {"coco": COCO, "cityscapes": CITYSCAPES, "shapes": SHAPES}
 
 
@@ -65,7 +68,7 @@ def settings_of(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     # Only the data set's settings look into an input, the parent; the others just need to be there.
     digest = "sha256:" + 64 * "0"
     if hasattr(module, "parent_dataset_preset"):
-        digest = put_parent(path.parent / "train-parent.toml", tmp_path, monkeypatch)
+        digest = put_parent(recipe_of(path), tmp_path, monkeypatch)
     if hasattr(module, "resolve_input"):
         monkeypatch.setattr(module, "resolve_input", lambda *_: digest)
     monkeypatch.setattr(module, "resolve", resolve_and_stop)
@@ -76,6 +79,12 @@ def settings_of(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         typer.main.get_command(build_app(arguments)).main(arguments, standalone_mode=False)
     monkeypatch.setattr(module, "resolve", resolve)
     return stopped.value.config
+
+
+def recipe_of(path: Path) -> Path:
+    """Settings of Step A that go with a file: beside it, or one of those that share a data set's files."""
+    beside, sharing = path.parent / "train-parent.toml", path.parents[1] / f"{path.parent.name}-r50/train-parent.toml"
+    return sharing if sharing.exists() else beside
 
 
 def put_parent(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -99,8 +108,9 @@ def put_parent(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_pipelines__content__recipes_and_no_python() -> None:
-    assert len(SETTINGS) >= 4 * len(PUBLISHED)
-    assert len(SCRIPTS) >= len(PUBLISHED)
+    found = {named(path) for path in (*SETTINGS, *SCRIPTS)}
+    assert {f"{recipe}/{name}" for recipe in PUBLISHED for name in ("train-parent.toml", "run.sh")} <= found
+    assert {f"{d}/{s}.toml" for d in ("coco", "cityscapes") for s in ("derive", "fit-gate", "eval")} <= found
     assert not list(PIPELINES.rglob("*.py"))
 
 
@@ -109,6 +119,25 @@ def test_settings__every_file__accepted_by_its_command(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert isinstance(settings_of(path, tmp_path, monkeypatch), Config)
+
+
+def leaves_of(config: Config, prefix: str = "") -> dict[str, object]:
+    """Every value of the settings by its dotted key, also of those that no digest covers."""
+    found: dict[str, object] = {}
+    for name in type(config).model_fields:
+        value = getattr(config, name)
+        found |= leaves_of(value, f"{prefix}{name}.") if isinstance(value, Config) else {f"{prefix}{name}": value}
+    return found
+
+
+@pytest.mark.parametrize("path", SETTINGS, ids=named)
+def test_settings__every_file__dry_run_shows_what_is_not_in_it(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = settings_of(path, tmp_path, monkeypatch)
+    print_dry_run(World(), "any", config, {})
+    shown = {line.strip().partition(" = ")[0] for line in capsys.readouterr().out.splitlines() if " = " in line}
+    assert shown == {key for key, value in leaves_of(config).items() if value is not None}
 
 
 def test_settings__wrong_section__refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,9 +157,20 @@ def test_settings__published_recipe__what_the_flags_alone_give(
     typed = resolve_config(TrainParentConfig, train_parent_preset(said), said)
     found = settings_of(PIPELINES / recipe / "train-parent.toml", tmp_path, monkeypatch)
     assert found.model_dump(mode="json") == typed.model_dump(mode="json")
-    derived = settings_of(PIPELINES / recipe / "derive.toml", tmp_path, monkeypatch)
-    assert derived.dataset == settings_of(PIPELINES / recipe / "eval.toml", tmp_path, monkeypatch).dataset
-    # Origin: Mask2Former's test sizes; ECO-M2F's default beta of each data set.
+    # Origin: Mask2Former's COCO configurations have 50 epochs of 118,287 images, that of Swin-L 100, with 200 queries;
+    # all its Cityscapes configurations have 90,000 iterations.
+    large = arch == "swin-l-384"
+    assert found.architecture.transformer_decoder.num_queries == (200 if large else 100)
+    assert found.steps == (90_000 if dataset == "cityscapes" else 737_500 if large else 368_750)
+
+
+@pytest.mark.parametrize("dataset", ["coco", "cityscapes"])
+def test_settings__shared_by_a_data_set__published_test_sizes(
+    dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    derived = settings_of(PIPELINES / dataset / "derive.toml", tmp_path, monkeypatch)
+    assert derived.dataset == settings_of(PIPELINES / dataset / "eval.toml", tmp_path, monkeypatch).dataset
+    # Origin: Mask2Former's test sizes.
     edges = derived.dataset.test_resize
     assert (edges.short_edge_px, edges.long_edge_px) == {"coco": (800, 1333), "cityscapes": (1024, 2048)}[dataset]
 
@@ -139,9 +179,8 @@ def test_settings__published_recipe__what_the_flags_alone_give(
 def test_settings__gates__the_papers_beta(
     dataset: str, beta: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for recipe in (name for name in PUBLISHED if name.startswith(dataset)):
-        gate = settings_of(PIPELINES / recipe / "fit-gate.toml", tmp_path, monkeypatch)
-        assert (gate.beta, gate.deepest_exit, gate.cost, gate.loss) == (beta, 6, "depth", "hard-ce")
+    gate = settings_of(PIPELINES / dataset / "fit-gate.toml", tmp_path, monkeypatch)
+    assert (gate.beta, gate.deepest_exit, gate.cost, gate.loss) == (beta, 6, "depth", "hard-ce")
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=named)
@@ -170,6 +209,28 @@ def calls_in(script: str) -> list[tuple[str, list[str]]]:
 def options_of(name: str) -> set[str]:
     group: Any = typer.main.get_command(build_app([name]))
     return {option for parameter in group.commands[name].params for option in parameter.opts}
+
+
+@pytest.mark.parametrize("path", sorted(PIPELINES.glob("*/run.sh")), ids=named)
+def test_script__run_of_a_published_recipe__names_its_own_folder(path: Path) -> None:
+    recipe, text = path.parent.name, path.read_text()
+    if recipe in PUBLISHED:
+        assert f"pipelines/{recipe}/run.sh" in text
+        assert f'recipe.sh" {recipe} "$@"' in text
+
+
+def test_script__shared_recipe_and_slurm__read_files_that_exist(tmp_path: Path) -> None:
+    stand_in = '#!/usr/bin/env bash\necho "$*" >>"$LOG"\necho 7\n'
+    for name in ("eco", "sbatch"):
+        (tmp_path / name).write_text(stand_in)
+        (tmp_path / name).chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "LOG": str(tmp_path / "log"), "GPUS": "1"}
+    for recipe in PUBLISHED:
+        for script in ([PIPELINES / recipe / "run.sh"], [PIPELINES / "slurm/submit.sh", PIPELINES / recipe]):
+            subprocess.run(["bash", *map(str, script)], env=environment, check=True, capture_output=True)
+    used = re.findall(r"--config (\S+)", (tmp_path / "log").read_text())
+    assert len(used) == (4 + 3) * len(PUBLISHED)
+    assert [path for path in used if not Path(path).is_file()] == []
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=named)
