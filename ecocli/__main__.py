@@ -17,6 +17,7 @@ import typer
 
 from ecocli.app import build_app
 from ecocli.errors import EcoError
+from ecocli.runtime.distributed import exit_process
 
 # What a shell reports for a process that SIGINT or SIGPIPE ended.
 _INTERRUPTED = 130
@@ -112,4 +113,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_process(main())

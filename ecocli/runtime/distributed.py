@@ -6,16 +6,26 @@ needs no process group and runs the same code: every method then answers for its
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import datetime
+import logging
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, NoReturn, TypeVar, cast
 
 if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T")
+
+# How long a process that is done waits for the others before it leaves the group.
+_LEAVE_TIMEOUT_S = 300.0
+_log = logging.getLogger(__name__)
+# Whether this process was ever a member of a group, also after it left.
+_has_joined = False
 
 
 def _read_count(environment: Mapping[str, str], name: str, default: int, lowest: int) -> int:
@@ -132,11 +142,13 @@ def setup_world(device: str = "cpu", *, timeout_s: float = 3600.0) -> World:
     Raises:
         ValueError: The environment makes no sense.
     """
+    global _has_joined
     world = World.from_environment()
     if world.world_size > 1:
         import torch.distributed as dist
 
         if not dist.is_initialized():
+            _has_joined = True
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo",
                 rank=world.rank,
@@ -146,10 +158,47 @@ def setup_world(device: str = "cpu", *, timeout_s: float = 3600.0) -> World:
     return world
 
 
-def teardown_world(world: World) -> None:
-    """Leave the process group, if there is one."""
-    if world.world_size > 1:
-        import torch.distributed as dist
+def teardown_world(world: World, *, timeout_s: float = _LEAVE_TIMEOUT_S) -> None:
+    """Leave the process group, if there is one, together with the others.
 
-        if dist.is_initialized():
-            dist.destroy_process_group()
+    Called while an exception is on its way, it leaves alone: the others may never come here.
+
+    Args:
+        world: What ``setup_world`` returned.
+        timeout_s: How long to wait for the others, in seconds. A process that is late or gone is told in the log; this
+            one has done its work.
+    """
+    if world.world_size == 1:
+        return
+    import torch
+    import torch.distributed as dist
+
+    if not dist.is_initialized():
+        return
+    if sys.exc_info()[0] is None and dist.group.WORLD is not None:
+        options = dist.AllreduceOptions()
+        options.timeout = datetime.timedelta(seconds=timeout_s)
+        try:
+            dist.group.WORLD.allreduce([torch.zeros(1)], options).wait()
+        except RuntimeError as error:
+            _log.warning("Left without the other processes: %s", " ".join(str(error).split())[:200])
+    dist.destroy_process_group()
+
+
+def exit_process(code: int) -> NoReturn:
+    """End the process; one that was in a group without taking the interpreter apart.
+
+    Threads of torch outlive the group, and one that still wants the interpreter while it is taken apart aborts the
+    process: a finished run then ends with SIGABRT. What Python registered for the end is done either way.
+
+    Args:
+        code: Exit status.
+    """
+    if not _has_joined:
+        sys.exit(code)
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        # A reader that has gone was noticed before; a full disk cannot be helped here.
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)

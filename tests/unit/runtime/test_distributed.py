@@ -1,5 +1,8 @@
 """A world of one process, and the environment. Several processes: tests/distributed."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -51,3 +54,25 @@ def test_world__of_one__answers_for_itself() -> None:
     assert world.broadcast_object("x") == "x"
     teardown_world(world)
     assert not torch.distributed.is_initialized()
+
+
+_LEAVING = """
+import atexit, os, sys
+from ecocli.runtime import distributed
+
+class Watcher:
+    def __del__(self, write=os.write):
+        write(2, b"taken apart")
+
+watcher = Watcher()
+distributed._has_joined = sys.argv[1] == "joined"
+atexit.register(print, "at exit")
+print("result")
+distributed.exit_process(5)
+"""
+
+
+@pytest.mark.parametrize("past, err", [("joined", ""), ("alone", "taken apart")])
+def test_exit_process__was_in_a_group__only_then_the_interpreter_is_left_whole(past: str, err: str) -> None:
+    done = subprocess.run([sys.executable, "-c", _LEAVING, past], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (5, "result\nat exit\n", err)
