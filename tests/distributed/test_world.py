@@ -1,6 +1,12 @@
 """Two gloo processes on this machine agree. Expected values are worked by hand."""
 
 import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from helpers_distributed import ProcessResult, run_processes
@@ -72,3 +78,87 @@ def test_world__of_two__only_rank_0_writes_to_stdout_and_logs(results: list[Proc
     assert results[1].out == ""
     assert results[0].err == "hello\n"
     assert results[1].err == "SIGTERM: stopping after the current step, its state is saved\n"
+
+
+_LEAVING = """
+import sys, time
+from ecocli.commands.common import make_runtime
+from ecocli.runtime.distributed import exit_process
+
+with make_runtime("cpu", 1) as runtime:
+    if runtime.world.rank == 0:
+        time.sleep(1.0)
+        if sys.argv[1] == "failing":
+            raise ValueError("oh")
+    start = time.monotonic()
+if runtime.world.rank == 1:
+    print("waited" if time.monotonic() - start > 0.8 else "left")
+exit_process(0)
+"""
+
+
+def test_teardown_world__one_is_slower__the_other_waits() -> None:
+    results = run_processes(["-c", _LEAVING, "slow"])
+    assert [(result.code, result.out, result.err) for result in results] == [(0, "", ""), (0, "waited\n", "")]
+
+
+def test_teardown_world__one_fails__it_leaves_at_once_and_the_other_is_done() -> None:
+    failed, done = run_processes(["-c", _LEAVING, "failing"])
+    assert failed.code == 1
+    assert failed.err.endswith("ValueError: oh\n")
+    assert (done.code, done.out) == (0, "waited\n")
+    assert done.err.startswith("[rank 1] warning: Left without the other processes: ")
+
+
+_STOPPING = """
+import sys, time
+from ecocli.commands.common import make_runtime
+from ecocli.runtime.distributed import exit_process
+
+with make_runtime("cpu", 1) as runtime:
+    runtime.world.barrier()
+    print("ready", flush=True)
+    deadline = time.monotonic() + 60
+    while not runtime.stop.requested and time.monotonic() < deadline:
+        time.sleep(0.02)
+    # What saving a state may take.
+    runtime.world.barrier()
+    print(runtime.stop.reason, flush=True)
+exit_process(5)
+"""
+
+
+def test_torchrun__sigusr1_with_the_environment_of_the_recipes__reaches_every_process(tmp_path: Path) -> None:
+    pipelines = Path(__file__).resolve().parents[2] / "pipelines"
+    exports = [
+        line.split()[1:]
+        for script in sorted(pipelines.rglob("*"))
+        if script.suffix in (".sh", ".sbatch") and re.search(r"^[^#]*\btorchrun ", script.read_text(), re.MULTILINE)
+        for line in script.read_text().splitlines()
+        if line.strip().startswith("export PET_")
+    ]
+    assert len(exports) == 2
+    assert exports[0] == exports[1]
+    (tmp_path / "stopping.py").write_text(_STOPPING)
+    launcher = subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "stopping.py"],
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            **dict(pair.split("=") for pair in exports[0]),
+            "PYTHONPATH": str(pipelines.parent),
+            "OMP_NUM_THREADS": "1",
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        assert launcher.stdout is not None
+        assert [launcher.stdout.readline() for _ in range(2)] == ["ready\n", "ready\n"]
+        launcher.send_signal(signal.SIGUSR1)
+        out, _ = launcher.communicate(timeout=60)
+    finally:
+        launcher.kill()
+        launcher.communicate()
+    assert (launcher.returncode, out) == (1, "SIGUSR1\nSIGUSR1\n")
