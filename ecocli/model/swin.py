@@ -4,112 +4,25 @@ Shapes: B images, C channels, H W pixels (or cells of a stage's grid), N tokens 
 windows by name. Source: Swin Transformer, arXiv 2103.14030; module names, padding and the norm after each
 stage are those of Mask2Former's ``D2SwinTransformer``, so that published weights load without renaming.
 Unlike the source, attention goes through ``scaled_dot_product_attention`` with position bias and shift mask
-as one additive mask, and tokens stay on their grid [B, H, W, C] instead of being flattened between blocks.
+as one additive mask, and tokens stay on their grid [B, H, W, C] instead of being flattened between blocks. Stochastic
+depth can follow a seed per image, so that an image loses the same branches whatever batch it is in.
 
 Two details that decide whether published weights give published outputs: windows are padded with zeros
 *after* the first norm, and padded tokens take part in the attention as ordinary keys.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from ecocli.model.windows import merge_windows, partition_windows, relative_position_index, shift_mask, window_order
+
 PATCH_SIZE = 4
-# Added to the attention logits between cells that only the cyclic shift made neighbours. The source uses this
-# finite value and not minus infinity; the difference is visible when a logit gap approaches it.
-_SHIFT_PENALTY = -100.0
 # Tokens that pass through attention or MLP at once where no gradient is wanted.
 _TILE_TOKENS = 1024
-
-
-def relative_position_index(window_size: int) -> Int[Tensor, "N N"]:
-    """Row of the position-bias table for each pair of cells of a square window.
-
-    Args:
-        window_size: Side of the window in cells, so N = window_size squared.
-
-    Returns:
-        For query cell i and key cell j, an index in 0 .. (2 window_size - 1) squared - 1.
-    """
-    axis = torch.arange(window_size)
-    cells = torch.cartesian_prod(axis, axis)
-    offset = cells[:, None, :] - cells[None, :, :] + window_size - 1
-    return offset[..., 0] * (2 * window_size - 1) + offset[..., 1]
-
-
-def partition_windows(grid: Float[Tensor, "B H W C"], window_size: int) -> Float[Tensor, "windows N C"]:
-    """Cut a grid whose sides are multiples of the window into windows, row-major within each image."""
-    B, H, W, C = grid.shape
-    rows, columns = H // window_size, W // window_size
-    windows = grid.view(B, rows, window_size, columns, window_size, C).transpose(2, 3)
-    return windows.reshape(B * rows * columns, window_size * window_size, C)
-
-
-def merge_windows(
-    windows: Float[Tensor, "windows N C"], window_size: int, height: int, width: int
-) -> Float[Tensor, "B H W C"]:
-    """Undo `partition_windows` for a padded grid of the given height and width in cells."""
-    rows, columns = height // window_size, width // window_size
-    grid = windows.view(-1, rows, columns, window_size, window_size, windows.shape[-1]).transpose(2, 3)
-    return grid.reshape(-1, height, width, windows.shape[-1])
-
-
-def shift_mask(
-    height: int, width: int, window_size: int, shift: int, device: torch.device
-) -> Float[Tensor, "windows N N"]:
-    """Penalty between cells of one window that lie in different parts of the unshifted image.
-
-    Args:
-        height: Height of the padded grid in cells.
-        width: Width of the padded grid in cells.
-        window_size: Side of the window in cells.
-        shift: Cyclic shift in cells.
-        device: Where to build the mask.
-
-    Returns:
-        0 where attention is free, a large negative number elsewhere; the windows of one image.
-    """
-    rows, columns = torch.arange(height, device=device), torch.arange(width, device=device)
-    row_region = (rows >= height - window_size).int() + (rows >= height - shift).int()
-    column_region = (columns >= width - window_size).int() + (columns >= width - shift).int()
-    region = (3 * row_region[:, None] + column_region[None, :]).float()
-    windows = partition_windows(region[None, :, :, None], window_size).squeeze(-1)
-    return (windows[:, :, None] != windows[:, None, :]).float() * _SHIFT_PENALTY
-
-
-@dataclass(frozen=True)
-class WindowOrder:
-    """How the cells of a grid lie in its windows.
-
-    Attributes:
-        cells: For each place in the windows, row-major, the cell that lies there; any cell where there is padding.
-        padding: The places of padding.
-        places: For each cell of the grid its place.
-    """
-
-    cells: Int[Tensor, " places"]
-    padding: Int[Tensor, " _p"]
-    places: Int[Tensor, " cells"]
-
-
-@lru_cache(maxsize=32)
-def window_order(height: int, width: int, window_size: int, shift: int, device: torch.device) -> WindowOrder:
-    """Order of the cells of a grid after padding, cyclic shift and partition; cached by size."""
-    with torch.inference_mode(False):
-        cells = torch.arange(height * width, device=device, dtype=torch.float32).view(height, width, 1)
-        padded = F.pad(cells, (0, 0, 0, -width % window_size, 0, -height % window_size), value=-1.0)
-        shifted = padded.roll((-shift, -shift), dims=(0, 1))
-        order = partition_windows(shifted[None], window_size).flatten().long()
-        padding = (order < 0).nonzero().flatten()
-        places = torch.empty(height * width, device=device, dtype=torch.int64)
-        inside = (order >= 0).nonzero().flatten()
-        places[order[inside]] = inside
-        return WindowOrder(order.clamp(min=0), padding, places)
 
 
 class WindowAttention(nn.Module):
@@ -190,9 +103,19 @@ class SwinBlock(nn.Module):
         self.mlp = Mlp(channels, int(channels * mlp_ratio))
 
     def forward(
-        self, grid: Float[Tensor, "B H W C"], blocked: Float[Tensor, "image_windows N N"]
+        self,
+        grid: Float[Tensor, "B H W C"],
+        blocked: Float[Tensor, "image_windows N N"],
+        kept: Bool[Tensor, "2 B"] | None = None,
     ) -> Float[Tensor, "B H W C"]:
-        """Run the block; ``blocked`` is the stage's shift penalty, used only by shifted blocks."""
+        """Run the block.
+
+        Args:
+            grid: The tokens.
+            blocked: The stage's shift penalty, used only by shifted blocks.
+            kept: Which images keep the attention branch and which the MLP branch in training; drawn from torch's
+                global generator where it is not given.
+        """
         if not torch.is_grad_enabled() and grid.device.type == "cpu":
             return torch.stack([self._forward_in_tiles(image, blocked if self.shift else None) for image in grid])
         H, W = grid.shape[1:3]
@@ -205,8 +128,9 @@ class SwinBlock(nn.Module):
         attended = merge_windows(windows, self.window_size, H + bottom, W + right)
         if self.shift:
             attended = attended.roll((self.shift, self.shift), dims=(1, 2))
-        grid = grid + self._drop_path(attended[:, :H, :W])
-        return grid + self._drop_path(self.mlp(self.norm2(grid)))
+        kept_attention, kept_mlp = (None, None) if kept is None else (kept[0], kept[1])
+        grid = grid + self._drop_path(attended[:, :H, :W], kept_attention)
+        return grid + self._drop_path(self.mlp(self.norm2(grid)), kept_mlp)
 
     def _forward_in_tiles(
         self, image: Float[Tensor, "H W C"], blocked: Float[Tensor, "windows N N"] | None
@@ -232,12 +156,15 @@ class SwinBlock(nn.Module):
             rows += self.mlp(self.norm2(rows))
         return tokens.view(H, W, C)
 
-    def _drop_path(self, branch: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W C"]:
+    def _drop_path(
+        self, branch: Float[Tensor, "B H W C"], kept: Bool[Tensor, " B"] | None = None
+    ) -> Float[Tensor, "B H W C"]:
         """In training, zero the branch of random images and scale up the others (stochastic depth)."""
         if not self.training or self.drop_path == 0.0:
             return branch
-        kept = torch.rand(branch.shape[0], 1, 1, 1, device=branch.device) >= self.drop_path
-        return branch * kept.to(branch.dtype) / (1.0 - self.drop_path)
+        if kept is None:
+            kept = torch.rand(branch.shape[0], device=branch.device) >= self.drop_path
+        return branch * kept[:, None, None, None].to(branch.dtype) / (1.0 - self.drop_path)
 
 
 class PatchEmbedding(nn.Module):
@@ -283,13 +210,20 @@ class SwinStage(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.downsample = downsample
 
-    def forward(self, grid: Float[Tensor, "B H W C"]) -> tuple[Float[Tensor, "B H W C"], Float[Tensor, "B H2 W2 C2"]]:
-        """Return the stage's tokens and the input of the next stage (the same tokens after the last one)."""
+    def forward(
+        self, grid: Float[Tensor, "B H W C"], kept: Bool[Tensor, "depth 2 B"] | None = None
+    ) -> tuple[Float[Tensor, "B H W C"], Float[Tensor, "B H2 W2 C2"]]:
+        """Return the stage's tokens and the input of the next stage (the same tokens after the last one).
+
+        Args:
+            grid: The tokens.
+            kept: For each block what ``SwinBlock.forward`` takes.
+        """
         H, W = grid.shape[1:3]
         side, shift = self.window_size, self.window_size // 2
         blocked = shift_mask(H + -H % side, W + -W % side, side, shift, grid.device)
-        for block in self.blocks:
-            grid = block(grid, blocked)
+        for index, block in enumerate(self.blocks):
+            grid = block(grid, blocked, None if kept is None else kept[index])
         return grid, grid if self.downsample is None else self.downsample(grid)
 
 
@@ -328,7 +262,11 @@ class SwinTransformer(nn.Module):
         self.strides = {name: PATCH_SIZE * 2**stage for stage, name in enumerate(names)}
         self.patch_embed = PatchEmbedding(embed_dim)
         total = sum(depths)
-        rates = iter([drop_path_rate * index / max(total - 1, 1) for index in range(total)])
+        self._depths = list(depths)
+        self._rates = [drop_path_rate * index / max(total - 1, 1) for index in range(total)]
+        # No buffer: where processes share a model, the first one's buffers replace those of the others.
+        self._kept: Bool[Tensor, "blocks 2 B"] | None = None
+        rates = iter(self._rates)
         self.layers = nn.ModuleList()
         for stage, (depth, heads, width) in enumerate(zip(depths, num_heads, widths, strict=True)):
             blocks = [
@@ -348,6 +286,23 @@ class SwinTransformer(nn.Module):
             self.add_module(f"norm{stage}", nn.LayerNorm(width))
         self.apply(_initialise)
 
+    def seed_drop_path(self, seeds: Sequence[int] | None) -> None:
+        """Decide which branches the images of the next training batches lose, each image by its own seed.
+
+        The decisions hold until the next call, so that a backward pass that computes activations again meets the same
+        ones. Without any, every forward pass draws its own from torch's global generator.
+
+        Args:
+            seeds: One per image, in the order of the batch; None for the global generator.
+        """
+        if seeds is None or not any(self._rates):
+            self._kept = None
+            return
+        # Drawn on the CPU: the same on every device.
+        draws = [torch.rand(len(self._rates), 2, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        kept = torch.stack(draws, dim=-1) >= torch.tensor(self._rates)[:, None, None]
+        self._kept = kept.to(self.patch_embed.proj.weight.device)
+
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> dict[str, Float[Tensor, "B _ _ _"]]:
         """Compute the feature maps.
 
@@ -356,11 +311,21 @@ class SwinTransformer(nn.Module):
 
         Returns:
             ``res2`` to ``res5``, [B, C, ceil(H / stride), ceil(W / stride)] each.
+
+        Raises:
+            ValueError: In training, stochastic depth was seeded for another number of images.
         """
+        kept = self._kept if self.training else None
+        if kept is not None and kept.shape[2] != images.shape[0]:
+            raise ValueError(
+                f"stochastic depth was seeded for {kept.shape[2]} images, expected {images.shape[0]}: call "
+                "seed_drop_path before each batch of another size"
+            )
+        kept_of_stages = [None] * len(self._depths) if kept is None else torch.split(kept, self._depths)
         features: dict[str, Tensor] = {}
         grid = self.patch_embed(images)
         for stage, (name, layer) in enumerate(zip(self.channels, self.layers, strict=True)):
-            tokens, grid = layer(grid)
+            tokens, grid = layer(grid, kept_of_stages[stage])
             normalised = self.get_submodule(f"norm{stage}")(tokens)
             features[name] = normalised.permute(0, 3, 1, 2)
         return features

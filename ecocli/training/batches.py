@@ -2,8 +2,9 @@
 
 The stream is one for all processes: step s takes the positions s B .. (s + 1) B - 1 of a batch size B, process r of W
 takes every W-th of them, beginning with the r-th, and works through its share in equal parts. Position, not
-process or part, decides what an image looks like and which random points its losses use. So dividing a batch
-otherwise changes nothing but the order of additions, and a resumed run sees what it would have seen.
+process or part, decides what an image looks like, which random points its losses use and which branches stochastic
+depth takes from it. So dividing a batch otherwise changes nothing but the order of additions, and a resumed run sees
+what it would have seen. What a part decides nonetheless, ``loop`` says.
 """
 
 import itertools

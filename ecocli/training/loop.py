@@ -15,7 +15,9 @@ What the exits of a step share, and why the expected loss is that of Eq. 3 nonet
 
 Nothing random has a state of its own: every number is derived from the seed and the step (or the image's position in
 the stream), so a saved state is weights, optimiser and step. Normalisers are summed over processes and parts before
-the forward pass; dividing a batch changes the loss by rounding only.
+the forward pass; dividing a batch changes the loss by rounding only. Two things belong to a part nonetheless: the
+statistics of batch norm that is trained (Cityscapes' ResNets; without accumulation, several GPUs share them), and the
+size that images of differing sizes are padded to (no built-in recipe yields such).
 """
 
 import math
@@ -35,6 +37,7 @@ from ecocli.losses.criterion import Criterion, CriterionOutput
 from ecocli.losses.points import SeededPoints
 from ecocli.losses.targets import pack_targets
 from ecocli.model.mask2former import Mask2Former
+from ecocli.model.swin import SwinTransformer
 from ecocli.runtime.context import Runtime
 from ecocli.runtime.seeds import derive_seed
 from ecocli.training.batches import BatchDivision, SampleSource, TrainingPart, load_parts
@@ -221,8 +224,6 @@ class Trainer:
         exits = choose_exits(
             config.exit_depths, config.exit_weights, config.exits_in_step, config.seed, step, config.keep_deepest
         )
-        # For what draws from the global generator, such as stochastic depth in a backbone.
-        torch.manual_seed(derive_seed("step", config.seed, step, world.rank))
         learning_rate = config.optimizer.lr * learning_rate_factor(config.schedule, step, config.steps)
         state.optimizer.zero_grad(set_to_none=True)
         sums = torch.zeros(1 + len(_TERMS) * len(exits.depths), device=self._device)
@@ -297,6 +298,8 @@ class Trainer:
         targets = pack_targets(
             [sample.labels for sample in part.samples], [sample.masks for sample in part.samples], (height, width)
         ).to(self._device)
+        if isinstance(model.backbone, SwinTransformer):
+            model.backbone.seed_drop_path([derive_seed("drop path", config.seed, p) for p in part.positions])
         dtype = _DTYPES[config.precision]
         with torch.autocast(self._device.type, dtype=dtype, enabled=dtype != torch.float32):
             logits, masks = self._forward(batch.images, exits.depths)

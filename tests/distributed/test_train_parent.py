@@ -11,6 +11,15 @@ from helpers_children import ChildResult, ChildRun, run_children
 from ecocli.artifacts.manifest import ParentManifest
 from ecocli.artifacts.store import Store
 
+_RESNET = """
+architecture.backbone = { kind = "resnet", blocks = [1, 1, 1, 1], stem_channels = 8, res2_channels = 16, \
+bottleneck_channels = 8, norm = "gn" }
+"""
+# Loses branches at random, each image its own.
+_SWIN = """
+architecture.backbone = { kind = "swin", embed_dim = 8, depths = [1, 1, 2, 1], num_heads = [1, 1, 2, 2], \
+window_size = 4, drop_path_rate = 0.6 }
+"""
 _TOML = """
 batch_size = 4
 steps = 3
@@ -20,8 +29,6 @@ exits_per_step = "all"
 alpha = "depth"
 keep_deepest = false
 architecture.name = "tiny"
-architecture.backbone = { kind = "resnet", blocks = [1, 1, 1, 1], stem_channels = 8, res2_channels = 16, \
-bottleneck_channels = 8, norm = "gn" }
 architecture.pixel_decoder = { hidden_dim = 32, mask_dim = 16, encoder_layers = 3, heads = 2, points = 2, \
 feedforward_dim = 32 }
 architecture.transformer_decoder = { layers = 1, heads = 2, feedforward_dim = 32, num_queries = 6 }
@@ -35,15 +42,21 @@ schedule = { kind = "constant" }
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, ChildResult]]:
-    """The same training on one process and on two, with all exits and with one drawn exit; and one stopped twice."""
-    folder = tmp_path_factory.mktemp("two")
-    (folder / "tiny.toml").write_text(_TOML)
+    """The same training on one process and on two, with all exits and with one drawn exit; and one stopped twice.
 
-    def run(store: str, world_size: int, number: int = 0, *more: str, at: str = "step 1") -> ChildRun:
+    The drawn exits stand on a Swin Transformer.
+    """
+    folder = tmp_path_factory.mktemp("two")
+    (folder / "resnet.toml").write_text(_TOML + _RESNET)
+    (folder / "swin.toml").write_text(_TOML + _SWIN)
+
+    def run(
+        store: str, world_size: int, number: int = 0, *more: str, at: str = "step 1", config: str = "resnet.toml"
+    ) -> ChildRun:
         arguments = [
             "train-parent",
             "--config",
-            "tiny.toml",
+            config,
             "--data-root",
             "data",
             "--store",
@@ -57,8 +70,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, C
     runs = {
         "one": run("one", 1),
         "two": run("two", 2),
-        "one drawn": run("one-drawn", 1, 0, *drawn),
-        "two drawn": run("two-drawn", 2, 0, *drawn),
+        "one drawn": run("one-drawn", 1, 0, *drawn, config="swin.toml"),
+        "two drawn": run("two-drawn", 2, 0, *drawn, config="swin.toml"),
         "stopped": run("stopped", 2, signal.SIGTERM),
         "stopped evaluating": run("stopped", 2, signal.SIGTERM, at="evaluate 1"),
         "resumed on one": run("stopped", 1),

@@ -10,7 +10,8 @@ from ecocli.config.architecture import ARCHITECTURES
 from ecocli.model.builders import build_model
 from ecocli.model.compiled import compile_backbone
 from ecocli.model.layers import FrozenBatchNorm2d, NormedConv2d, SyncBatchNorm2d
-from ecocli.model.swin import SwinTransformer, window_order
+from ecocli.model.swin import SwinTransformer
+from ecocli.model.windows import window_order
 
 
 def swin(window_size: int) -> SwinTransformer:

@@ -7,15 +7,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-from ecocli.model.swin import (
-    SwinBlock,
-    SwinTransformer,
-    merge_windows,
-    partition_windows,
-    relative_position_index,
-    shift_mask,
-)
+from ecocli.model.swin import SwinBlock, SwinTransformer
+from ecocli.model.windows import merge_windows, partition_windows, relative_position_index, shift_mask
 
 PUBLISHED: dict[str, dict[str, Any]] = {
     "coco_swin_t": {"embed_dim": 96, "depths": (2, 2, 6, 2), "num_heads": (3, 6, 12, 24), "window_size": 7},
@@ -127,6 +123,73 @@ def test_swin_transformer__drop_path_rate__rises_linearly_over_all_blocks() -> N
     backbone = small_swin(drop_path_rate=0.3)
     rates = [module.drop_path for module in backbone.modules() if isinstance(module, SwinBlock)]
     assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3])
+
+
+def pictures(count: int) -> Tensor:
+    return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def test_seed_drop_path__many_images__each_branch_kept_at_its_rate_and_independently() -> None:
+    backbone = small_swin(drop_path_rate=0.6)
+    backbone.seed_drop_path(range(4000))
+    assert backbone._kept is not None
+    kept = backbone._kept.double()
+    # Law: rates 0, 0.2, 0.4, 0.6 (rising linearly); 5 standard errors of 4000 draws are at most 0.04.
+    wanted = torch.tensor([1.0, 0.8, 0.6, 0.4], dtype=torch.float64)[:, None].expand(4, 2)
+    torch.testing.assert_close(kept.mean(dim=2), wanted, atol=0.04, rtol=0)
+    branches, chances = kept.flatten(0, 1), wanted.flatten()
+    together = branches @ branches.T / 4000
+    independent = chances[:, None] * chances[None, :]
+    off_diagonal = ~torch.eye(8, dtype=torch.bool)
+    torch.testing.assert_close(together[off_diagonal], independent[off_diagonal], atol=0.04, rtol=0)
+
+
+def test_seed_drop_path__other_batch_mates_and_global_generator__same_features() -> None:
+    backbone = small_swin(drop_path_rate=0.6).train()
+    backbone.seed_drop_path([7, 8, 9, 10])
+    together = backbone(pictures(4))
+    torch.manual_seed(99)
+    for rows, seeds in ((slice(0, 2), [7, 8]), (slice(2, 4), [9, 10]), (slice(3, 4), [10])):
+        backbone.seed_drop_path(seeds)
+        for name, feature in backbone(pictures(4)[rows]).items():
+            torch.testing.assert_close(feature, together[name][rows], atol=1e-5, rtol=0)
+    # The seeds matter: some of these images lose other branches.
+    backbone.seed_drop_path([1, 2, 3, 4])
+    assert not torch.allclose(backbone(pictures(4))["res3"], together["res3"], atol=1e-2)
+
+
+def test_seed_drop_path__none__global_generator_again() -> None:
+    backbone = small_swin(drop_path_rate=0.6).train()
+    found = []
+    for seeds, state in (([1, 2], 5), (None, 5), (None, 5), (None, 6)):
+        backbone.seed_drop_path(seeds)
+        torch.manual_seed(state)
+        found.append(backbone(pictures(2))["res3"])
+    seeded, drawn, again, other = found
+    torch.testing.assert_close(again, drawn)
+    assert not torch.allclose(seeded, drawn, atol=1e-2)
+    assert not torch.allclose(other, drawn, atol=1e-2)
+
+
+def test_seed_drop_path__activations_recomputed__same_gradients() -> None:
+    gradients = []
+    for recomputed in (False, True):
+        backbone = small_swin(drop_path_rate=0.6).train()
+        backbone.seed_drop_path([1, 2, 3])
+        features = checkpoint(backbone, pictures(3), use_reentrant=False) if recomputed else backbone(pictures(3))
+        # The recomputation finds the global generator as it was; what changes it must not matter.
+        torch.manual_seed(4)
+        sum(feature.square().sum() for feature in features.values()).backward()
+        gradients.append({name: parameter.grad for name, parameter in backbone.named_parameters()})
+    torch.testing.assert_close(gradients[1], gradients[0])
+
+
+def test_forward__seeded_for_another_batch__refused_in_training_only() -> None:
+    backbone = small_swin(drop_path_rate=0.6)
+    backbone.seed_drop_path([1, 2])
+    backbone.eval()(pictures(3))
+    with pytest.raises(ValueError, match="stochastic depth was seeded for 2 images, expected 3"):
+        backbone.train()(pictures(3))
 
 
 def test_forward__backward__every_parameter_gets_a_gradient() -> None:

@@ -8,8 +8,10 @@ import torch
 from helpers_training import DrawnSamples, tiny_config, tiny_model
 from torch import Tensor
 
+from ecocli.config.architecture import SwinConfig
 from ecocli.config.train_parent import TrainParentConfig
 from ecocli.errors import DataError, InterruptedRunError, UsageError
+from ecocli.model.builders import build_model
 from ecocli.runtime.context import Runtime
 from ecocli.runtime.interrupt import StopFlag
 from ecocli.training.batches import SampleSource
@@ -21,6 +23,17 @@ def train(
     folder: Path, config: TrainParentConfig, samples: SampleSource | None = None, runtime: Runtime | None = None
 ) -> TrainingResult:
     return Trainer(config, tiny_model(), samples or DrawnSamples(), runtime or Runtime.quiet(), folder).run()
+
+
+def train_swin(folder: Path, drop_path_rate: float = 0.6, generator_seed: int = 0, **changes: Any) -> TrainingResult:
+    backbone = SwinConfig(
+        embed_dim=8, depths=(1, 1, 2, 1), num_heads=(1, 1, 2, 2), window_size=4, drop_path_rate=drop_path_rate
+    )
+    torch.manual_seed(0)
+    model = build_model(tiny_config().architecture.model_copy(update={"backbone": backbone}))
+    trainer = Trainer(tiny_config(steps=2, **changes), model, DrawnSamples(), Runtime.quiet(), folder)
+    torch.manual_seed(generator_seed)
+    return trainer.run()
 
 
 def assert_same_bits(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
@@ -73,6 +86,20 @@ def test_run__accumulated_parts__equal_the_big_batch(tmp_path: Path, count: int)
     # From the second step on a rounding difference may choose another uncertain point.
     first_norms = [read_metrics(result.metrics)[0]["grad_norm"] for result in (whole, parts)]
     assert first_norms[1] == pytest.approx(first_norms[0], rel=1e-5)
+
+
+def test_run__stochastic_depth_in_accumulated_parts__losses_of_the_big_batch(tmp_path: Path) -> None:
+    whole = losses_of(train_swin(tmp_path / "whole"))
+    for count in (2, 4):
+        parts = losses_of(train_swin(tmp_path / f"parts-{count}", execution={"accumulation": count}))
+        assert parts == pytest.approx(whole, rel=2e-5)
+    # The draws matter: without them the losses are others.
+    assert losses_of(train_swin(tmp_path / "without", drop_path_rate=0.0)) != pytest.approx(whole, rel=1e-3)
+
+
+def test_run__other_state_of_the_global_generator__same_bits(tmp_path: Path) -> None:
+    one, other = (train_swin(tmp_path / str(seed), generator_seed=seed) for seed in (1, 2))
+    assert_same_bits(other.weights, one.weights)
 
 
 @pytest.mark.parametrize(
