@@ -78,7 +78,7 @@ class _StepReport:
     loss: float
     terms: dict[str, float]
     learning_rate: float
-    grad_norm: float
+    grad_norm: float | None
 
 
 class Trainer:
@@ -245,7 +245,7 @@ class Trainer:
             raise self._divergence_error(step, "loss", images)
         self._forward.drop_idle_gradients(exits.depths)
         grad_norm = state.apply_gradients(learning_rate)
-        if not math.isfinite(grad_norm):
+        if grad_norm is not None and not math.isfinite(grad_norm):
             images = [i for ids in world.gather_objects([i for part in ready for i in part.image_ids]) for i in ids]
             raise self._divergence_error(step, "gradient", images)
         names = [f"exits.{depth}.{term}" for term in _TERMS for depth in exits.depths]

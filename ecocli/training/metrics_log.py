@@ -2,7 +2,8 @@
 
 A line holds ``step`` (steps done), ``lr``, ``loss``, ``grad_norm`` and, under ``exits``, for every exit depth trained
 in the window its Mask2Former loss (all decoder layers, without alpha) and the three unweighted terms of its final
-prediction. All are means over the window. No times: those differ from run to run.
+prediction. All are means over the window; ``grad_norm`` is one over those steps that changed the weights, and missing
+where float16 left out all of them. No times: those differ from run to run.
 
 Where the exits are evaluated in between, each evaluation is a line of its own: ``step`` and ``evaluation``, which holds
 ``split``, ``images`` (how many) and, under ``exits``, for every exit depth ``pq``, ``sq``, ``rq``, ``pq_things`` and
@@ -27,9 +28,11 @@ class MetricsWindow:
         """
         self._sums = {} if sums is None else {name: list(pair) for name, pair in sums.items()}
 
-    def add(self, values: dict[str, float]) -> None:
-        """Take in the values of one step."""
+    def add(self, values: Mapping[str, float | None]) -> None:
+        """Take in the values of one step; None is one that this step does not have."""
         for name, value in values.items():
+            if value is None:
+                continue
             pair = self._sums.setdefault(name, [0.0, 0.0])
             pair[0] += value
             pair[1] += 1.0

@@ -13,8 +13,9 @@ from ecocli.training.metrics_log import (
 def test_take_means__values_in_some_steps__means_over_those() -> None:
     window = MetricsWindow()
     window.add({"loss": 1.0, "exits.2.loss": 4.0})
-    window.add({"loss": 2.0})
-    assert window.take_means() == {"loss": 1.5, "exits.2.loss": 4.0}
+    window.add({"loss": 2.0, "grad_norm": None})
+    window.add({"loss": 6.0, "grad_norm": 3.0})
+    assert window.take_means() == {"loss": 3.0, "exits.2.loss": 4.0, "grad_norm": 3.0}
     assert window.take_means() == {}
 
 
