@@ -90,7 +90,7 @@ def _fit_to_data(config: TrainParentConfig, dataset: PanopticDataset) -> TrainPa
     classes = {"num_classes": len(dataset.categories)}
     changes: dict[str, object] = {"architecture": config.architecture.model_copy(update=classes)}
     if config.epochs is not None:
-        # As a fraction of what was typed: in binary, 1.1 epochs of 10 images would be 12 steps of one image.
+        # As a fraction of what was typed: in binary, 1.1 epochs of 50 images would be 56 steps of one image.
         changes["steps"] = ceil(Fraction(repr(config.epochs)) * len(dataset) / config.batch_size)
     if len(config.exit_depths) == 1 and config.alpha == "depth":
         changes["alpha"] = "uniform"

@@ -160,10 +160,10 @@ def test_plan__epochs__steps_that_take_them(data_root: Path, epochs: float, batc
 
 
 def test_plan__epochs_that_binary_numbers_miss__not_rounded_up(tmp_path: Path) -> None:
-    # 1.1 x 10 is 11.000000000000002 in binary floating point; 11 steps of one image are 1.1 epochs.
-    data = {"root": str(tmp_path), "shapes": {**SHAPES, "train": 10}}
+    # 1.1 x 50 is 55.00000000000001 in binary floating point; 55 steps of one image are 1.1 epochs.
+    data = {"root": str(tmp_path), "shapes": {**SHAPES, "train": 50}}
     config = tiny_config(dataset=data, epochs=1.1, batch_size=1)
-    assert train_parent.plan(config, {}, Runtime.quiet())[1].steps == 11
+    assert train_parent.plan(config, {}, Runtime.quiet())[1].steps == 55
 
 
 def test_plan__single_exit_weighed_by_depth__asks_for_plain_mask2former(data_root: Path) -> None:
