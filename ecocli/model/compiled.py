@@ -1,7 +1,8 @@
 """Compilation of the backbone by torch, where a C++ compiler (on a CPU) or Triton (on a GPU) is there.
 
 Only the backbone: it has one shape per image size and gains a quarter (ResNet-50) or a tenth (Swin-T) on a CPU. The
-encoder's index arithmetic was measured too and is slower compiled than as it stands.
+encoder's index arithmetic was measured too and is slower compiled than as it stands; in training it breaks into more
+than ten graphs, whose compilation takes minutes.
 """
 
 from collections.abc import Callable
@@ -17,7 +18,7 @@ def compile_backbone(model: Mask2Former, warn: Callable[[str], None]) -> bool:
     Every new image size is compiled anew when it first comes, which takes from seconds to a minute.
 
     Args:
-        model: In evaluation mode.
+        model: On its device, in evaluation mode or to be trained; its state dict stays as it is.
         warn: Told once if this machine cannot compile.
 
     Returns:

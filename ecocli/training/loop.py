@@ -23,7 +23,7 @@ size that images of differing sizes are padded to (no built-in recipe yields suc
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -141,7 +141,7 @@ class Trainer:
             self._model,
             device=self._device,
             world_size=runtime.world.world_size,
-            compile_model=config.execution.compile,
+            compile_warning=runtime.log.warning if config.execution.compile else None,
         )
 
     def run(self) -> TrainingResult:
@@ -150,8 +150,16 @@ class Trainer:
         Raises:
             InterruptedRunError: A signal asked to stop, also during an evaluation; the state is saved.
             DataError: An image cannot be read, or a loss or gradient is not finite; the last saved state stays.
-            UsageError: A state cannot be saved.
+            UsageError: A state or TensorBoard's events cannot be saved.
         """
+        runtime = self._runtime
+        with ExitStack() as opened:
+            trackers = open_trackers(self._config.execution, runtime.log, runtime.world, self._state.step)
+            for tracker in trackers:
+                opened.callback(tracker.close)
+            return self._run(trackers)
+
+    def _run(self, trackers: Sequence[Tracker]) -> TrainingResult:
         config, runtime, state = self._config, self._runtime, self._state
         first = state.step
         parts = load_parts(
@@ -162,7 +170,6 @@ class Trainer:
             steps=config.steps,
             workers=config.execution.workers,
         )
-        trackers = open_trackers(config.execution, runtime.log) if runtime.world.is_main else []
         start_s = time.monotonic()
         self._evaluate_if_due(trackers, taken_up=True)
         # Closed on every way out: loading processes ignore signals and end when they are told to.
@@ -192,8 +199,6 @@ class Trainer:
                 )
                 # After saving: a kill during the evaluation costs no step.
                 self._evaluate_if_due(trackers)
-        for tracker in trackers:
-            tracker.close()
         evaluation_seconds = 0.0 if self._evaluation is None else self._evaluation.seconds
         return TrainingResult(
             state.weights(), state.metrics.path, first, self._training_seconds(start_s), evaluation_seconds

@@ -3,10 +3,9 @@
 Axes: B images, E exits, S supervised predictions, Q queries, K classes, P predictions (E x S), H W pixels.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
+from ecocli.model.compiled import compile_backbone
 from ecocli.model.layers import synchronise_norms
 from ecocli.model.mask2former import Mask2Former
 
@@ -45,7 +45,7 @@ class SupervisedModel(nn.Module):
 
 
 class TrainedModel:
-    """A supervised model, compiled and spread over processes as asked."""
+    """A supervised model, its backbone compiled and all of it spread over processes as asked."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class TrainedModel:
         *,
         device: torch.device,
         world_size: int,
-        compile_model: bool,
+        compile_warning: Callable[[str], None] | None = None,
     ) -> None:
         """Prepare a model that lies on its device.
 
@@ -61,15 +61,15 @@ class TrainedModel:
             model: The model.
             device: Where it lies.
             world_size: Number of processes; with more than one the gradients are averaged over them.
-            compile_model: Whether to use ``torch.compile``.
+            compile_warning: Asks for a compiled backbone, and is told if this machine cannot compile.
         """
         if world_size > 1 and device.type == "cuda":
             synchronise_norms(model)
         self._model = model
         # Processes wait for each other's gradients of every parameter, so all of them must get one.
         module: nn.Module = SupervisedModel(model, reach_all=world_size > 1)
-        if compile_model:
-            module = cast("nn.Module", torch.compile(module))
+        if compile_warning is not None:
+            compile_backbone(model, compile_warning)
         self._parallel: DistributedDataParallel | None = None
         if world_size > 1:
             devices = [device] if device.type == "cuda" else None

@@ -14,6 +14,7 @@ from ecocli.errors import DataError, InterruptedRunError, UsageError
 from ecocli.model.builders import build_model
 from ecocli.runtime.context import Runtime
 from ecocli.runtime.interrupt import StopFlag
+from ecocli.training import loop
 from ecocli.training.batches import SampleSource
 from ecocli.training.loop import Trainer, TrainingResult
 from ecocli.training.metrics_log import read_metrics
@@ -67,6 +68,35 @@ def test_run__few_images_many_steps__every_exit_learns(tmp_path: Path) -> None:
     for depth in ("1", "2", "3"):
         assert lines[-1]["exits"][depth]["loss"] < 0.7 * lines[0]["exits"][depth]["loss"]
         assert lines[-1]["exits"][depth].keys() == {"loss", "class", "mask", "dice"}
+
+
+def test_run__ends_or_is_stopped__trackers_are_closed_with_the_first_step_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Recorder:
+        def __init__(self) -> None:
+            self.calls: list[object] = []
+
+        def write(self, step: int, values: dict[str, float]) -> None:
+            self.calls.append(step)
+
+        def close(self) -> None:
+            self.calls.append("closed")
+
+    recorders: list[Recorder] = []
+
+    def open_one(execution: object, log: object, world: object, first_step: int) -> list[Recorder]:
+        recorders.append(Recorder())
+        recorders[-1].calls.append(f"from {first_step}")
+        return [recorders[-1]]
+
+    monkeypatch.setattr(loop, "open_trackers", open_one)
+    runtime = Runtime.quiet()
+    # The images of the third step are being loaded.
+    with pytest.raises(InterruptedRunError, match="after step 2 of 4"):
+        train(tmp_path, tiny_config(), StopsAfter(runtime.stop, 9), runtime)
+    train(tmp_path, tiny_config())
+    assert [recorder.calls for recorder in recorders] == [["from 0", 1, 2, "closed"], ["from 2", 3, 4, "closed"]]
 
 
 def test_run__reported_losses__add_up_to_the_total(tmp_path: Path) -> None:
