@@ -1,8 +1,9 @@
 """Compilation of the backbone by torch, where a C++ compiler (on a CPU) or Triton (on a GPU) is there.
 
 Only the backbone: it has one shape per image size. On a CPU a ResNet-50 gains some hundredths and Swin-T nothing, now
-that norms are folded and blocks tiled; with bfloat16 a ResNet-50 gains a twentieth more. The encoder's index arithmetic was measured too and is slower compiled than as it stands; in training it breaks into more
-than ten graphs, whose compilation takes minutes.
+that norms are folded and blocks tiled; with bfloat16 a ResNet-50 gains a twentieth. The encoder's index arithmetic was
+measured too and is slower compiled than as it stands; in training it breaks into more than ten graphs, whose
+compilation takes minutes.
 """
 
 from collections.abc import Callable
