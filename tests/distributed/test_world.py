@@ -16,6 +16,7 @@ import os, sys, time
 import torch
 from ecocli.commands.common import emit_result, make_runtime
 from ecocli.errors import EcoError
+from ecocli.runtime.distributed import exit_process
 
 with make_runtime("cpu", 1) as runtime:
     world = runtime.world
@@ -44,6 +45,7 @@ with make_runtime("cpu", 1) as runtime:
     everyone = world.gather_objects(seen)
     emit_result(world, {"everyone": everyone}, as_json=True)
 assert not torch.distributed.is_initialized()
+exit_process(0)
 """
 
 
