@@ -28,7 +28,7 @@ def images_at_once(height: int, width: int, device_type: str) -> int:
     """Images of a size that are worth passing through the network together, where no gradient is wanted.
 
     On a CPU one large image keeps all cores busy by itself, and several at once take longer for each (ResNet-50,
-    800 x 1088, four images: 1.2 times). A GPU takes whole batches.
+    800 x 1088, four images: a sixth) unless freed memory is kept. A GPU takes whole batches.
     """
     return max(1, _CPU_PIXELS_AT_ONCE // (height * width)) if device_type == "cpu" else 1 << 30
 

@@ -20,13 +20,14 @@ from ecocli.inference.batches import LabelledBatch, TruePanoptic
 from ecocli.inference.derive_stream import stream_rows
 from ecocli.inference.postprocess import PanopticRule
 from ecocli.model.builders import build_model
+from ecocli.model.mask2former import Mask2Former
 from ecocli.profiling.gflops import count_gflops
 from ecocli.runtime.memory import keep_freed_memory
 
 BATCH = 2
 
 
-def scenes(height: int, width: int, images: int, model: object) -> list[LabelledBatch]:
+def scenes(height: int, width: int, images: int, model: Mask2Former) -> list[LabelledBatch]:
     """Draw smooth noise and a ground truth of blocks."""
     rng = np.random.default_rng(0)
     ids = np.kron(np.arange(1, 13).reshape(3, 4), np.ones((-(-height // 3), -(-width // 4)), np.int64))
@@ -39,8 +40,8 @@ def scenes(height: int, width: int, images: int, model: object) -> list[Labelled
         names = [str(first + place) for place in range(BATCH)]
         batch = make_batch(
             pictures,
-            model.pixel_mean,  # type: ignore[attr-defined]
-            model.pixel_std,  # type: ignore[attr-defined]
+            model.pixel_mean,
+            model.pixel_std,
             32,
             original_sizes=[(height, width)] * BATCH,
             image_ids=names,

@@ -91,8 +91,8 @@ def picture(size: tuple[int, int], images: int = 1) -> torch.Tensor:
 def compare(backbone: str, size: tuple[int, int], peer: Any, model: Mask2Former, repeats: int) -> None:
     """Print the times of both at full depth, their ratio and the largest difference of their outputs."""
     image = picture(size)
-    theirs = lambda: peer(pixel_values=image)  # noqa: E731
-    ours = lambda: model(image, (6,), all_layers=False)  # noqa: E731
+    theirs = partial(peer, pixel_values=image)
+    ours = partial(model, image, (6,), all_layers=False)
     expected, found = theirs(), ours()
     scale = expected.masks_queries_logits.abs().mean()
     difference = max(
@@ -189,7 +189,7 @@ def mixed(size: tuple[int, int], model: Mask2Former, repeats: int) -> None:
     """Print what a batch of mixed exits takes, against the mean of its images alone at their own exits."""
     depths = (6, 2, 4, 3)
     batch = picture(size, len(depths))
-    together = lambda: model.forward_per_image(batch, torch.tensor(depths))  # noqa: E731
+    together = partial(model.forward_per_image, batch, torch.tensor(depths))
 
     def alone() -> None:
         for row, depth in enumerate(depths):
