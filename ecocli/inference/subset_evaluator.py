@@ -92,6 +92,7 @@ class SubsetEvaluator:
         """
         world, device = self._runtime.world, self._runtime.device
         model = restore_model(self._architecture, weights, device, "in training")
+        model.autocast_dtype = None if self._dtype == torch.float32 else self._dtype
         own = self._batches[world.rank :: world.world_size]
         batches = iterate_batches(self._dataset, own, self._resize, model, device)
         counts: dict[int, tuple[ImageCounts, ...]] = {}
@@ -101,10 +102,7 @@ class SubsetEvaluator:
                 if self._agree_to_stop(failure):
                     return None
                 try:
-                    with torch.autocast(
-                        torch.device(device).type, dtype=self._dtype, enabled=self._dtype != torch.float32
-                    ):
-                        counts |= {position: row.counts for position, row in next(rows, [])}
+                    counts |= {position: row.counts for position, row in next(rows, [])}
                 except EcoError as error:
                     failure = error
         self._agree_to_stop(failure)
