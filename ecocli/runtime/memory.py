@@ -1,8 +1,8 @@
 """Freed memory stays with the process, where the C library can be told so.
 
 glibc gives every block above 32 MiB fresh from the operating system, which clears it page by page when it is touched,
-and gives it back when it is freed. The maps of a network are such blocks, made and freed all the time: without this,
-a third of a training step on a CPU is the clearing of pages.
+and gives it back when it is freed. The maps of a network are such blocks, made and freed all the time: without this
+a third of a training step on a CPU can be the clearing of pages.
 """
 
 import ctypes
