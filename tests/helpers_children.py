@@ -77,7 +77,7 @@ def run_children(folder: Path, runs: Sequence[ChildRun], timeout_s: float = 900.
 
 def _plant(signal: int, at: str) -> None:
     """Let this process send itself a signal at the chosen moment."""
-    from ecocli.inference import subset_evaluator
+    from ecocli.scoring import subset_evaluator
     from ecocli.training import checkpoints, loop
 
     where, number = at.split()
@@ -144,7 +144,7 @@ if __name__ == "__main__":
     import matplotlib.figure  # noqa: F401
     import torch
 
-    import ecocli.inference.subset_evaluator
+    import ecocli.scoring.subset_evaluator
     import ecocli.stages.train_parent
     import ecocli.training.loop  # noqa: F401
 

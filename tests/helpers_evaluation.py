@@ -13,8 +13,8 @@ from ecocli.config.derive import DeriveConfig
 from ecocli.config.evaluate import EvaluateConfig, EvaluateExecutionConfig
 from ecocli.data.categories import SHAPES
 from ecocli.data.datasets import open_dataset
-from ecocli.inference.batches import load_batch
 from ecocli.runtime.context import Runtime
+from ecocli.scoring.batches import load_batch
 from ecocli.stages import derive
 
 IMAGES = 6

@@ -15,12 +15,12 @@ from ecocli.data.batching import ImageBatch
 from ecocli.data.categories import SHAPES
 from ecocli.data.datasets import open_dataset
 from ecocli.data.panoptic import PanopticDataset, Segment
-from ecocli.inference.batches import TruePanoptic
 from ecocli.inference.postprocess import PanopticRule
 from ecocli.inference.predictor import ExitGate, ImagePrediction
 from ecocli.model.builders import build_model
 from ecocli.model.gate import Gate, pool_features
 from ecocli.model.mask2former import Mask2Former
+from ecocli.scoring.batches import TruePanoptic
 
 EXIT_DEPTHS = (1, 2, 3)
 

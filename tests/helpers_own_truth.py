@@ -10,9 +10,9 @@ from ecocli.config.dataset import DatasetConfig
 from ecocli.data.categories import SHAPES
 from ecocli.data.datasets import open_dataset
 from ecocli.data.panoptic import encode_id_map
-from ecocli.inference.batches import load_batch
 from ecocli.inference.coco_output import category_entries, segment_entries
 from ecocli.inference.predictor import predict_exits
+from ecocli.scoring.batches import load_batch
 
 
 def make_own_truth(source: DatasetConfig, folder: Path) -> DatasetConfig:

@@ -92,7 +92,7 @@ def shapes(
 ) -> None:
     """Generate the drawn data set, unless it is there; every other command does this by itself."""
     from ecocli.data.datasets import data_root, open_dataset
-    from ecocli.data.shapes_files import ensure_shapes, stored_parameters
+    from ecocli.data.shapes.files import ensure_shapes, stored_parameters
 
     settings = _resolve(
         "shapes",
@@ -168,7 +168,7 @@ def check(
     """Check every file, id, area and box of a data set; leaves with code 3 when anything is wrong."""
     from ecocli.data.checking import Fault, SplitReport, check_split
     from ecocli.data.datasets import data_root, open_dataset, split_names
-    from ecocli.data.shapes_files import stored_parameters
+    from ecocli.data.shapes.files import stored_parameters
     from ecocli.data.workers import usable_cores
 
     settings = _resolve(name, root, config, assignments)

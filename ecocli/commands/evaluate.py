@@ -192,7 +192,7 @@ def _read_metrics(text: str) -> list[str]:
 
 
 def _unpack(report: "Artifact[ReportManifest]", folder: Path) -> Path:
-    from ecocli.inference.predictions_file import ARCHIVE_NAME, unpack_predictions
+    from ecocli.scoring.predictions_file import ARCHIVE_NAME, unpack_predictions
 
     return unpack_predictions(report.path_of(ARCHIVE_NAME), folder)
 
@@ -200,8 +200,8 @@ def _unpack(report: "Artifact[ReportManifest]", folder: Path) -> Path:
 def _check(config: "EvaluateConfig", report: "Artifact[ReportManifest]", runtime: "Runtime") -> float | None:
     """Score the kept predictions by panopticapi; any difference is a bug, ours or theirs."""
     from ecocli.data.datasets import open_dataset
-    from ecocli.inference.official_check import official_quality
-    from ecocli.inference.predictions_file import FOLDER_NAME
+    from ecocli.scoring.official_check import official_quality
+    from ecocli.scoring.predictions_file import FOLDER_NAME
 
     dataset = open_dataset(config.dataset, config.split)
     with tempfile.TemporaryDirectory() as folder:

@@ -17,7 +17,7 @@ from ecocli.config.loading import load_toml, resolve_config
 from ecocli.data.annotations import read_annotations
 from ecocli.data.categories import CITYSCAPES, CITYSCAPES_TRAIN_IDS, COCO, SHAPES, Category
 from ecocli.data.panoptic import ImageRecord, PanopticDataset, RecordTable
-from ecocli.data.shapes_files import ensure_shapes
+from ecocli.data.shapes.files import ensure_shapes
 from ecocli.errors import DataError, UsageError
 
 

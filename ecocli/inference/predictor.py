@@ -4,7 +4,7 @@ Axes: B images, E exits, Q queries, K classes. Source: ECO-M2F (arXiv 2404.15244
 batch take different exits, and the backbone and the encoder run once for all exits wanted.
 
 An image's result does not depend on its batch mates: batches hold images of one padded size (see
-``ecocli.inference.batches``), so that the padding an image gets is its own, and no operation mixes images. What
+``ecocli.scoring.batches``), so that the padding an image gets is its own, and no operation mixes images. What
 remains is the rounding of matrix products whose kernels depend on the batch size (some 1e-6 in a logit); batches are
 therefore formed from the data set alone, never from the number of processes.
 """

@@ -29,9 +29,9 @@ from ecocli.runtime.context import Runtime
 
 if TYPE_CHECKING:
     from ecocli.artifacts.derived_table import DerivedRecord
-    from ecocli.inference.derive_rows import DerivedRow
     from ecocli.inference.postprocess import PanopticRule
     from ecocli.model.mask2former import Mask2Former
+    from ecocli.scoring.score_exits import DerivedRow
 
 STAGE = "derive"
 SCHEMA_VERSION = 1
@@ -218,7 +218,7 @@ def _finish(
 
 def plan_parts(config: DeriveConfig, subject: Subject, folder: Path) -> list[Part]:
     """Cut all splits into parts; the same on every process and after every restart."""
-    from ecocli.inference.batches import plan_dataset
+    from ecocli.scoring.batches import plan_dataset
 
     step = max(config.execution.part_images // config.batch_size, 1)
     parts = []
@@ -290,8 +290,8 @@ def _compute_part(
 ) -> None:
     from ecocli.artifacts.derived_table import build_table
     from ecocli.artifacts.tables import write_table
-    from ecocli.inference.batches import iterate_batches
-    from ecocli.inference.derive_stream import stream_rows
+    from ecocli.scoring.batches import iterate_batches
+    from ecocli.scoring.score_stream import stream_rows
 
     depths = subject.parent.manifest.exit_depths
     threads = config.execution.score_threads or runtime.threads

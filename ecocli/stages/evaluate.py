@@ -31,11 +31,11 @@ from ecocli.errors import ArtifactError, DataError
 from ecocli.runtime.context import Runtime
 
 if TYPE_CHECKING:
-    from ecocli.inference.assemble import FurtherMetrics
-    from ecocli.inference.scored_dataset import ScoringTask
-    from ecocli.inference.scores import PartScores
     from ecocli.metrics.instance import TrueInstance
     from ecocli.metrics.scorecard import ExitTable, GateLead, GateRun, ScoreRow
+    from ecocli.scoring.assemble import FurtherMetrics
+    from ecocli.scoring.scored_dataset import ScoringTask
+    from ecocli.scoring.scores import PartScores
 
 
 STAGE = "eval"
@@ -158,8 +158,8 @@ def _evaluate(
     provenance: dict[str, JsonValue],
 ) -> tuple[ReportManifest, FileContents]:
     # torch is loaded only where something is computed; a result that is there is returned without it.
-    from ecocli.inference.instance_truth import read_instance_truth
-    from ecocli.inference.scored_dataset import score_dataset
+    from ecocli.scoring.instance_truth import read_instance_truth
+    from ecocli.scoring.scored_dataset import score_dataset
 
     # First of all: hours of scoring must not end at a damaged file.
     truth = read_instance_truth(subject.dataset) if "ap" in config.metrics else None
@@ -186,8 +186,8 @@ def scoring_task(config: EvaluateConfig, subject: Subject, runtime: Runtime) -> 
     """Load model and gate, and say what is to be scored."""
     from ecocli.artifacts.tensors import load_tensors
     from ecocli.inference.loading import panoptic_rule, restore_gate, restore_model
-    from ecocli.inference.scored_dataset import ScoringTask
-    from ecocli.inference.scoring import ScoringOptions
+    from ecocli.scoring.part_scorer import ScoringOptions
+    from ecocli.scoring.scored_dataset import ScoringTask
 
     parent, gate = subject.parent, subject.gate
     weights = load_tensors(parent.path_of("model.safetensors"))
@@ -229,9 +229,9 @@ def _exit_table(config: EvaluateConfig, subject: Subject, task: "ScoringTask", s
 
     import numpy as np
 
-    from ecocli.inference.assemble import count_table
     from ecocli.metrics.scorecard import ExitTable
     from ecocli.profiling.gflops import count_gflops
+    from ecocli.scoring.assemble import count_table
 
     depths, K = task.exit_depths, len(task.rule.category_ids)
     if subject.derived is not None and task.gate is not None:
@@ -256,9 +256,9 @@ def _exit_table(config: EvaluateConfig, subject: Subject, task: "ScoringTask", s
 
 def _gate_run(subject: Subject, task: "ScoringTask", scores: "PartScores") -> "GateRun | None":
     """Collect what the gate did, and what it costs itself."""
-    from ecocli.inference.assemble import sum_view
     from ecocli.metrics.scorecard import GateRun
     from ecocli.profiling.gflops import count_gflops
+    from ecocli.scoring.assemble import sum_view
 
     gate = task.gate
     if gate is None:
@@ -281,9 +281,9 @@ def _report(
     folder: Path,
 ) -> tuple[dict[str, JsonValue], FileContents]:
     """Make the summary and the files."""
-    from ecocli.inference.assemble import further_metrics
-    from ecocli.inference.predictions_file import pack_predictions
     from ecocli.metrics.scorecard import gate_lead, score_rows
+    from ecocli.scoring.assemble import further_metrics
+    from ecocli.scoring.predictions_file import pack_predictions
 
     table, gate = _exit_table(config, subject, task, scores), _gate_run(subject, task, scores)
     rows = score_rows(table, task.rule.is_thing, gate)
@@ -305,7 +305,7 @@ def _tables(
     folder: Path,
 ) -> FileContents:
     from ecocli.artifacts.tables import ColumnDoc, document_columns, write_table
-    from ecocli.inference.evaluation_tables import CLASS_COLUMNS, IMAGE_COLUMNS, class_table, image_table
+    from ecocli.scoring.evaluation_tables import CLASS_COLUMNS, IMAGE_COLUMNS, class_table, image_table
 
     files = {}
     for name, content, columns in (
@@ -319,8 +319,8 @@ def _tables(
 
 
 def _timings(config: EvaluateConfig, task: "ScoringTask", runtime: Runtime) -> Mapping[str, float]:
-    from ecocli.inference.batches import cut_batches, load_batch, plan_dataset
-    from ecocli.inference.timing import time_choices
+    from ecocli.scoring.batches import cut_batches, load_batch, plan_dataset
+    from ecocli.scoring.timing import time_choices
 
     wanted = config.execution.timed_images
     batches = []
@@ -346,8 +346,8 @@ def _summary(
 ) -> dict[str, JsonValue]:
     import numpy as np
 
-    from ecocli.inference.assemble import row_summary
     from ecocli.metrics.scorecard import image_qualities
+    from ecocli.scoring.assemble import row_summary
 
     undefined = int(np.isnan(image_qualities(table.counts)).all(axis=1).sum())
     gate, file = subject.gate, subject.dataset.instance_file

@@ -20,9 +20,9 @@ from ecocli.errors import ArtifactError, UsageError
 from ecocli.runtime.context import Runtime
 
 if TYPE_CHECKING:
-    from ecocli.training.gate_budget import Found
-    from ecocli.training.gate_table import GateTables
-    from ecocli.training.gate_training import FittedGate, GateFitter
+    from ecocli.gates.budget import Found
+    from ecocli.gates.fitter import FittedGate, GateFitter
+    from ecocli.gates.splits import GateTables
 
 STAGE = "fit-gate"
 SCHEMA_VERSION = 1
@@ -141,9 +141,9 @@ def _fit(
 ) -> tuple[GateManifest, FileContents]:
     from ecocli.artifacts.derived_table import read_splits
     from ecocli.artifacts.tensors import save_tensors
-    from ecocli.training.gate_summary import number
-    from ecocli.training.gate_table import build_tables
-    from ecocli.training.gate_training import GateFitter
+    from ecocli.gates.fitter import GateFitter
+    from ecocli.gates.splits import build_tables
+    from ecocli.gates.verdict import number
 
     splits = read_splits(derived, (config.train_split, config.score_split), config.feature)
     tables = build_tables(config, {name: vars(table) for name, table in splits.items()}, derived.manifest.exit_depths)
@@ -191,8 +191,8 @@ def _settle(config: FitGateConfig, tables: "GateTables", fitter: "GateFitter", d
     """Fit the gate of a beta, or search the one of a budget."""
     import numpy as np
 
+    from ecocli.gates.budget import Budget, Found, GateSearch
     from ecocli.metrics.assignment import assignment_pq
-    from ecocli.training.gate_budget import Budget, Found, GateSearch
 
     E, held_out = len(depths), tables.held_out
     if config.beta is not None:
@@ -219,7 +219,7 @@ def _judge(
     depths: tuple[int, ...],
     config: FitGateConfig,
 ) -> dict[str, JsonValue]:
-    from ecocli.training.gate_summary import verdict_json, warnings_of
+    from ecocli.gates.verdict import verdict_json, warnings_of
 
     E, held_out = len(depths), tables.held_out
     verdict = held_out.arena(depths, config.bootstrap_replicates, config.seed).judge(
@@ -247,10 +247,10 @@ def _compare(
     config: FitGateConfig,
 ) -> dict[str, JsonValue]:
     """Score both heads and a small MLP at the gate's beta; the lead over a blend of equal cost compares them."""
+    from ecocli.gates.fitter import choose
+    from ecocli.gates.mlp_head import fit_mlp
+    from ecocli.gates.verdict import number
     from ecocli.losses.gate import target_exit_indices
-    from ecocli.training.gate_mlp import fit_mlp
-    from ecocli.training.gate_summary import number
-    from ecocli.training.gate_training import choose
 
     E, held_out = len(depths), tables.held_out
     raw = held_out.features

@@ -159,7 +159,7 @@ def run(
 
 
 def _input_sizes(config: ProfileModelConfig) -> list[InputSizes]:
-    from ecocli.inference.batches import padded_size
+    from ecocli.scoring.batches import padded_size
 
     if config.dataset is None:
         divisor = 32

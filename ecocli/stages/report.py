@@ -70,10 +70,10 @@ def run(config: ReportConfig, inputs: Mapping[str, str], store: Store, runtime: 
         UsageError: The folder cannot be written.
     """
     from ecocli.artifacts.tables import read_table
-    from ecocli.inference.evaluation_tables import read_exit_table
     from ecocli.metrics.scorecard import image_qualities
     from ecocli.reports.evaluation_page import PageContent, build_page
     from ecocli.reports.plots import draw_exit_histogram, draw_tradeoff
+    from ecocli.scoring.evaluation_tables import read_exit_table
 
     evaluation = store.get(inputs["report"], ReportManifest)
     summary: Mapping[str, Any] = evaluation.manifest.summary
@@ -308,13 +308,13 @@ def _draw_example(scene: _Scene, example: "PickedExample") -> "ShownExample":
     """Draw image, truth, shallowest exit, deepest exit and the gate's result side by side."""
     import torch
 
-    from ecocli.inference.batches import load_batch
-    from ecocli.inference.derive_rows import score_prediction
     from ecocli.inference.predictor import predict_exits, predict_gated
     from ecocli.metrics.panoptic_quality import image_pq
     from ecocli.reports.evaluation_page import Example as ShownExample
     from ecocli.reports.overlays import PanopticPicture, draw_overlay, drawing_scale, enlarge
     from ecocli.reports.sheet import Panel, draw_sheet
+    from ecocli.scoring.batches import load_batch
+    from ecocli.scoring.score_exits import score_prediction
 
     dataset, record = scene.dataset, scene.dataset.records[example.position]
     resize = scene.config.dataset.test_resize

@@ -20,8 +20,8 @@ from ecocli.errors import InterruptedRunError, UsageError
 from ecocli.runtime.context import Runtime
 
 if TYPE_CHECKING:
+    from ecocli.gates.fitter import FittedGate
     from ecocli.metrics.controls import Verdict
-    from ecocli.training.gate_training import FittedGate
 
 STAGE = "sweep"
 SCHEMA_VERSION = 1
@@ -146,9 +146,9 @@ def _sweep(
     folder: Path,
 ) -> tuple[ReportManifest, FileContents]:
     from ecocli.artifacts.derived_table import read_splits
-    from ecocli.training.gate_summary import verdict_json
-    from ecocli.training.gate_table import build_tables
-    from ecocli.training.gate_training import GateFitter
+    from ecocli.gates.fitter import GateFitter
+    from ecocli.gates.splits import build_tables
+    from ecocli.gates.verdict import verdict_json
 
     manifest = derived.manifest
     splits = read_splits(derived, (config.train_split, config.score_split), config.feature)
@@ -232,7 +232,7 @@ def _row(gate: "FittedGate", verdict: "Verdict", depths: tuple[int, ...]) -> dic
 
 
 def _json_rows(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
-    from ecocli.training.gate_summary import number
+    from ecocli.gates.verdict import number
 
     return [{key: number(v) if isinstance(v, float) else v for key, v in row.items()} for row in rows]
 

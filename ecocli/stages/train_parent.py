@@ -30,8 +30,8 @@ from ecocli.errors import DataError, UsageError
 from ecocli.runtime.context import Runtime
 
 if TYPE_CHECKING:
-    from ecocli.inference.subset_evaluator import SubsetEvaluator
     from ecocli.model.mask2former import Mask2Former
+    from ecocli.scoring.subset_evaluator import SubsetEvaluator
 
 STAGE = "train-parent"
 SCHEMA_VERSION = 1
@@ -282,7 +282,7 @@ def _train(
 def _evaluator(config: TrainParentConfig, subject: Subject, runtime: Runtime) -> "SubsetEvaluator | None":
     if subject.evaluation is None:
         return None
-    from ecocli.inference.subset_evaluator import SubsetEvaluator
+    from ecocli.scoring.subset_evaluator import SubsetEvaluator
 
     return SubsetEvaluator(
         subject.evaluation,

@@ -1,6 +1,6 @@
 """Panoptic quality of every exit in the course of a training: on which weights, and where the numbers go.
 
-What scores a set of weights comes from outside (``ecocli.inference.subset_evaluator``), since training does not know
+What scores a set of weights comes from outside (``ecocli.scoring.subset_evaluator``), since training does not know
 how predictions are made. It works on a model of its own, so the one that is trained stays as it is: its mode, its
 weights, its batch norm statistics. Random numbers need no care: every step seeds itself.
 """

@@ -16,13 +16,13 @@ import torch
 from ecocli.config.architecture import ARCHITECTURES
 from ecocli.data.batching import make_batch
 from ecocli.data.panoptic import Segment
-from ecocli.inference.batches import LabelledBatch, TruePanoptic
-from ecocli.inference.derive_stream import stream_rows
 from ecocli.inference.postprocess import PanopticRule
 from ecocli.model.builders import build_model
 from ecocli.model.mask2former import Mask2Former
 from ecocli.profiling.gflops import count_gflops
 from ecocli.runtime.memory import keep_freed_memory
+from ecocli.scoring.batches import LabelledBatch, TruePanoptic
+from ecocli.scoring.score_stream import stream_rows
 
 BATCH = 2
 

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from ecocli.gates.class_head import fit_class_head
+from ecocli.gates.quality_head import fit_quality_head
+from ecocli.gates.solver import StandardisedFeatures, solve
 from ecocli.losses.gate import exit_utilities, loss_targets
 from ecocli.metrics.assignment import CountTable
 from ecocli.metrics.bootstrap import bootstrap_totals, stack_weights
-from ecocli.training.gate_fit import StandardisedFeatures, solve
-from ecocli.training.gate_heads import fit_class_head
-from ecocli.training.gate_ridge import fit_quality_head
 
 T = TypeVar("T")
 FEATURES, LATENT, EXITS = 768, 96, 5

@@ -11,8 +11,8 @@ from helpers_own_truth import make_own_truth
 
 from ecocli.config.dataset import DatasetConfig
 from ecocli.data.datasets import open_dataset
-from ecocli.inference.subset_evaluator import SubsetEvaluator
 from ecocli.runtime.context import Runtime
+from ecocli.scoring.subset_evaluator import SubsetEvaluator
 from ecocli.training.evaluation import name_qualities
 
 _SCRIPT = """

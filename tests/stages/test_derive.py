@@ -28,13 +28,13 @@ from ecocli.config.derive import DeriveConfig, DeriveExecutionConfig
 from ecocli.data.categories import SHAPES
 from ecocli.data.datasets import open_dataset
 from ecocli.errors import ArtifactError, DataError, InterruptedRunError
-from ecocli.inference import derive_stream
-from ecocli.inference.batches import load_batch
-from ecocli.inference.derive_rows import derive_rows
 from ecocli.metrics.assignment import assignment_pq
 from ecocli.metrics.panoptic_quality import panoptic_quality, sum_counts
 from ecocli.profiling.gflops import count_gflops
 from ecocli.runtime.context import Runtime
+from ecocli.scoring import score_stream as derive_stream
+from ecocli.scoring.batches import load_batch
+from ecocli.scoring.score_exits import derive_rows
 from ecocli.stages.derive import Shard, plan, plan_parts, run, run_shard
 
 

@@ -14,13 +14,13 @@ from ecocli.config.dataset import ResizeConfig
 from ecocli.config.evaluate import EvaluateExecutionConfig
 from ecocli.data.datasets import open_dataset
 from ecocli.errors import ArtifactError, DataError, InterruptedRunError
-from ecocli.inference import scoring
-from ecocli.inference.batches import load_batch
-from ecocli.inference.derive_rows import derive_rows
-from ecocli.inference.evaluation_tables import read_exit_table
 from ecocli.metrics.assignment import assignment_pq
 from ecocli.metrics.panoptic_quality import panoptic_quality, sum_counts
 from ecocli.runtime.context import Runtime
+from ecocli.scoring import part_scorer as scoring
+from ecocli.scoring.batches import load_batch
+from ecocli.scoring.evaluation_tables import read_exit_table
+from ecocli.scoring.score_exits import derive_rows
 from ecocli.stages import evaluate
 
 

@@ -10,10 +10,10 @@ from parity.golden import R50_SMALL, Golden
 
 from ecocli.config.dataset import ResizeConfig
 from ecocli.data.batching import ImageBatch, make_batch
-from ecocli.inference.batches import LabelledBatch, load_batch
 from ecocli.inference.postprocess import PanopticRule
 from ecocli.inference.predictor import predict_exits, predict_gated
 from ecocli.model.mask2former import Mask2Former
+from ecocli.scoring.batches import LabelledBatch, load_batch
 
 KEEP = ResizeConfig()
 

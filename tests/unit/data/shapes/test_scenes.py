@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from ecocli.config.dataset import SceneConfig
 from ecocli.data.categories import SHAPES
-from ecocli.data.outlines import Outline, rasterise, regular
-from ecocli.data.shapes import draw_scene, scene_difficulty
+from ecocli.data.shapes.outlines import Outline, rasterise, regular
+from ecocli.data.shapes.scenes import draw_scene, scene_difficulty
 
 SMALL = SceneConfig(size=64)
 HARD = SceneConfig(size=96, easy_weight=0.0, medium_weight=0.0)

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from ecocli.config.dataset import SceneConfig
-from ecocli.data.backdrop import STUFF, draw_noise, draw_regions, grid, paint_regions
-from ecocli.data.outlines import Outline, Patch, rasterise, regular, star, worm
 from ecocli.data.panoptic import Segment
+from ecocli.data.shapes.backdrop import STUFF, draw_noise, draw_regions, grid, paint_regions
+from ecocli.data.shapes.outlines import Outline, Patch, rasterise, regular, star, worm
 
 FloatArray = NDArray[np.float32]
 

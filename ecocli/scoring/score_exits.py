@@ -14,12 +14,12 @@ from jaxtyping import Float16, Int32
 
 from ecocli.data.batching import ImageBatch
 from ecocli.errors import DataError
-from ecocli.inference.batches import Size, TruePanoptic
 from ecocli.inference.postprocess import PanopticRule, PredictedSegment
 from ecocli.inference.predictor import ImagePrediction, predict_exits
 from ecocli.metrics.panoptic_quality import ImageCounts, count_panoptic_image, image_pq
 from ecocli.model.gate import FeatureName, pool_features
 from ecocli.model.mask2former import Mask2Former
+from ecocli.scoring.batches import Size, TruePanoptic
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from ecocli.config.fit_gate import GateFitConfig
+from ecocli.gates.rows import SplitData, TrainingRows
 from ecocli.runtime.seeds import numpy_generator
-from ecocli.training.gate_data import SplitData, TrainingRows
 
 _HELD_OUT_SHARE = 0.2
 

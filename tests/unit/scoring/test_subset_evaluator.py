@@ -12,13 +12,13 @@ from ecocli.config.dataset import DatasetConfig
 from ecocli.data.categories import SHAPES
 from ecocli.data.datasets import open_dataset
 from ecocli.errors import DataError
-from ecocli.inference import subset_evaluator
-from ecocli.inference.batches import load_batch
-from ecocli.inference.derive_rows import derive_rows
-from ecocli.inference.subset_evaluator import SubsetEvaluator, spread_positions
 from ecocli.metrics.panoptic_quality import PanopticQuality, panoptic_quality, sum_counts
 from ecocli.model.builders import build_model
 from ecocli.runtime.context import Runtime
+from ecocli.scoring import subset_evaluator
+from ecocli.scoring.batches import load_batch
+from ecocli.scoring.score_exits import derive_rows
+from ecocli.scoring.subset_evaluator import SubsetEvaluator, spread_positions
 
 IMAGES = 7
 

@@ -1,6 +1,6 @@
 """Rows of the derived table for a stream of batches, scored on all cores.
 
-Axes: E exits. The arithmetic is that of ``ecocli.inference.derive_rows``, batch by batch; only the clock differs. With
+Axes: E exits. The arithmetic is that of ``ecocli.scoring.score_exits``, batch by batch; only the clock differs. With
 the network on a GPU, a batch is scored while the next one computes. With the network on the CPU both want the same
 cores, and threads of the one waiting for those of the other cost more than the overlap gains: there the images and
 exits of a batch are scored side by side once its network has finished.
@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from jaxtyping import Float16
 
-from ecocli.inference.batches import LabelledBatch
-from ecocli.inference.derive_rows import DerivedRow, ScoredPrediction, score_prediction
 from ecocli.inference.postprocess import PanopticRule
 from ecocli.inference.predictor import ImagePrediction, predict_exits
 from ecocli.model.gate import FeatureName, pool_features
 from ecocli.model.mask2former import Mask2Former
+from ecocli.scoring.batches import LabelledBatch
+from ecocli.scoring.score_exits import DerivedRow, ScoredPrediction, score_prediction
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ from helpers_inference import tiny_dataset, tiny_model
 from ecocli.config.dataset import ResizeConfig
 from ecocli.data.panoptic import PanopticDataset
 from ecocli.errors import DataError
-from ecocli.inference.batches import cut_batches, iterate_batches, padded_size, plan_batches, plan_dataset
+from ecocli.scoring.batches import cut_batches, iterate_batches, padded_size, plan_batches, plan_dataset
 
 KEEP = ResizeConfig()
 

@@ -10,7 +10,6 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from pydantic import JsonValue
 
-from ecocli.inference.scores import CountEntries, PartScores, instance_images
 from ecocli.metrics.assignment import CountTable, oracle_assignment
 from ecocli.metrics.instance import InstanceQuality, TrueInstance, instance_quality
 from ecocli.metrics.panoptic_quality import ImageCounts
@@ -24,6 +23,7 @@ from ecocli.metrics.scorecard import (
     image_qualities,
 )
 from ecocli.metrics.semantic import SemanticQuality, semantic_quality
+from ecocli.scoring.scores import CountEntries, PartScores, instance_images
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from jaxtyping import Float, Int64
 
 from ecocli.config.fit_gate import HeadName
 from ecocli.errors import UsageError
+from ecocli.gates.fitter import FittedGate, GateFitter, price_for_budget
 from ecocli.losses.gate import target_exit_indices
 from ecocli.metrics.controls import Arena
-from ecocli.training.gate_training import FittedGate, GateFitter, price_for_budget
 
 Assignment = Int64[np.ndarray, " N"]
 

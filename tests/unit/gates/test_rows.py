@@ -5,8 +5,8 @@ import pytest
 from helpers_gate import random_table
 
 from ecocli.config.fit_gate import ObjectiveName
+from ecocli.gates.rows import SplitData, TrainingRows
 from ecocli.metrics.assignment import CountTable
-from ecocli.training.gate_data import SplitData, TrainingRows
 
 
 def image_quality(table: CountTable) -> np.ndarray:

@@ -17,7 +17,7 @@ from ecocli.config.dataset import DatasetConfig
 from ecocli.data.datasets import open_dataset
 from ecocli.data.panoptic import PanopticDataset
 from ecocli.errors import DataError
-from ecocli.inference.instance_truth import read_instance_truth
+from ecocli.scoring.instance_truth import read_instance_truth
 
 
 def write_instances(path: Path) -> None:

@@ -14,20 +14,20 @@ from torch import Tensor
 from ecocli.config.dataset import ResizeConfig
 from ecocli.data.panoptic import PanopticDataset, RecordTable, decode_id_map, read_picture
 from ecocli.errors import ArtifactError, InterruptedRunError
-from ecocli.inference import scoring
-from ecocli.inference.assemble import count_table, further_metrics, sum_view
-from ecocli.inference.batches import LabelledBatch, load_batch
-from ecocli.inference.derive_rows import derive_rows
 from ecocli.inference.postprocess import instance_inference, semantic_map
-from ecocli.inference.predictions_file import pack_predictions, unpack_predictions
 from ecocli.inference.predictor import ExitGate, predict_exits, predict_gated
-from ecocli.inference.scored_dataset import ScoringTask, score_dataset
-from ecocli.inference.scores import PartScores, instance_images, load_part, save_part
-from ecocli.inference.scoring import PartScorer, ScoringOptions
 from ecocli.metrics.panoptic_quality import count_panoptic_image, image_pq, panoptic_quality, sum_counts
 from ecocli.metrics.scorecard import ExitTable, GateRun, image_qualities, score_rows
 from ecocli.metrics.semantic import count_confusion, semantic_truth
 from ecocli.runtime.context import Runtime
+from ecocli.scoring import part_scorer as scoring
+from ecocli.scoring.assemble import count_table, further_metrics, sum_view
+from ecocli.scoring.batches import LabelledBatch, load_batch
+from ecocli.scoring.part_scorer import PartScorer, ScoringOptions
+from ecocli.scoring.predictions_file import pack_predictions, unpack_predictions
+from ecocli.scoring.score_exits import derive_rows
+from ecocli.scoring.scored_dataset import ScoringTask, score_dataset
+from ecocli.scoring.scores import PartScores, instance_images, load_part, save_part
 
 KEEP = ResizeConfig()
 IMAGES = 5
@@ -147,7 +147,7 @@ def test_score_dataset__two_processes__score_like_one(scene: Scene, scores: Part
         def any(self, flag: bool) -> bool:
             return flag
 
-    from ecocli.inference import scored_dataset
+    from ecocli.scoring import scored_dataset
 
     quiet = Runtime.quiet()
     for rank in (1, 0):

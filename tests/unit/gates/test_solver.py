@@ -10,10 +10,10 @@ import torch
 from scipy.optimize import minimize
 
 from ecocli.errors import DataError
+from ecocli.gates.class_head import L2_GRID, fit_class_head, folds_of_rows
+from ecocli.gates.quality_head import fit_quality_head
+from ecocli.gates.solver import StandardisedFeatures, fold_standardisation, solve
 from ecocli.losses.gate import GATE_LOSSES, GateLoss, loss_targets
-from ecocli.training.gate_fit import StandardisedFeatures, fold_standardisation, solve
-from ecocli.training.gate_heads import L2_GRID, fit_class_head, folds_of_rows
-from ecocli.training.gate_ridge import fit_quality_head
 
 
 def correlated(seed: int, rows: int, features: int, exits: int = 4) -> tuple[np.ndarray, torch.Tensor]:

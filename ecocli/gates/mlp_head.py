@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ecocli.gates.solver import StandardisedFeatures
 from ecocli.runtime.seeds import torch_generator
-from ecocli.training.gate_fit import StandardisedFeatures
 
 _BATCH_ROWS = 1024
 

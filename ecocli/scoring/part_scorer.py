@@ -14,16 +14,16 @@ from jaxtyping import Int64
 from PIL import Image
 
 from ecocli.data.panoptic import encode_id_map
-from ecocli.inference.batches import LabelledBatch, TruePanoptic
-from ecocli.inference.derive_rows import ScoredPrediction, derive_rows, score_prediction
 from ecocli.inference.postprocess import PanopticRule, instance_inference, semantic_map
 from ecocli.inference.predictor import ExitGate, ImagePrediction, predict_gated
-from ecocli.inference.scores import TRUTH_VIEW, CountEntries, InstanceEntries, PartScores, SegmentEntries
 from ecocli.metrics.assignment import oracle_assignment
 from ecocli.metrics.instance import Rle, encode_masks, true_instances
 from ecocli.metrics.panoptic_quality import ImageCounts
 from ecocli.metrics.semantic import count_confusion, semantic_truth
 from ecocli.model.mask2former import Mask2Former
+from ecocli.scoring.batches import LabelledBatch, TruePanoptic
+from ecocli.scoring.score_exits import ScoredPrediction, derive_rows, score_prediction
+from ecocli.scoring.scores import TRUTH_VIEW, CountEntries, InstanceEntries, PartScores, SegmentEntries
 
 
 @dataclass(frozen=True)

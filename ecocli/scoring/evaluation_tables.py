@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ecocli.data.panoptic import PanopticDataset
-from ecocli.inference.assemble import FurtherMetrics, count_table
-from ecocli.inference.scores import PartScores
 from ecocli.metrics.assignment import CountTable, oracle_assignment
 from ecocli.metrics.scorecard import ExitTable, ScoreRow, image_qualities
+from ecocli.scoring.assemble import FurtherMetrics, count_table
+from ecocli.scoring.scores import PartScores
 
 IMAGE_COLUMNS: Mapping[str, tuple[str, str]] = {
     "image_id": ("id of the image, as text", ""),

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from ecocli.config.dataset import DatasetConfig, SceneConfig, ShapesConfig
-from ecocli.data import shapes_files
 from ecocli.data.datasets import open_dataset
-from ecocli.data.shapes import draw_scene
-from ecocli.data.shapes_files import ensure_shapes, stored_parameters
+from ecocli.data.shapes import files as shapes_files
+from ecocli.data.shapes.files import ensure_shapes, stored_parameters
+from ecocli.data.shapes.scenes import draw_scene
 from ecocli.errors import DataError
 
 TINY = ShapesConfig(train=3, val=2, scenes=SceneConfig(size=48))
@@ -116,7 +116,7 @@ def test_ensure_shapes__leftover_of_a_dead_process__removed(tmp_path: Path) -> N
 def test_ensure_shapes__two_processes_at_once__one_data_set(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from ecocli.config.dataset import ShapesConfig, SceneConfig;"
-        "from ecocli.data.shapes_files import ensure_shapes;"
+        "from ecocli.data.shapes.files import ensure_shapes;"
         "ensure_shapes(Path(sys.argv[1]), ShapesConfig(train=20, val=2, scenes=SceneConfig(size=48)))"
     )
     children = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)]) for _ in range(2)]

@@ -16,11 +16,11 @@ from ecocli.config.dataset import ResizeConfig
 from ecocli.data.datasets import take
 from ecocli.data.panoptic import PanopticDataset
 from ecocli.errors import DataError, EcoError
-from ecocli.inference.batches import cut_batches, iterate_batches, plan_dataset
-from ecocli.inference.derive_stream import stream_rows
 from ecocli.inference.loading import panoptic_rule, restore_model
 from ecocli.metrics.panoptic_quality import ImageCounts, PanopticQuality, panoptic_quality, sum_counts
 from ecocli.runtime.context import Runtime
+from ecocli.scoring.batches import cut_batches, iterate_batches, plan_dataset
+from ecocli.scoring.score_stream import stream_rows
 
 
 def spread_positions(total: int, wanted: int) -> tuple[int, ...]:

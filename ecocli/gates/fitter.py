@@ -15,11 +15,11 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from ecocli.config.fit_gate import HeadName, LossName
+from ecocli.gates.class_head import HeadFit, WarmStart, fit_class_head
+from ecocli.gates.quality_head import fit_quality_head
+from ecocli.gates.rows import TrainingRows
+from ecocli.gates.solver import LinearHead
 from ecocli.losses.gate import loss_targets
-from ecocli.training.gate_data import TrainingRows
-from ecocli.training.gate_fit import LinearHead
-from ecocli.training.gate_heads import HeadFit, WarmStart, fit_class_head
-from ecocli.training.gate_ridge import fit_quality_head
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from ecocli.training.gate_fit import StandardisedFeatures, fold_standardisation, second_moments
-from ecocli.training.gate_heads import L2_GRID, HeadFit, folds_of_rows
+from ecocli.gates.class_head import L2_GRID, HeadFit, folds_of_rows
+from ecocli.gates.solver import StandardisedFeatures, fold_standardisation, second_moments
 
 
 def fit_quality_head(

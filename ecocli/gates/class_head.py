@@ -2,7 +2,7 @@
 
 Shapes: N images, D features, E exits, F folds.
 The head of the paper: scores whose argmax is the exit, fitted to one of the losses of ``ecocli.losses.gate`` by
-``ecocli.training.gate_fit``; it knows one beta.
+``ecocli.gates.solver``; it knows one beta.
 
 Regularisation: the held-out loss chooses, climbing from 0.1 in powers of ten until both neighbours of the best are
 worse, then in half-steps; each fit starts from the nearest one. Folds depend on the seed and the number of rows only.
@@ -16,15 +16,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ecocli.losses.gate import GateLoss, gate_loss
-from ecocli.runtime.seeds import torch_generator
-from ecocli.training.gate_fit import (
+from ecocli.gates.solver import (
     LinearHead,
     SolverState,
     StandardisedFeatures,
     fold_standardisation,
     solve,
 )
+from ecocli.losses.gate import GateLoss, gate_loss
+from ecocli.runtime.seeds import torch_generator
 
 _ABSENT_EXIT_LOGIT = -1e4
 """Bias of an exit that is no image's target under hard-CE: its optimum, minus infinity, has no number."""

@@ -9,12 +9,12 @@ from helpers_inference import EXIT_DEPTHS, RULE, own_truth, tiny_dataset, tiny_m
 
 from ecocli.config.dataset import ResizeConfig
 from ecocli.errors import DataError
-from ecocli.inference.batches import LabelledBatch, TruePanoptic, load_batch
-from ecocli.inference.derive_rows import derive_rows
 from ecocli.inference.predictor import predict_exits
 from ecocli.metrics.panoptic_quality import count_panoptic_image, image_pq
 from ecocli.model.gate import pool_features
 from ecocli.model.mask2former import Mask2Former
+from ecocli.scoring.batches import LabelledBatch, TruePanoptic, load_batch
+from ecocli.scoring.score_exits import derive_rows
 
 
 @pytest.fixture(scope="module")

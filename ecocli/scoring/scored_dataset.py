@@ -12,13 +12,13 @@ from pathlib import Path
 from ecocli.config.dataset import ResizeConfig
 from ecocli.data.panoptic import PanopticDataset
 from ecocli.errors import InterruptedRunError
-from ecocli.inference.batches import iterate_batches, plan_dataset
 from ecocli.inference.postprocess import PanopticRule
 from ecocli.inference.predictor import ExitGate
-from ecocli.inference.scores import PartScores, load_part, merge_parts, save_part
-from ecocli.inference.scoring import PartScorer, ScoringOptions
 from ecocli.model.mask2former import Mask2Former
 from ecocli.runtime.context import Runtime
+from ecocli.scoring.batches import iterate_batches, plan_dataset
+from ecocli.scoring.part_scorer import PartScorer, ScoringOptions
+from ecocli.scoring.scores import PartScores, load_part, merge_parts, save_part
 
 PNG_FOLDER = "predictions"
 

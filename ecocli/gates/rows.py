@@ -14,10 +14,10 @@ from torch import Tensor
 
 from ecocli.config.fit_gate import ObjectiveName
 from ecocli.errors import DataError
+from ecocli.gates.solver import StandardisedFeatures
 from ecocli.losses.gate import exit_utilities, target_exit_indices
 from ecocli.metrics.assignment import CountTable
 from ecocli.metrics.controls import Arena
-from ecocli.training.gate_fit import StandardisedFeatures
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from ecocli.data.panoptic import PanopticDataset
 from ecocli.errors import UsageError
-from ecocli.inference.scored_dataset import PNG_FOLDER
-from ecocli.inference.scores import PartScores
+from ecocli.scoring.scored_dataset import PNG_FOLDER
+from ecocli.scoring.scores import PartScores
 
 ARCHIVE_NAME = "predictions.zip"
 JSON_NAME = "panoptic_pred.json"

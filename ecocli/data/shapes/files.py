@@ -23,7 +23,7 @@ from PIL import Image
 from ecocli.config.dataset import SceneConfig, ShapesConfig
 from ecocli.data.categories import SHAPES
 from ecocli.data.panoptic import encode_id_map
-from ecocli.data.shapes import draw_scene, scene_difficulty
+from ecocli.data.shapes.scenes import draw_scene, scene_difficulty
 from ecocli.data.workers import make_pool, usable_cores
 from ecocli.errors import DataError
 
