@@ -12,8 +12,9 @@ from jaxtyping import install_import_hook
 # Before the first import of the package: every annotated shape and type is checked at run time, in tests only.
 install_import_hook("ecocli", "typechecking.check_types")
 
-# For torch and its children, before anything loads it: two busy test runs on one machine slow each other down.
-os.environ["OMP_NUM_THREADS"] = "1"
+# For torch and its children, before anything loads it: one thread unless the caller names a number, because two busy
+# test runs on one machine slow each other down.
+_THREADS = os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # The same examples in every run, and no time limit that a busy machine could exceed.
 hypothesis.settings.register_profile("project", derandomize=True, deadline=None, database=None)
@@ -34,7 +35,6 @@ _VARIABLES_OF_THE_MACHINE = (
 def _isolated_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ECO_STORE", str(tmp_path / "store"))
     monkeypatch.setenv("NO_COLOR", "1")
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     for name in _VARIABLES_OF_THE_MACHINE:
         monkeypatch.delenv(name, raising=False)
 
@@ -56,7 +56,7 @@ def _few_threads() -> Iterator[None]:
     import torch
 
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(_THREADS))
     yield
     torch.set_num_threads(before)
 

@@ -51,7 +51,6 @@ def run_processes(
             "WORLD_SIZE": str(world_size),
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
-            "OMP_NUM_THREADS": "1",
             **(extra_environment or {}),
         }
         processes.append(

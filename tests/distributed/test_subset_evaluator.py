@@ -27,7 +27,6 @@ from ecocli.training.evaluation import PeriodicEvaluation, name_qualities
 from helpers_inference import tiny_model
 from test_subset_evaluator import evaluator
 
-torch.set_num_threads(1)
 world = setup_world()
 runtime = dataclasses.replace(Runtime.quiet(), world=world)
 evaluate = evaluator(DatasetConfig.model_validate(json.loads(sys.argv[1])), runtime)
