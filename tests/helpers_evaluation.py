@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from helpers_inference import EXIT_DEPTHS, TINY, splitting_gate, tiny_dataset_config, tiny_model
+from helpers_sizes import cut_to_sizes
 
 from ecocli.artifacts.manifest import GateManifest, ParentManifest
 from ecocli.artifacts.store import Store
@@ -44,12 +45,14 @@ class Bench:
 
 
 def make_bench(folder: Path) -> Bench:
-    """Put parent, derived table and gate into a store below a folder, and draw the scenes."""
-    dataset_config = tiny_dataset_config(folder / "data", val=IMAGES)
+    """Put parent, derived table and gate into a store below a folder, and draw the scenes, of several sizes."""
+    dataset_config = cut_to_sizes(tiny_dataset_config(folder / "data", val=IMAGES), folder / "cut")
     dataset = open_dataset(dataset_config, "val")
     model = tiny_model()
-    batch = load_batch(dataset, range(IMAGES), dataset_config.test_resize, model, "cpu")
-    gate, depths = splitting_gate(model, batch.images, EXIT_DEPTHS)
+    batches = [
+        load_batch(dataset, [position], dataset_config.test_resize, model, "cpu").images for position in range(IMAGES)
+    ]
+    gate, depths = splitting_gate(model, batches, EXIT_DEPTHS)
     store = Store(folder / "store")
     parent = store.put(
         ParentManifest(

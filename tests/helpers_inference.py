@@ -1,5 +1,6 @@
 """A small model with decided random weights and a few drawn scenes, for tests of inference, evaluation and reports."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -60,14 +61,18 @@ def tiny_dataset(root: Path, val: int = 6) -> PanopticDataset:
     return open_dataset(tiny_dataset_config(root, val), "val")
 
 
-def splitting_gate(model: Mask2Former, batch: ImageBatch, exit_depths: tuple[int, ...]) -> tuple[ExitGate, list[int]]:
-    """Make a gate that sends about half of a batch to the first exit and the others to the last.
+def splitting_gate(
+    model: Mask2Former, batches: Sequence[ImageBatch], exit_depths: tuple[int, ...]
+) -> tuple[ExitGate, list[int]]:
+    """Make a gate that sends about half of some batches' images to the first exit and the others to the last.
 
     Returns:
-        The gate, and the depth it chooses for each image of the batch.
+        The gate, and the depth it chooses for each image.
     """
     with torch.no_grad():
-        pooled = pool_features(model.extract(batch.images), list(batch.image_sizes))["res5"]
+        pooled = torch.cat(
+            [pool_features(model.extract(batch.images), list(batch.image_sizes))["res5"] for batch in batches]
+        )
     ordered = pooled.sort(dim=0).values
     half = pooled.shape[0] // 2
     # The channel with the widest gap in the middle decides.

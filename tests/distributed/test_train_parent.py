@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from helpers_children import ChildResult, ChildRun, run_children
 
 from ecocli.artifacts.manifest import ParentManifest
 from ecocli.artifacts.store import Store
+from ecocli.artifacts.tensors import load_tensors
 
 _RESNET = """
 architecture.backbone = { kind = "resnet", blocks = [1, 1, 1, 1], stem_channels = 8, res2_channels = 16, \
@@ -66,7 +68,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, C
         ]
         return ChildRun([*arguments, *more], number, at, world_size)
 
-    drawn = ("--exits-per-step", "1")
+    drawn = ("--exits-per-step", "1", "--seed", "2")
     runs = {
         "one": run("one", 1),
         "two": run("two", 2),
@@ -83,6 +85,12 @@ def lines_of(folder: Path, store: str) -> list[dict[str, Any]]:
     opened = Store(folder / store)
     parent = opened.get(opened.names()["parent"], ParentManifest)
     return [json.loads(line) for line in parent.path_of("metrics.jsonl").read_text().splitlines()]
+
+
+def weights_of(folder: Path, store: str) -> dict[str, torch.Tensor]:
+    opened = Store(folder / store)
+    parent = opened.get(opened.names()["parent"], ParentManifest)
+    return load_tensors(parent.path_of("model.safetensors"))
 
 
 def losses(folder: Path, store: str) -> list[float]:
@@ -102,6 +110,20 @@ def test_run__two_processes_with_half_the_batch_each__losses_of_one(
     # One evaluation, after the last step, on three images: two for one process, one for the other.
     for world in ("one", "two"):
         assert [line["step"] for line in lines_of(folder, f"{world}{suffix}") if "evaluation" in line] == [3]
+
+
+def test_run__layers_beyond_the_drawn_exits__are_decayed_by_neither_world(
+    results: tuple[Path, dict[str, ChildResult]],
+) -> None:
+    folder, _ = results
+    depths = [max(map(int, line["exits"])) for line in lines_of(folder, "two-drawn") if "loss" in line]
+    assert depths == [1, 2, 1], "no step may reach the third layer"
+    one, two = (weights_of(folder, store) for store in ("one-drawn", "two-drawn"))
+    idle = [name for name in one if ".encoder.layers.2." in name]
+    assert len(idle) > 10
+    for name in idle:
+        # As they were drawn, to the last bit; the decay of one step would take 1e-4 of each.
+        assert torch.equal(two[name], one[name]), name
 
 
 def test_run__signal_to_the_second_process__both_stop_with_5(

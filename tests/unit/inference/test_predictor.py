@@ -42,7 +42,7 @@ def test_predict_exits__all_exits__equals_the_models_forward(model: Mask2Former,
 
 
 def test_predict_gated__mixed_choice__gives_each_image_its_own_exit(model: Mask2Former, batch: LabelledBatch) -> None:
-    gate, depths = splitting_gate(model, batch.images, (1, 3))
+    gate, depths = splitting_gate(model, [batch.images], (1, 3))
     gated = predict_gated(model, gate, batch.images)
     assert [p.exit_depth for p in gated] == depths
     assert set(depths) == {1, 3}
@@ -58,7 +58,7 @@ def test_predict_gated__mixed_choice__gives_each_image_its_own_exit(model: Mask2
 
 
 def test_predict_gated__alone_or_among_others__gives_the_same_result(model: Mask2Former, batch: LabelledBatch) -> None:
-    gate, _ = splitting_gate(model, batch.images, (1, 3))
+    gate, _ = splitting_gate(model, [batch.images], (1, 3))
     together = predict_gated(model, gate, batch.images)
     for b in range(4):
         alone = ImageBatch(

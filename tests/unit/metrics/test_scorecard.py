@@ -89,6 +89,19 @@ def test_gate_lead__oracle_choice__leads_with_an_interval_above_zero() -> None:
     assert gate_lead(table, run, 200, seed=1) == lead
 
 
+def test_gate_lead__gate_that_costs_something_itself__meets_a_blend_that_may_spend_as_much() -> None:
+    # By hand: one class, one segment found in each image with an IoU of 0.5, 0.6 and 0.9 at costs of 10, 13 and 16. The
+    # gate sends all images to the first exit and costs 1.5 itself. For 11.5 the blend has a quarter at the last exit.
+    iou, ones = np.tile([[[0.5], [0.6], [0.9]]], (4, 1, 1)), np.ones((4, 3, 1), np.int64)
+    counts = CountTable.from_dense(iou, ones, 0 * ones, 0 * ones)
+    costs = np.tile([10.0, 13.0, 16.0], (4, 1))
+    run = GateRun(np.full(4, 2), ImageCounts(np.array([2.0]), np.array([4]), np.array([0]), np.array([0])), 1.5)
+    lead = gate_lead(ExitTable(DEPTHS, counts, costs, costs), run, 10, seed=0)
+    assert lead is not None
+    assert lead.mixture == pytest.approx((0.75, 0.0, 0.25))
+    assert (lead.control_pq, lead.lead) == pytest.approx((0.6, -0.1))
+
+
 def test_gate_lead__nothing_to_score__is_none() -> None:
     empty = np.zeros((2, E, K), np.int64)
     table = ExitTable(DEPTHS, CountTable.from_dense(empty.astype(float), empty, empty, empty), GFLOPS[:2], GFLOPS[:2])

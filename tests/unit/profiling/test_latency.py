@@ -45,6 +45,27 @@ def test_measure_latency__tiny_model__every_exit_and_part_of_a_batch() -> None:
     assert 50e6 < latency.peak_memory_bytes < 1e12
 
 
+def test_measure_latency__slow_warm_up__only_later_runs_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Two warm-up runs of each of two exits, ten seconds a part; then runs whose parts and gate take 1, 2 and 3 seconds.
+    seconds = iter([10.0] * 4 + [1.0, 1.0, 2.0, 2.0, 3.0, 3.0])
+
+    def run(*_: object) -> tuple[tuple[float, ...], float]:
+        part = next(seconds)
+        return (part,) * len(PARTS), part
+
+    monkeypatch.setattr("ecocli.profiling.latency._run", run)
+    found = measure_latency(
+        tiny_model(), torch.zeros(2, 3, 64, 64), (1, 2), post_process=lambda _: None, repetitions=3, warm_up=2
+    )
+    # Per image of a batch of two: medians of 1 s for a part and the gate, and of 6 s for all six parts.
+    for entry in found.exits:
+        assert entry.parts["encoder"] == Spread(1000.0, 750.0, 1250.0)
+        assert entry.total.median_ms == 6000.0
+    # Six gate runs: the quartiles lie a quarter of the way from the second to the third value, and so from above.
+    assert found.gate == Spread(1000.0, 625.0, 1375.0)
+    assert next(seconds, None) is None
+
+
 def test_measure_latency__bfloat16__final_predictions_come_from_autocast() -> None:
     finals: list[Predictions] = []
     measure_latency(

@@ -48,7 +48,7 @@ class Scene:
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
     dataset, model = tiny_dataset(tmp_path_factory.mktemp("data"), val=IMAGES), tiny_model()
     whole = load_batch(dataset, range(IMAGES), KEEP, model, "cpu")
-    gate, depths = splitting_gate(model, whole.images, EXIT_DEPTHS)
+    gate, depths = splitting_gate(model, [whole.images], EXIT_DEPTHS)
     task = ScoringTask(model, gate, EXIT_DEPTHS, RULE, ScoringOptions(), dataset, KEEP, 2, 4, True)
     return Scene(dataset, task, gate, depths)
 
