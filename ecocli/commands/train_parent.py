@@ -68,6 +68,16 @@ def train_parent(
         str | None,
         typer.Option("--exits-per-step", metavar="N|all", help="Exits drawn per step.  [default: the data set's]"),
     ] = None,
+    deepest_first: Annotated[
+        float | None,
+        typer.Option(
+            "--deepest-first",
+            min=0.0,
+            max=1.0,
+            metavar="RATIO",
+            help="Train the deepest exit alone in this fraction of the steps, then all.  [default: the data set's]",
+        ),
+    ] = None,
     steps: Annotated[int | None, typer.Option("--steps", min=0, help="Optimisation steps.")] = None,
     epochs: Annotated[
         float | None,
@@ -141,6 +151,7 @@ def train_parent(
                 "exit_depths": None if exits is None else _numbers("--exits", exits, int),
                 "alpha": None if alpha is None else _numbers("--alpha", alpha, float, ("depth", "uniform")),
                 "exits_per_step": None if exits_per_step is None else _count_or_all("--exits-per-step", exits_per_step),
+                "deepest_first": deepest_first,
                 "steps": steps,
                 "epochs": epochs,
                 "batch_size": batch_size,

@@ -134,6 +134,8 @@ class TrainParentConfig(Config):
             which has no other to outweigh), ``uniform`` (the paper's control), or one number per exit.
         exits_per_step: Exits drawn at random for each step, or ``all``.
         keep_deepest: Whether the deepest exit is one of them in every step; the others are drawn.
+        deepest_first: Fraction of the steps, the first ones, that train the deepest exit alone; from its weights all
+            exits go on. Rates, averages and the optimiser's state pass over without a break.
         steps: Optimisation steps.
         epochs: Passes over the split to train on, in place of ``steps``: as many steps as they take, the last one
             begun. What is asked holds those steps.
@@ -157,6 +159,7 @@ class TrainParentConfig(Config):
     alpha: Literal["depth", "uniform"] | tuple[PositiveFloat, ...] = "depth"
     exits_per_step: PositiveInt | Literal["all"] = "all"
     keep_deepest: bool = False
+    deepest_first: Ratio = 0.0
     steps: NonNegativeInt
     epochs: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] | None = Field(default=None, exclude=True)
     batch_size: PositiveInt
@@ -199,6 +202,10 @@ class TrainParentConfig(Config):
         """Whether the exits are evaluated after this many steps."""
         every = self.evaluation.every
         return every > 0 and step > 0 and (step % every == 0 or step == self.steps)
+
+    def trains_deepest_alone(self, step: int) -> bool:
+        """Whether the step after this many belongs to the deepest exit alone."""
+        return step < round(self.deepest_first * self.steps)
 
     @property
     def exits_in_step(self) -> int:

@@ -6,6 +6,9 @@ by E / n: every exit is drawn with probability n / E, so the expected loss is th
 draws one and leaves the factor out, which Adam and the gradient clipping mostly undo.) The deepest exit can be kept in
 every step, as in the sandwich rule of slimmable networks (arXiv 1903.05134): it then keeps its alpha, and the draw
 among the others is corrected alike, so that the expected loss is still that of Eq. 3.
+
+The paper starts from a model trained at full depth. Here the first steps may do that training (``deepest_first``): such
+a step is plain Mask2Former's at the deepest exit, with weight 1, as for a model that has no other exit.
 """
 
 from collections.abc import Sequence
@@ -34,6 +37,7 @@ def choose_exits(
     seed: int,
     step: int,
     keep_deepest: bool = False,
+    deepest_alone: bool = False,
 ) -> StepExits:
     """Choose the exits of a step; the same on every process and after every resume.
 
@@ -44,7 +48,10 @@ def choose_exits(
         seed: Seed of the run.
         step: Number of the step.
         keep_deepest: Whether the deepest exit is always one of them.
+        deepest_alone: Whether this step is one of the first, which train the deepest exit alone.
     """
+    if deepest_alone:
+        return StepExits((exit_depths[-1],), (1.0,))
     if exits_in_step == len(exit_depths):
         return StepExits(tuple(exit_depths), tuple(exit_weights))
     drawable = len(exit_depths) - keep_deepest

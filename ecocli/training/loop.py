@@ -13,6 +13,8 @@ What the exits of a step share, and why the expected loss is that of Eq. 3 nonet
   of a sum does not ask whether its terms are independent. Exact in expectation.
 - With fewer exits per step than there are, the drawn ones are weighted up (see ``exits``). Exact in expectation.
 
+With ``deepest_first`` the first steps train the deepest exit alone, and Eq. 3 holds from then on.
+
 Nothing random has a state of its own: every number is derived from the seed and the step (or the image's position in
 the stream), so a saved state is weights, optimiser and step. Normalisers are summed over processes and parts before
 the forward pass; dividing a batch changes the loss by rounding only. Two things belong to a part nonetheless: the
@@ -227,7 +229,13 @@ class Trainer:
         own = [next(parts) for _ in range(config.execution.accumulation)]
         num_masks, class_weight_sum = self._agree(own)
         exits = choose_exits(
-            config.exit_depths, config.exit_weights, config.exits_in_step, config.seed, step, config.keep_deepest
+            config.exit_depths,
+            config.exit_weights,
+            config.exits_in_step,
+            config.seed,
+            step,
+            keep_deepest=config.keep_deepest,
+            deepest_alone=config.trains_deepest_alone(step),
         )
         learning_rate = config.optimizer.lr * learning_rate_factor(config.schedule, step, config.steps)
         state.optimizer.zero_grad(set_to_none=True)

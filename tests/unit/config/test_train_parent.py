@@ -246,6 +246,19 @@ def test_train_parent_config__one_kept_exit_per_step__refused() -> None:
 
 
 @pytest.mark.parametrize(
+    ("ratio", "steps", "expected"), [(0.0, 5, 0), (0.4, 5, 2), (0.5, 3, 2), (1.0, 4, 4), (0.6, 1, 1)]
+)
+def test_trains_deepest_alone__fraction__first_steps_rounded(ratio: float, steps: int, expected: int) -> None:
+    config = settings_for(deepest_first=ratio, steps=steps)
+    assert [config.trains_deepest_alone(step) for step in range(steps)] == [step < expected for step in range(steps)]
+
+
+def test_train_parent_config__deepest_first_out_of_range__refused() -> None:
+    with pytest.raises(UsageError, match="deepest_first"):
+        settings_for(deepest_first=1.5)
+
+
+@pytest.mark.parametrize(
     ("every", "steps", "expected"),
     [
         (0, 7, []),

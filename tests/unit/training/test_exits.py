@@ -41,3 +41,10 @@ def test_choose_exits__deepest_kept__in_every_step_and_mean_weight_is_alpha() ->
         sums[drawn.depths[0]] += drawn.weights[0] / 4000
     for depth, alpha in zip(DEPTHS[:-1], ALPHA[:-1], strict=True):
         assert sums[depth] == pytest.approx(alpha, abs=6 * alpha * (3 / 4000) ** 0.5)
+
+
+def test_choose_exits__deepest_alone__plain_step_of_the_deepest() -> None:
+    # Law: such a step is that of a model with one exit, whatever the weights and the draw.
+    for kept in (False, True):
+        found = choose_exits(DEPTHS, ALPHA, 2, seed=1, step=3, keep_deepest=kept, deepest_alone=True)
+        assert found == StepExits((6,), (1.0,))

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from helpers_training import DrawnSamples, tiny_config, tiny_model
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ecocli.config.architecture import SwinConfig
@@ -138,6 +139,9 @@ def test_run__other_state_of_the_global_generator__same_bits(tmp_path: Path) -> 
         ({}, 3),
         ({"exits_per_step": 1, "optimizer": {"ema_decay": 0.9}, "log_every": 3}, 2),
         ({"exits_per_step": 2, "precision": "bfloat16", "execution": {"accumulation": 2}}, 1),
+        # Two steps of the deepest exit: stopped among them, and between the two parts.
+        ({"exits_per_step": 2, "keep_deepest": True, "deepest_first": 0.4, "optimizer": {"ema_decay": 0.9}}, 1),
+        ({"exits_per_step": 1, "deepest_first": 0.4, "log_every": 3}, 2),
     ],
 )
 def test_run__stopped_and_resumed__same_bits_as_undisturbed(
@@ -176,6 +180,17 @@ def test_run__one_sampled_exit__deeper_layers_keep_their_weights(tmp_path: Path)
     layers = "sem_seg_head.pixel_decoder.transformer.encoder.layers"
     assert not torch.equal(after[f"{layers}.0.linear1.weight"], before[f"{layers}.0.linear1.weight"])
     assert torch.equal(after[f"{layers}.1.linear1.weight"], before[f"{layers}.1.linear1.weight"])
+
+
+def test_run__deepest_first__its_steps_are_those_of_a_model_with_one_exit(tmp_path: Path) -> None:
+    # Law: at a constant rate the first part of the run is the training of the deepest exit alone, bit for bit.
+    exits = {"exit_depths": [1, 3], "alpha": [0.5, 4.0]}
+    both = train(tmp_path / "both", tiny_config(steps=4, deepest_first=0.5, **exits))
+    alone = train(tmp_path / "alone", tiny_config(steps=2, exit_depths=[3]))
+    first = load_file(tmp_path / "both" / "state-000000002" / "model.safetensors")
+    assert_same_bits(first, alone.weights)
+    trained = [sorted(line["exits"]) for line in read_metrics(both.metrics)]
+    assert trained == [["3"], ["3"], ["1", "3"], ["1", "3"]]
 
 
 def test_run__no_object_in_any_image__every_parameter_but_masks_learns(tmp_path: Path) -> None:
