@@ -5,7 +5,7 @@ A config only holds numbers; ``ecocli.model.builders`` is the one place that tur
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from ecocli.config.base import Config
 
@@ -23,6 +23,8 @@ class ResNetConfig(Config):
         norm: Normalisation after every convolution.
         stride_in_1x1: Whether a stage's stride sits in the first 1 x 1 convolution (MSRA weights) instead
             of the 3 x 3 one.
+        dilate_res5: Whether res5 keeps stride 16 and dilates its convolutions instead (DETR's DC5).
+        frozen_stages: Parts that are not trained, from the input on: the stem, res2, res3, res4, res5.
     """
 
     kind: Literal["resnet"] = "resnet"
@@ -32,6 +34,8 @@ class ResNetConfig(Config):
     bottleneck_channels: PositiveInt = 64
     norm: NormName = "frozen_bn"
     stride_in_1x1: bool = False
+    dilate_res5: bool = False
+    frozen_stages: NonNegativeInt = 0
 
 
 class SwinConfig(Config):

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ecocli.losses.classes import class_loss_sums
 from ecocli.losses.matcher import assign_queries, matching_costs
 from ecocli.losses.points import PointSource, choose_uncertain_points, sample_points
 from ecocli.losses.targets import PackedTargets
@@ -160,7 +161,7 @@ class Criterion:
             self.dice_weight,
         )
         queries = assign_queries(costs, targets.counts)
-        class_sums = self._class_sums(pred_logits, targets.labels, queries)
+        class_sums = class_loss_sums(pred_logits, targets.labels, queries, self.no_object_weight)
 
         # Flat lists of objects: which image and place each has, and its query in every prediction.
         device = pred_logits.device
@@ -181,22 +182,6 @@ class Criterion:
         mask_sums = zeros.index_add(1, image_of, mask_terms * is_matched)
         dice_sums = zeros.index_add(1, image_of, dice_terms * is_matched)
         return class_sums, mask_sums, dice_sums, queries
-
-    def _class_sums(
-        self,
-        pred_logits: Float[Tensor, "P B Q K_plus_1"],
-        labels: Int[Tensor, "B T"],
-        queries: Int[Tensor, "P B T"],
-    ) -> Float[Tensor, "P B"]:
-        """Sum the weighted cross-entropy over the queries of each image."""
-        P, B, Q, _ = pred_logits.shape
-        # Objects without a query are written to an extra column that is cut off.
-        classes = torch.full((P, B, Q + 1), self.num_classes, dtype=torch.int64, device=labels.device)
-        classes.scatter_(2, torch.where(queries < 0, Q, queries), labels.expand(P, -1, -1))
-        classes = classes[..., :Q]
-        surprise = -pred_logits.log_softmax(dim=-1).gather(-1, classes[..., None])[..., 0]
-        weights = torch.where(classes == self.num_classes, self.no_object_weight, 1.0)
-        return (weights * surprise).sum(dim=-1)
 
     def _mask_terms(
         self,

@@ -3,6 +3,8 @@
 from torch import nn
 
 from ecocli.config.architecture import ArchitectureConfig, ResNetConfig, SwinConfig
+from ecocli.config.detr import DetrConfig
+from ecocli.model.detr import Detr
 from ecocli.model.mask2former import Mask2Former
 from ecocli.model.pixel_decoder import PixelDecoder
 from ecocli.model.resnet import ResNet
@@ -34,6 +36,8 @@ def build_backbone(config: ResNetConfig | SwinConfig) -> tuple[nn.Module, dict[s
         bottleneck_channels=config.bottleneck_channels,
         norm=config.norm,
         stride_in_1x1=config.stride_in_1x1,
+        dilate_res5=config.dilate_res5,
+        frozen_stages=config.frozen_stages,
     )
     return backbone, backbone.channels
 
@@ -62,6 +66,24 @@ def build_model(config: ArchitectureConfig) -> Mask2Former:
             heads=transformer.heads,
             feedforward_dim=transformer.feedforward_dim,
         ),
+        pixel_mean=config.pixel_mean,
+        pixel_std=config.pixel_std,
+    )
+
+
+def build_detr(config: DetrConfig) -> Detr:
+    """Build a DETR with fresh weights drawn from torch's global generator."""
+    backbone, channels = build_backbone(config.backbone)
+    return Detr(
+        backbone=backbone,
+        backbone_channels=channels["res5"],
+        hidden_dim=config.hidden_dim,
+        heads=config.heads,
+        encoder_layers=config.encoder_layers,
+        decoder_layers=config.decoder_layers,
+        feedforward_dim=config.feedforward_dim,
+        num_queries=config.num_queries,
+        num_classes=config.num_classes,
         pixel_mean=config.pixel_mean,
         pixel_std=config.pixel_std,
     )

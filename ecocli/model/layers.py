@@ -8,7 +8,7 @@ import math
 from functools import lru_cache
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ecocli.config.architecture import NormName
@@ -75,8 +75,19 @@ def make_norm(name: NormName, channels: int) -> nn.Module:
 class NormedConv2d(nn.Conv2d):
     """A convolution without bias whose normalisation is its child ``norm``, as in detectron2's state dicts."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, norm: nn.Module, stride: int = 1) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, stride=stride, padding=kernel_size // 2, bias=False)
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        norm: nn.Module,
+        stride: int = 1,
+        dilation: int = 1,
+    ) -> None:
+        padding = dilation * (kernel_size // 2)
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride=stride, padding=padding, dilation=dilation, bias=False
+        )
         self.norm = norm
 
     def forward(self, input: Float[Tensor, "B C_in H_in W_in"]) -> Float[Tensor, "B C_out H_out W_out"]:
@@ -105,7 +116,12 @@ class NormedConv2d(nn.Conv2d):
         scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
         weight = self.weight * scale.view(-1, 1, 1, 1)
         return nn.functional.conv2d(
-            input, weight, norm.bias - norm.running_mean * scale, stride=self.stride, padding=self.padding
+            input,
+            weight,
+            norm.bias - norm.running_mean * scale,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
         )
 
 
@@ -119,19 +135,32 @@ def sine_positions(
     1 and are scaled to 2 pi at the far edge (temperature 10,000), as in Mask2Former's ``PositionEmbeddingSine``
     with ``normalize=True`` and nothing masked.
     """
-    half = channels // 2
     with torch.inference_mode(False):
-        rows = torch.arange(1, height + 1, dtype=torch.float32, device=device)
-        columns = torch.arange(1, width + 1, dtype=torch.float32, device=device)
-        rows = rows / (height + 1e-6) * 2 * math.pi
-        columns = columns / (width + 1e-6) * 2 * math.pi
-        exponent = torch.arange(half, dtype=torch.float32, device=device)
-        frequency = 10000 ** (2 * torch.div(exponent, 2, rounding_mode="floor") / half)
-
-        def interleave(angle: Tensor) -> Tensor:
-            phase = angle[:, None] / frequency
-            return torch.stack((phase[:, 0::2].sin(), phase[:, 1::2].cos()), dim=2).flatten(1)
-
-        of_row = interleave(rows)[:, None, :].expand(height, width, half)
-        of_column = interleave(columns)[None, :, :].expand(height, width, half)
+        rows = torch.arange(1, height + 1, dtype=torch.float32, device=device) / (height + 1e-6)
+        columns = torch.arange(1, width + 1, dtype=torch.float32, device=device) / (width + 1e-6)
+        of_row = _interleave(rows, channels // 2)[:, None].expand(height, width, -1)
+        of_column = _interleave(columns, channels // 2)[None].expand(height, width, -1)
         return torch.cat((of_row, of_column), dim=2).reshape(height * width, channels).to(dtype)
+
+
+def masked_sine_positions(padding_mask: Bool[Tensor, "B H W"], channels: int) -> Float[Tensor, "B N C"]:
+    """``sine_positions`` of images that are padded: rows and columns are counted over each image's own cells.
+
+    Args:
+        padding_mask: True on cells that are padding.
+        channels: C.
+    """
+    own = (~padding_mask).float()
+    rows, columns = own.cumsum(dim=1), own.cumsum(dim=2)
+    rows = rows / (rows[:, -1:] + 1e-6)
+    columns = columns / (columns[:, :, -1:] + 1e-6)
+    halves = (_interleave(rows, channels // 2), _interleave(columns, channels // 2))
+    return torch.cat(halves, dim=3).flatten(1, 2)
+
+
+def _interleave(place: Float[Tensor, "*cells"], half: int) -> Float[Tensor, "*cells half"]:
+    """Sine and cosine in turn of a place in 0..1 at ``half / 2`` frequencies."""
+    exponent = torch.arange(half, dtype=torch.float32, device=place.device)
+    frequency = 10000 ** (2 * torch.div(exponent, 2, rounding_mode="floor") / half)
+    phase = (place * 2 * math.pi)[..., None] / frequency
+    return torch.stack((phase[..., 0::2].sin(), phase[..., 1::2].cos()), dim=-1).flatten(-2)

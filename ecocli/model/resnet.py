@@ -38,6 +38,7 @@ class Bottleneck(nn.Module):
         stride: int,
         norm: NormName,
         stride_in_1x1: bool,
+        dilation: int = 1,
     ) -> None:
         super().__init__()
         first, second = (stride, 1) if stride_in_1x1 else (1, stride)
@@ -50,7 +51,12 @@ class Bottleneck(nn.Module):
             in_channels, bottleneck_channels, 1, make_norm(norm, bottleneck_channels), stride=first
         )
         self.conv2 = NormedConv2d(
-            bottleneck_channels, bottleneck_channels, 3, make_norm(norm, bottleneck_channels), stride=second
+            bottleneck_channels,
+            bottleneck_channels,
+            3,
+            make_norm(norm, bottleneck_channels),
+            stride=second,
+            dilation=dilation,
         )
         self.conv3 = NormedConv2d(bottleneck_channels, out_channels, 1, make_norm(norm, out_channels))
 
@@ -66,6 +72,17 @@ class Bottleneck(nn.Module):
 class ResNet(nn.Module):
     """Bottleneck ResNet.
 
+    Args:
+        blocks: Blocks of each stage.
+        stem_channels: Width of the stem.
+        res2_channels: Output width of res2; doubles with every stage.
+        bottleneck_channels: Inner width of res2's blocks; doubles with every stage.
+        norm: Normalisation after every convolution.
+        stride_in_1x1: Whether a stage's stride is that of its first 1 x 1 convolution.
+        dilate_res5: Leave res5 at stride 16. As in torchvision, which DETR's DC5 uses, its first block is not
+            dilated and all later ones are.
+        frozen_stages: Parts that are not trained, from the stem on.
+
     Attributes:
         channels: Width of each output by name, ``res2`` to ``res5``.
     """
@@ -78,6 +95,8 @@ class ResNet(nn.Module):
         bottleneck_channels: int,
         norm: NormName,
         stride_in_1x1: bool = False,
+        dilate_res5: bool = False,
+        frozen_stages: int = 0,
     ) -> None:
         super().__init__()
         self.stem = Stem(stem_channels, norm)
@@ -86,8 +105,9 @@ class ResNet(nn.Module):
         for stage, count in enumerate(blocks):
             out_channels = res2_channels * 2**stage
             layers = []
+            dilated = dilate_res5 and stage == 3
             for index in range(count):
-                stride = 2 if stage > 0 and index == 0 else 1
+                stride = 2 if stage > 0 and index == 0 and not dilated else 1
                 layers.append(
                     Bottleneck(
                         in_channels,
@@ -96,6 +116,7 @@ class ResNet(nn.Module):
                         stride,
                         norm,
                         stride_in_1x1,
+                        dilation=2 if dilated and index > 0 else 1,
                     )
                 )
                 in_channels = out_channels
@@ -105,9 +126,11 @@ class ResNet(nn.Module):
         for module in self.modules():
             if isinstance(module, NormedConv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        for frozen in (self.stem, *(self.get_submodule(name) for name in self.channels))[:frozen_stages]:
+            frozen.requires_grad_(False)
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> dict[str, Float[Tensor, "B _c _h _w"]]:
-        """Normalised images to the maps ``res2`` (stride 4) to ``res5`` (stride 32)."""
+        """Normalised images to the maps ``res2`` (stride 4) to ``res5`` (stride 32; 16 if dilated)."""
         maps: dict[str, Tensor] = {}
         x = self.stem(images)
         for name in self.channels:

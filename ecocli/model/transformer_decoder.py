@@ -35,12 +35,13 @@ class Attention(nn.Module):
         query: Float[Tensor, "B Q C"],
         key: Float[Tensor, "B N C"],
         value: Float[Tensor, "B N C"],
-        blocked_mask: Bool[Tensor, "B Q N"] | None = None,
+        blocked_mask: Bool[Tensor, "B #Q N"] | None = None,
     ) -> Float[Tensor, "B Q C"]:
         """Scaled dot-product attention.
 
         Args:
-            blocked_mask: True where a query must not look; no row may be True throughout.
+            blocked_mask: True where a query must not look, one row for all queries or one each; no row may be
+                True throughout.
         """
         B, Q, C = query.shape
         weight_q, weight_k, weight_v = self.in_proj_weight.chunk(3)
@@ -114,7 +115,7 @@ class FeedForwardLayer(nn.Module):
 
 
 class MaskEmbedding(nn.Module):
-    """Three linear layers from a query to its mask kernel."""
+    """Three linear layers from a query to its mask kernel, or to its box."""
 
     def __init__(self, channels: int, mask_dim: int) -> None:
         super().__init__()
@@ -122,7 +123,7 @@ class MaskEmbedding(nn.Module):
             (nn.Linear(channels, channels), nn.Linear(channels, channels), nn.Linear(channels, mask_dim))
         )
 
-    def forward(self, queries: Float[Tensor, "B Q C"]) -> Float[Tensor, "B Q Cm"]:
+    def forward(self, queries: Float[Tensor, "*lead Q C"]) -> Float[Tensor, "*lead Q Cm"]:
         """Query to mask kernel."""
         first, second, last = self.layers
         kernel: Tensor = last(F.relu(second(F.relu(first(queries)))))

@@ -1,4 +1,4 @@
-"""Fit foreign weights into a model: full Mask2Formers under either naming, and backbones of other tasks.
+"""Fit foreign weights into a model: full Mask2Formers and DETRs under any naming, and backbones of other tasks.
 
 What fits is loaded; what the file lacks or has in another shape is listed; a tensor that neither the model nor the
 table of known extras knows stops everything, because then the file is of another model than it seems.
@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from ecocli.errors import DataError
+from ecocli.model.detr import Detr
 from ecocli.model.mask2former import Mask2Former
+from ecocli.weights.detr import recognise_detr
 from ecocli.weights.files import load_state
 from ecocli.weights.mappings import (
     BACKBONE_PREFIXES,
@@ -28,7 +30,7 @@ from ecocli.weights.renaming import State, matches_any, to_original
 _BACKBONE = "backbone."
 _HF_MARK = "model.transformer_module."
 _FULL_MARK = "sem_seg_head."
-_ENCODER_LAYER = re.compile(r"sem_seg_head\.pixel_decoder\.transformer\.encoder\.layers\.(\d+)\.")
+_ENCODER_LAYER = re.compile(r"(?:sem_seg_head\.pixel_decoder\.)?transformer\.encoder\.layers\.(\d+)\.")
 # A published file may count BatchNorm steps where our frozen norm has no counter, and the reverse.
 _COUNTERS = ("*.num_batches_tracked",)
 # Computed from the sizes alone; a file that has them must agree.
@@ -101,7 +103,7 @@ class RecognisedState:
         source: What it was recognised as.
         tensors: By the original's name.
         ignored: Names in the file that carry nothing for a model.
-        is_full: Whether it is a whole Mask2Former, not only a backbone.
+        is_full: Whether it is a whole model, not only a backbone.
     """
 
     source: str
@@ -120,7 +122,10 @@ def recognise(state: Mapping[str, Tensor], origin: str) -> RecognisedState:
     Raises:
         DataError: It is of no known kind, or holds tensors that such a file never has.
     """
-    if any(name.startswith(_HF_MARK) for name in state):
+    detr = recognise_detr(state)
+    if detr is not None:
+        source, renamed, unknown = detr
+    elif any(name.startswith(_HF_MARK) for name in state):
         renamed, unknown = to_original(state, HF_MASK2FORMER)
         source = "Hugging Face Mask2Former"
     elif any(name.startswith(_FULL_MARK) for name in state):
@@ -166,11 +171,11 @@ def _recognise_backbone(state: Mapping[str, Tensor], origin: str) -> RecognisedS
             )
     raise DataError(
         f"{origin} is no checkpoint that is known here: its tensors are {shorten(sorted(state))}. Expected a "
-        "Mask2Former (original or Hugging Face names), or a ResNet or Swin backbone."
+        "Mask2Former or DETR (original or Hugging Face names), or a ResNet or Swin backbone."
     )
 
 
-def fit_weights(model: Mask2Former, recognised: RecognisedState, origin: str) -> LoadReport:
+def fit_weights(model: Mask2Former | Detr, recognised: RecognisedState, origin: str) -> LoadReport:
     """Copy what fits into a model.
 
     Args:
@@ -223,8 +228,8 @@ def fit_weights(model: Mask2Former, recognised: RecognisedState, origin: str) ->
     )
 
 
-def load_initial_weights(model: Mask2Former, path: Path) -> LoadReport:
-    """Start a model from published weights, of a whole Mask2Former or of a backbone alone.
+def load_initial_weights(model: Mask2Former | Detr, path: Path) -> LoadReport:
+    """Start a model from published weights, of a whole model or of a backbone alone.
 
     An encoder with fewer layers than the file's takes the first ones.
 

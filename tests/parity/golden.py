@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file
 from torch import Tensor
@@ -27,12 +28,17 @@ R50_SMALL = ArchitectureConfig(
 )
 
 
+def load_recording(shared_dir: Path, name: str) -> tuple[dict[str, Tensor], Any]:
+    """Tensors and notes of a recording."""
+    folder = shared_dir / "golden"
+    return load_file(folder / f"{name}.safetensors"), json.loads((folder / f"{name}.json").read_text())
+
+
 class Golden:
-    """Tensors and notes of one recording."""
+    """A recording of Mask2Former."""
 
     def __init__(self, shared_dir: Path, name: str) -> None:
-        self.tensors: dict[str, Tensor] = load_file(shared_dir / "golden" / f"{name}.safetensors")
-        self.notes = json.loads((shared_dir / "golden" / f"{name}.json").read_text())
+        self.tensors, self.notes = load_recording(shared_dir, name)
 
     def model(self, config: ArchitectureConfig) -> Mask2Former:
         """The recorded model, in eval mode; every recorded key must fit."""

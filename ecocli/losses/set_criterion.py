@@ -1,0 +1,126 @@
+"""DETR's set loss of many predictions at once.
+
+Axes: P predictions (exits x decoder layers), B images, Q queries, K classes, T objects of the fullest image.
+
+Source: DETR (arXiv 2005.12872), models/detr.py and models/matcher.py (29901c5), weighted over exits by ECO-M2F
+(arXiv 2404.15244, Eq. 3). Per prediction: class cross-entropy weighted by 0.1 for "no object", and on the matched pairs
+the L1 distance of the boxes and 1 - GIoU. The values are the original's; the differences are those of
+``ecocli.losses.criterion``: all predictions are one tensor, and both normalisers are arguments.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ecocli.losses.boxes import PackedBoxes, generalised_iou, to_corners
+from ecocli.losses.classes import class_loss_sums
+from ecocli.losses.matcher import assign_queries
+
+
+@dataclass(frozen=True)
+class SetCriterionOutput:
+    """The losses of a batch.
+
+    Attributes:
+        total: Weighted sum over predictions and terms; the only part with a gradient.
+        terms: Unweighted terms of each prediction by name: ``class``, ``box`` (L1) and ``giou``.
+        image_losses: Each image's share of ``total``; not finite where the image's prediction is not.
+        prediction_losses: Each image's weighted sum of terms in each prediction, before ``prediction_weights``.
+        queries: The query matched to each object, -1 for none.
+    """
+
+    total: Float[Tensor, ""]
+    terms: dict[str, Float[Tensor, " P"]]
+    image_losses: Float[Tensor, " B"]
+    prediction_losses: Float[Tensor, "P B"]
+    queries: Int[Tensor, "P B T"]
+
+
+@dataclass(frozen=True)
+class SetCriterion:
+    """Hungarian-matched class, L1 and GIoU losses.
+
+    Attributes:
+        num_classes: K, without "no object".
+        class_weight: Weight of the class term, in the matching too.
+        box_weight: Weight of the L1 term, in the matching too.
+        giou_weight: Weight of the GIoU term, in the matching too.
+        no_object_weight: Class weight of "no object"; all others weigh 1.
+    """
+
+    num_classes: int
+    class_weight: float = 1.0
+    box_weight: float = 5.0
+    giou_weight: float = 2.0
+    no_object_weight: float = 0.1
+
+    def class_weight_sum(self, counts: Sequence[int], num_queries: int) -> float:
+        """Return the class term's normaliser: 1 per matched query, ``no_object_weight`` per other one."""
+        matched = sum(min(count, num_queries) for count in counts)
+        return matched + self.no_object_weight * (len(counts) * num_queries - matched)
+
+    def __call__(
+        self,
+        pred_logits: Float[Tensor, "P B Q K_plus_1"],
+        pred_boxes: Float[Tensor, "P B Q 4"],
+        targets: PackedBoxes,
+        prediction_weights: Float[Tensor, " P"],
+        num_boxes: float | None = None,
+        class_weight_sum: float | None = None,
+    ) -> SetCriterionOutput:
+        """Compute the loss of every prediction and their weighted sum, in float32 also under autocast.
+
+        Args:
+            pred_logits: Unnormalised class scores, "no object" last.
+            pred_boxes: Centre and size, as ratios of the image.
+            targets: The objects, on the predictions' device.
+            prediction_weights: Weight of each prediction in the total, alpha of its exit.
+            num_boxes: Objects in the whole step, over all ranks and accumulated parts; at least 1 is used.
+                This batch's own if left out.
+            class_weight_sum: ``class_weight_sum`` of the whole step. This batch's own if left out.
+        """
+        Q = pred_logits.shape[2]
+        box_norm = max(float(sum(targets.counts)) if num_boxes is None else num_boxes, 1.0)
+        class_norm = self.class_weight_sum(targets.counts, Q) if class_weight_sum is None else class_weight_sum
+        with torch.autocast(pred_logits.device.type, enabled=False):
+            logits, boxes = pred_logits.float(), pred_boxes.float()
+            queries = assign_queries(self.matching_costs(logits, boxes, targets), targets.counts)
+            matched = queries >= 0
+            per_class = class_loss_sums(logits, targets.labels, queries, self.no_object_weight) / class_norm
+            places = queries.clamp(min=0)[..., None].expand(*queries.shape, 4)
+            found, wanted = boxes.gather(2, places), targets.boxes.expand(len(boxes), -1, -1, -1)
+            # A pair that is none has no distance and no gradient.
+            found = torch.where(matched[..., None], found, wanted)
+            per_box = (found - wanted).abs().sum(dim=(-1, -2)) / box_norm
+            losses = 1.0 - generalised_iou(to_corners(found), to_corners(wanted))
+            per_giou = torch.where(matched, losses, 0.0).sum(dim=-1) / box_norm
+            per_image = self.class_weight * per_class + self.box_weight * per_box + self.giou_weight * per_giou
+            weights = prediction_weights.to(device=per_image.device, dtype=torch.float32)[:, None]
+            image_losses = (weights * per_image).sum(dim=0)
+        terms = {"class": per_class, "box": per_box, "giou": per_giou}
+        return SetCriterionOutput(
+            total=image_losses.sum(),
+            terms={name: values.detach().sum(dim=1) for name, values in terms.items()},
+            image_losses=image_losses.detach(),
+            prediction_losses=per_image.detach(),
+            queries=queries,
+        )
+
+    @torch.no_grad()
+    def matching_costs(
+        self,
+        pred_logits: Float[Tensor, "P B Q K_plus_1"],
+        pred_boxes: Float[Tensor, "P B Q 4"],
+        targets: PackedBoxes,
+    ) -> Float[Tensor, "P B Q T"]:
+        """Compute the cost of giving each query to each object."""
+        P, B, Q, _ = pred_logits.shape
+        wanted = targets.labels[None, :, None].expand(P, B, Q, targets.labels.shape[1])
+        class_cost = -pred_logits.softmax(dim=-1).gather(-1, wanted)
+        found, true = pred_boxes[:, :, :, None], targets.boxes[None, :, None]
+        box_cost = (found - true).abs().sum(dim=-1)
+        giou_cost = -generalised_iou(to_corners(found), to_corners(true))
+        return self.box_weight * box_cost + self.class_weight * class_cost + self.giou_weight * giou_cost

@@ -1,0 +1,233 @@
+"""DETR with exits in its interface.
+
+Shapes: B images, Q queries, K classes, N tokens, C channels, E exits, S supervised predictions (one per decoder layer,
+the final one last; S = 1 where only the final one is asked for).
+Source: DETR (arXiv 2005.12872); exits after any encoder layer: ECO-M2F (arXiv 2404.15244, table 7). State-dict names
+are the original's, but for the backbone's, which are this project's ResNet's (``ecocli.weights`` renames).
+
+Unlike Mask2Former's, DETR's result depends on an image's batch mates: images are padded to the largest of their batch,
+not to a multiple of the stride, and padding changes where strides fall and what convolutions see at the border. Cells
+of padding are masked everywhere else. So results are compared on batches of images of one size.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ecocli.model.detr_transformer import QueryDecoder, Transformer, TransformerEncoder
+from ecocli.model.layers import masked_sine_positions, sine_positions
+from ecocli.model.transformer_decoder import MaskEmbedding
+
+Size = tuple[int, int]
+"""Height and width, in pixels."""
+
+
+@dataclass(frozen=True)
+class BoxPredictions:
+    """Class logits and boxes; leading axes as the producing method says.
+
+    Attributes:
+        pred_logits: Class logits, "no object" last.
+        pred_boxes: Centre x, centre y, width, height, as ratios of the image without padding.
+    """
+
+    pred_logits: Float[Tensor, "*lead B Q K1"]
+    pred_boxes: Float[Tensor, "*lead B Q 4"]
+
+
+@dataclass(frozen=True)
+class MapFeatures:
+    """What every exit of a batch shares.
+
+    Attributes:
+        maps: Backbone outputs by name.
+        tokens: Projected tokens of ``res5`` before the encoder, row by row.
+        shapes: Height and width of that map, in cells (one level).
+        positions: Sine positions of the tokens; of all images at once where none is padded.
+        padding_mask: True on tokens that are padding; None where there is none.
+    """
+
+    maps: Mapping[str, Float[Tensor, "B _c _h _w"]]
+    tokens: Float[Tensor, "B N C"]
+    shapes: tuple[Size, ...]
+    positions: Float[Tensor, "#B N C"]
+    padding_mask: Bool[Tensor, "B N"] | None
+
+
+class Detr(nn.Module):
+    """DETR whose encoder can be left after any layer.
+
+    Args:
+        backbone: Module from normalised images to the maps ``res2`` .. ``res5``.
+        backbone_channels: Width of ``res5``.
+        hidden_dim: C.
+        heads: Attention heads.
+        encoder_layers: The deepest exit.
+        decoder_layers: S.
+        feedforward_dim: Width of the feed-forward nets.
+        num_queries: Q.
+        num_classes: K, without "no object".
+        pixel_mean: Per RGB channel, in grey levels 0..255.
+        pixel_std: Per RGB channel, in grey levels 0..255.
+    """
+
+    # Images are padded to the largest of their batch and no further.
+    size_divisor = 1
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        backbone_channels: int,
+        hidden_dim: int,
+        heads: int,
+        encoder_layers: int,
+        decoder_layers: int,
+        feedforward_dim: int,
+        num_queries: int,
+        num_classes: int,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.input_proj = nn.Conv2d(backbone_channels, hidden_dim, 1)
+        self.transformer = Transformer(
+            TransformerEncoder(hidden_dim, heads, feedforward_dim, encoder_layers),
+            QueryDecoder(hidden_dim, heads, feedforward_dim, decoder_layers),
+        )
+        self.query_embed = nn.Embedding(num_queries, hidden_dim)
+        self.class_embed = nn.Linear(hidden_dim, num_classes + 1)
+        self.bbox_embed = MaskEmbedding(hidden_dim, 4)
+        self.pixel_mean = tuple(pixel_mean)
+        self.pixel_std = tuple(pixel_std)
+        self.autocast_dtype: torch.dtype | None = None
+        """Type of the products in ``extract``, ``encode`` and ``decode``; None for the caller's."""
+
+    def _autocast(self, tensor: Tensor) -> AbstractContextManager[object]:
+        if self.autocast_dtype is None:
+            return nullcontext()
+        return torch.autocast(tensor.device.type, self.autocast_dtype)
+
+    @property
+    def num_classes(self) -> int:
+        """K, without "no object"."""
+        return self.class_embed.out_features - 1
+
+    @property
+    def num_queries(self) -> int:
+        """Q."""
+        return self.query_embed.num_embeddings
+
+    @property
+    def num_encoder_layers(self) -> int:
+        """The deepest exit."""
+        return len(self.transformer.encoder.layers)
+
+    def extract(self, images: Float[Tensor, "B 3 H W"], image_sizes: Sequence[Size]) -> MapFeatures:
+        """Backbone and projection: all that every exit and the gate share.
+
+        Args:
+            images: Normalised, padded on the right and below with zeros.
+            image_sizes: Height and width of each image without padding.
+        """
+        images = images.contiguous(memory_format=torch.channels_last)
+        with self._autocast(images):
+            maps = self.backbone(images)
+            projected = self.input_proj(maps["res5"])
+        height, width = projected.shape[2:]
+        padding = padding_of_cells(images.shape[2:], image_sizes, (height, width), images.device)
+        channels = projected.shape[1]
+        if padding is None:
+            positions = sine_positions(height, width, channels, images.device, torch.float32)[None]
+        else:
+            positions = masked_sine_positions(padding, channels)
+        return MapFeatures(
+            maps,
+            projected.flatten(2).transpose(1, 2),
+            ((height, width),),
+            positions,
+            None if padding is None else padding.flatten(1),
+        )
+
+    def encode(self, features: MapFeatures, exit_depths: Sequence[int]) -> tuple[Float[Tensor, "B N C"], ...]:
+        """Tokens after each wanted encoder depth; the encoder runs once, up to the deepest."""
+        with self._autocast(features.tokens):
+            encoded: tuple[Tensor, ...] = self.transformer.encoder(
+                features.tokens, features.positions, features.padding_mask, exit_depths
+            )
+        return encoded
+
+    def decode(self, tokens: Float[Tensor, "B N C"], features: MapFeatures, all_layers: bool = False) -> BoxPredictions:
+        """Encoded tokens to predictions with the leading axis S.
+
+        ``tokens`` may hold several exits of the batch one after the other: B is then a multiple of the features'.
+        """
+        exits = len(tokens) // len(features.tokens)
+        mask, positions = features.padding_mask, features.positions
+        if mask is not None:
+            mask, positions = mask.repeat(exits, 1), positions.repeat(exits, 1, 1)
+        with self._autocast(tokens):
+            layers = self.transformer.decoder(self.query_embed.weight, tokens, positions, mask)
+            queries = torch.stack(layers if all_layers else layers[-1:])
+            return BoxPredictions(self.class_embed(queries), self.bbox_embed(queries).float().sigmoid())
+
+    def forward(
+        self,
+        images: Float[Tensor, "B 3 H W"],
+        image_sizes: Sequence[Size],
+        exit_depths: Sequence[int],
+        all_layers: bool = True,
+    ) -> BoxPredictions:
+        """Predictions of every wanted exit.
+
+        Args:
+            images: Normalised, padded on the right and below with zeros.
+            image_sizes: Height and width of each image without padding.
+            exit_depths: Encoder layers run, one count per wanted exit.
+            all_layers: Whether to return every decoder layer's prediction or the final one only (S = 1).
+
+        Returns:
+            ``pred_logits`` [E, S, B, Q, K+1] and ``pred_boxes`` [E, S, B, Q, 4].
+        """
+        features = self.extract(images, image_sizes)
+        stacked = self.decode(torch.cat(self.encode(features, exit_depths)), features, all_layers)
+        exits, batch = len(exit_depths), images.shape[0]
+
+        def split(x: Tensor) -> Tensor:
+            return x.view(x.shape[0], exits, batch, *x.shape[2:]).transpose(0, 1)
+
+        return BoxPredictions(split(stacked.pred_logits), split(stacked.pred_boxes))
+
+    def predict_at(self, features: MapFeatures, depths: Int[Tensor, " B"]) -> BoxPredictions:
+        """Final predictions [B, Q, ...], each image at its own exit depth; images leave the encoder as they are done.
+
+        Args:
+            depths: Encoder layers to run, per image.
+        """
+        with self._autocast(features.tokens):
+            tokens = self.transformer.encoder.forward_per_image(
+                features.tokens, features.positions, features.padding_mask, depths
+            )
+        final = self.decode(tokens, features)
+        return BoxPredictions(final.pred_logits[-1], final.pred_boxes[-1])
+
+
+def padding_of_cells(
+    padded_size: Sequence[int], image_sizes: Sequence[Size], cells: Size, device: torch.device
+) -> Bool[Tensor, "B H W"] | None:
+    """Say which cells of a map are padding: those whose nearest pixel is. None where no image is padded."""
+    if all(tuple(size) == tuple(padded_size) for size in image_sizes):
+        return None
+    inside = []
+    for axis in (0, 1):
+        pixels = torch.arange(padded_size[axis], device=device)
+        ends = torch.tensor([size[axis] for size in image_sizes], device=device)
+        own = (pixels < ends[:, None]).float()
+        # The original resizes its mask so; the index rounds as torch's does.
+        inside.append(F.interpolate(own[:, None], size=cells[axis], mode="nearest")[:, 0] > 0)
+    return ~(inside[0][:, :, None] & inside[1][:, None, :])
