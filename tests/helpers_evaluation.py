@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from helpers_inference import EXIT_DEPTHS, TINY, splitting_gate, tiny_dataset_config, tiny_model
+from helpers_own_truth import make_own_truth
 from helpers_sizes import cut_to_sizes
 
 from ecocli.artifacts.manifest import GateManifest, ParentManifest
@@ -46,7 +47,9 @@ class Bench:
 
 def make_bench(folder: Path) -> Bench:
     """Put parent, derived table and gate into a store below a folder, and draw the scenes, of several sizes."""
-    dataset_config = cut_to_sizes(tiny_dataset_config(folder / "data", val=IMAGES), folder / "cut")
+    drawn = cut_to_sizes(tiny_dataset_config(folder / "data", val=IMAGES), folder / "cut")
+    # The ground truth is what the exits themselves say, so that no quality is zero and the exits differ.
+    dataset_config = make_own_truth(drawn, folder / "truth")
     dataset = open_dataset(dataset_config, "val")
     model = tiny_model()
     batches = [

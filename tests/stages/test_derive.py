@@ -7,7 +7,6 @@ import json
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +16,6 @@ import pyarrow.parquet as pq
 import pytest
 from helpers_evaluation import Bench, make_bench
 from helpers_inference import EXIT_DEPTHS, RULE, TINY, tiny_model
-from helpers_own_truth import make_own_truth
 from helpers_sizes import SIZES
 
 from ecocli.artifacts.derived_table import read_derived
@@ -40,10 +38,7 @@ from ecocli.stages.derive import Shard, plan, plan_parts, run, run_shard
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    # The ground truth is what the exits themselves say, so that no quality is zero and the exits differ.
-    folder = tmp_path_factory.mktemp("derive")
-    drawn = make_bench(folder)
-    return replace(drawn, dataset=make_own_truth(drawn.dataset, folder / "truth"))
+    return make_bench(tmp_path_factory.mktemp("derive"))
 
 
 def config(bench: Bench, *, batch_size: int = 2, part_images: int = 2, **settings: object) -> DeriveConfig:

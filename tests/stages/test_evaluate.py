@@ -56,8 +56,11 @@ def test_run__fixed_exits__have_the_pq_of_counts_added_image_by_image(
     for exit_index, depth in enumerate(EXIT_DEPTHS):
         quality = panoptic_quality(sum_counts(counts[exit_index], 13), RULE.is_thing)
         row = rows[f"exit {depth}"]
-        assert (row["pq"], row["sq"], row["rq"]) == (quality.pq, quality.sq, quality.rq)
-        assert (row["pq_things"], row["pq_stuff"]) == (quality.things.pq, quality.stuff.pq)
+        assert quality.pq is not None
+        assert 0.5 < quality.pq < 1.0
+        # The counts are the same; the evaluation adds them in the data set's order.
+        assert (row["pq"], row["sq"], row["rq"]) == pytest.approx((quality.pq, quality.sq, quality.rq), abs=1e-12)
+        assert (row["pq_things"], row["pq_stuff"]) == pytest.approx((quality.things.pq, quality.stuff.pq), abs=1e-12)
 
 
 def test_run__rows__hold_gate_and_all_controls(bench: Bench, report: Artifact[ReportManifest]) -> None:
@@ -141,7 +144,8 @@ def test_run__bfloat16__is_another_request_with_nearly_the_same_result(
     wanted = rows_of(report)
     for name, row in rows_of(found).items():
         assert row["gflops"] == wanted[name]["gflops"]
-        assert row["pq"] == pytest.approx(wanted[name]["pq"], abs=6.0)
+        # The truth is a random model's own word, so one of its few segments tips over easily.
+        assert row["pq"] == pytest.approx(wanted[name]["pq"], abs=0.25)
 
 
 @pytest.mark.parametrize(
@@ -255,7 +259,7 @@ def test_run__parent_of_other_categories__is_refused(bench: Bench) -> None:
         action=None,
         provenance={},
     )
-    with pytest.raises(DataError, match="knows 12 categories, the data set cut has 13, and they are not the same"):
+    with pytest.raises(DataError, match="knows 12 categories, the data set own-truth has 13, and they are not"):
         evaluate.run(bench.config(), {"parent": other.digest}, bench.store, Runtime.quiet())
 
 

@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 from helpers_distributed import run_processes
 from helpers_evaluation import Bench, make_bench
-from helpers_own_truth import make_own_truth
 
 from ecocli.config.dataset import DatasetConfig
 from ecocli.config.derive import DeriveConfig
@@ -23,8 +22,8 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 
 @pytest.fixture(scope="module")
-def dataset(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> DatasetConfig:
-    return make_own_truth(bench.dataset, tmp_path_factory.mktemp("truth"))
+def dataset(bench: Bench) -> DatasetConfig:
+    return bench.dataset
 
 
 @pytest.fixture(scope="module")
