@@ -142,7 +142,7 @@ def test_settings__every_file__dry_run_shows_what_is_not_in_it(
 
 def test_settings__wrong_section__refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "train-parent.toml"
-    path.write_text((PIPELINES / "coco-r50" / path.name).read_text().replace("[optimizer]", "[optimiser]"))
+    path.write_text((PIPELINES / "coco-r50" / path.name).read_text() + "[optimiser]\nlr = 1e-4\n")
     with pytest.raises(UsageError, match=r"unknown key 'optimiser'; did you mean 'optimizer'\?"):
         settings_of(path, tmp_path, monkeypatch)
 
