@@ -85,15 +85,15 @@ def open_dataset(
         _check_files(place.images, records.file_names, f"{place.name} images")
         _check_files(place.panoptic, records.panoptic_names, f"{place.name} panoptic PNG files")
     return PanopticDataset(
-        place.name,
-        split,
-        annotations.categories,
-        records,
-        place.images,
-        place.panoptic,
-        place.annotations,
-        annotations.has_number_ids,
-        place.instances,
+        name=place.name,
+        split=split,
+        categories=annotations.categories,
+        records=records,
+        image_root=place.images,
+        annotation_file=place.annotations,
+        has_number_ids=annotations.has_number_ids,
+        panoptic_root=place.panoptic,
+        instance_file=place.instances,
     )
 
 

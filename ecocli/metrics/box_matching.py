@@ -142,9 +142,9 @@ def _match_class(
     return matched, ignored
 
 
-def bits_at(bits: UInt16[np.ndarray, "..."], threshold: int) -> Bool[np.ndarray, "..."]:
+def bits_at(bits: UInt16[np.ndarray, "*bits"], threshold: int) -> Bool[np.ndarray, "*bits"]:
     """Read one threshold's bit."""
-    set_: Bool[np.ndarray, "..."] = (bits >> np.uint16(threshold)) & np.uint16(1) != 0
+    set_: Bool[np.ndarray, "*bits"] = (bits >> np.uint16(threshold)) & np.uint16(1) != 0
     return set_
 
 

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -127,7 +128,7 @@ def test_fingerprint__copied_elsewhere__same(dataset: PanopticDataset, tmp_path:
     copy.mkdir()
     for path in dataset.image_root.iterdir():
         (copy / path.name).write_bytes(path.read_bytes())
-    moved = PanopticDataset("other", "x", COCO, dataset.records, copy, dataset.panoptic_root, dataset.annotation_file)
+    moved = replace(dataset, name="other", split="x", categories=COCO, image_root=copy)
     assert moved.fingerprint == dataset.fingerprint
     assert moved.fingerprint.startswith("sha256:")
     assert len(moved.fingerprint) == 7 + 64
