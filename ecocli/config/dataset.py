@@ -70,6 +70,22 @@ class ShapesConfig(Config):
     scenes: SceneConfig = SceneConfig()
 
 
+class WindowConfig(Config):
+    """DETR's random window: before the short edge is chosen, some images are scaled and cut.
+
+    Attributes:
+        ratio: Share of the images it happens to.
+        short_edges_px: Short edges the image is scaled to first, one of them at random.
+        min_px: Least height and width of the window.
+        max_px: Greatest height and width of the window.
+    """
+
+    ratio: Ratio = 0.5
+    short_edges_px: tuple[int, ...] = (400, 500, 600)
+    min_px: Annotated[int, Field(ge=1)] = 384
+    max_px: Annotated[int, Field(ge=1)] = 600
+
+
 class AugmentationConfig(Config):
     """Random changes of training images. Without jitter and short edges the size stays as it is.
 
@@ -83,6 +99,7 @@ class AugmentationConfig(Config):
         crop_width_px: Width of the crop.
         color: ``none``; ``mild`` changes of brightness and contrast; ``ssd``, the Cityscapes recipe's.
         keep_empty_masks: Keep segments that a crop left without a pixel, as the published recipes do.
+        window: DETR's random window before the short edge; boxes only.
     """
 
     flip_ratio: Ratio = 0.5
@@ -93,6 +110,7 @@ class AugmentationConfig(Config):
     crop_width_px: int | None = None
     color: Literal["none", "mild", "ssd"] = "none"
     keep_empty_masks: bool = False
+    window: WindowConfig | None = None
 
     @property
     def crop_size(self) -> tuple[int, int] | None:
@@ -201,15 +219,15 @@ class CustomSplit(Config):
 
     Attributes:
         images: Folder of the images.
-        annotations: JSON file in COCO's panoptic format.
-        panoptic: Folder of the panoptic PNG files.
-        instances: JSON file in COCO's instance format that AP is measured against; None takes the things of the
-            panoptic maps.
+        annotations: JSON file in COCO's panoptic format; detection does without where there is an instance file.
+        panoptic: Folder of the panoptic PNG files; the same.
+        instances: JSON file in COCO's instance format: the truth of detection, and what a segmentation's AP is
+            measured against. None takes the things of the panoptic maps.
     """
 
     images: str
-    annotations: str
-    panoptic: str
+    annotations: str | None = None
+    panoptic: str | None = None
     instances: str | None = None
 
 

@@ -11,18 +11,20 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from ecocli.config.dataset import DATASET_PRESETS, CustomDataset, DatasetConfig
 from ecocli.config.loading import load_toml, resolve_config
 from ecocli.data.annotations import read_annotations
 from ecocli.data.categories import CITYSCAPES, CITYSCAPES_TRAIN_IDS, COCO, SHAPES, Category
-from ecocli.data.panoptic import ImageRecord, PanopticDataset, RecordTable
+from ecocli.data.images import ImageDataset
+from ecocli.data.panoptic import ImageRecord, PanopticDataset
 from ecocli.data.shapes.files import ensure_shapes
 from ecocli.errors import DataError, UsageError
 
 
 @dataclass(frozen=True)
-class _Place:
+class PanopticPlace:
     """Where a split lies and what is expected there.
 
     Attributes:
@@ -68,13 +70,8 @@ def open_dataset(
         UsageError: No data set or split has this name.
         DataError: Files are missing, or annotations are faulty.
     """
-    if split not in split_names(config):
-        known = ", ".join(split_names(config))
-        raise UsageError(
-            f"The data set {config.name} has no split {split!r}; it has {known}. A data set of your own gets one more "
-            f"by a table [splits.{split}] with images, annotations and panoptic in its .toml file."
-        )
-    place = _locate(config, split, advance)
+    require_split(config, split)
+    place = locate_panoptic(config, split, advance)
     annotations = read_annotations(place.annotations)
     if place.categories is not None:
         _check_categories(place.annotations, annotations.categories, place.categories)
@@ -82,8 +79,8 @@ def open_dataset(
     if place.image_name is not None:
         records.file_names = [place.image_name(record) for record in records]
     if check_files:
-        _check_files(place.images, records.file_names, f"{place.name} images")
-        _check_files(place.panoptic, records.panoptic_names, f"{place.name} panoptic PNG files")
+        check_file_names(place.images, records.file_names, f"{place.name} images")
+        check_file_names(place.panoptic, records.panoptic_names, f"{place.name} panoptic PNG files")
     return PanopticDataset(
         name=place.name,
         split=split,
@@ -97,6 +94,21 @@ def open_dataset(
     )
 
 
+def require_split(config: DatasetConfig, split: str) -> None:
+    """Make sure that a data set has a split of that name, without looking at its files.
+
+    Raises:
+        UsageError: It has none, or there is no such data set.
+        DataError: The user's TOML file is missing.
+    """
+    if split not in split_names(config):
+        known = ", ".join(split_names(config))
+        raise UsageError(
+            f"The data set {config.name} has no split {split!r}; it has {known}. A data set of your own gets one more "
+            f"by a table [splits.{split}] with images, annotations and panoptic in its .toml file."
+        )
+
+
 def split_names(config: DatasetConfig) -> tuple[str, ...]:
     """List the splits of a data set, without looking at its files.
 
@@ -106,7 +118,7 @@ def split_names(config: DatasetConfig) -> tuple[str, ...]:
     """
     name = config.name
     if name.endswith(".toml"):
-        return tuple(_describe_custom(Path(name)).splits)
+        return tuple(describe_custom(Path(name)).splits)
     if name not in DATASET_PRESETS:
         near = difflib.get_close_matches(name, DATASET_PRESETS, n=1)
         hint = f"Did you mean {near[0]!r}?" if near else f"Known are {', '.join(sorted(DATASET_PRESETS))}."
@@ -116,7 +128,12 @@ def split_names(config: DatasetConfig) -> tuple[str, ...]:
     return ("train", "val")
 
 
-def _locate(config: DatasetConfig, split: str, advance: Callable[[int], None] | None) -> _Place:
+def locate_panoptic(config: DatasetConfig, split: str, advance: Callable[[int], None] | None) -> PanopticPlace:
+    """Find the panoptic annotations of a split; the ``shapes`` are generated when they are not there yet.
+
+    Raises:
+        DataError: A file or folder is missing.
+    """
     root = data_root(config)
     if config.name == "shapes":
         return _locate_shapes(ensure_shapes(root, config.shapes, advance=advance), split)
@@ -127,15 +144,15 @@ def _locate(config: DatasetConfig, split: str, advance: Callable[[int], None] | 
     return _locate_custom(Path(config.name), split)
 
 
-def _locate_shapes(folder: Path, split: str) -> _Place:
+def _locate_shapes(folder: Path, split: str) -> PanopticPlace:
     annotations = folder / "annotations" / f"panoptic_{split}.json"
-    return _Place("shapes", annotations, folder / f"panoptic_{split}", folder / split, SHAPES)
+    return PanopticPlace("shapes", annotations, folder / f"panoptic_{split}", folder / split, SHAPES)
 
 
-def _locate_coco(root: Path, split: str) -> _Place:
+def _locate_coco(root: Path, split: str) -> PanopticPlace:
     year_split = f"{split}2017"
     bases = (root / "coco", root)
-    annotations = _first(
+    annotations = first_existing(
         [base / "annotations" / f"panoptic_{year_split}.json" for base in bases],
         "COCO's panoptic annotation file",
         "Download panoptic_annotations_trainval2017.zip from cocodataset.org, or name the folder that holds coco/ "
@@ -144,23 +161,25 @@ def _locate_coco(root: Path, split: str) -> _Place:
     base = annotations.parent.parent
     archives = [folder / f"panoptic_{year_split}.zip" for folder in (base / "annotations", base)]
     inner = next((archive for archive in archives if archive.is_file()), None)
-    panoptic = _first(
+    panoptic = first_existing(
         [base / f"panoptic_{year_split}", base / "annotations" / f"panoptic_{year_split}"],
         "COCO's folder of panoptic PNG files",
         f"The inner archive {inner} is not extracted yet: unzip it where it lies."
         if inner is not None
         else "It comes as an inner archive of panoptic_annotations_trainval2017.zip: unzip that too.",
     )
-    images = _first(
+    images = first_existing(
         [base / year_split, base / "images" / year_split],
         "COCO's image folder",
         f"Download {year_split}.zip from cocodataset.org and extract it beside annotations/.",
     )
     instances = annotations.with_name(f"instances_{year_split}.json")
-    return _Place("coco", annotations, panoptic, images, COCO, instances=instances if instances.is_file() else None)
+    return PanopticPlace(
+        "coco", annotations, panoptic, images, COCO, instances=instances if instances.is_file() else None
+    )
 
 
-def _locate_cityscapes(root: Path, split: str) -> _Place:
+def _locate_cityscapes(root: Path, split: str) -> PanopticPlace:
     bases = (root / "cityscapes", root)
     hint = (
         "Make it with cityscapesScripts: CITYSCAPES_DATASET=/path/to/cityscapes python -m "
@@ -169,16 +188,16 @@ def _locate_cityscapes(root: Path, split: str) -> _Place:
     # The version without train ids is Mask2Former's; where both exist, it goes first.
     stems = [f"cityscapes_panoptic_{split}", f"cityscapes_panoptic_{split}_trainId"]
     found = [folder / f"{stem}.json" for stem in stems for base in bases for folder in (base / "gtFine", base)]
-    annotations = _first(found, "Cityscapes' panoptic annotation file", hint)
-    panoptic = _first([annotations.with_suffix("")], "Cityscapes' folder of panoptic PNG files", hint)
+    annotations = first_existing(found, "Cityscapes' panoptic annotation file", hint)
+    panoptic = first_existing([annotations.with_suffix("")], "Cityscapes' folder of panoptic PNG files", hint)
     parent = annotations.parent
-    images = _first(
+    images = first_existing(
         [folder / "leftImg8bit" / split for folder in (parent, parent.parent)],
         "Cityscapes' image folder",
         "Extract leftImg8bit_trainvaltest.zip beside gtFine/.",
     )
     expected = CITYSCAPES_TRAIN_IDS if annotations.stem.endswith("_trainId") else CITYSCAPES
-    return _Place("cityscapes", annotations, panoptic, images, expected, _cityscapes_image)
+    return PanopticPlace("cityscapes", annotations, panoptic, images, expected, _cityscapes_image)
 
 
 def _cityscapes_image(record: ImageRecord) -> str:
@@ -187,7 +206,12 @@ def _cityscapes_image(record: ImageRecord) -> str:
     return f"{city}/{record.image_id}_leftImg8bit.png"
 
 
-def _describe_custom(path: Path) -> CustomDataset:
+def describe_custom(path: Path) -> CustomDataset:
+    """Read the TOML file of a user's own data set.
+
+    Raises:
+        DataError: It is missing.
+    """
     if not path.is_file():
         raise DataError(
             f"The data set file {path} is missing; relative paths start at the working directory. Name with --dataset "
@@ -196,24 +220,33 @@ def _describe_custom(path: Path) -> CustomDataset:
     return resolve_config(CustomDataset, load_toml(path))
 
 
-def _locate_custom(path: Path, split: str) -> _Place:
-    description = _describe_custom(path)
+def _locate_custom(path: Path, split: str) -> PanopticPlace:
+    description = describe_custom(path)
     named = description.splits[split]
     base = path.parent
     hint = f"Correct the path in [splits.{split}] of {path}; paths are relative to that file."
-    return _Place(
+    if named.annotations is None or named.panoptic is None:
+        raise DataError(
+            f"[splits.{split}] of {path} names no panoptic annotations, which segmentation needs. Give both "
+            "'annotations' (JSON file) and 'panoptic' (folder of PNG files), or choose a detector with --arch."
+        )
+    return PanopticPlace(
         description.name,
-        _first([base / named.annotations], "The annotation file", hint),
-        _first([base / named.panoptic], "The folder of panoptic PNG files", hint),
-        _first([base / named.images], "The image folder", hint),
+        first_existing([base / named.annotations], "The annotation file", hint),
+        first_existing([base / named.panoptic], "The folder of panoptic PNG files", hint),
+        first_existing([base / named.images], "The image folder", hint),
         instances=None
         if named.instances is None
-        else _first([base / named.instances], "The file of instance annotations", hint),
+        else first_existing([base / named.instances], "The file of instance annotations", hint),
     )
 
 
-def _first(candidates: Sequence[Path], what: str, hint: str) -> Path:
-    """Choose the first path that exists."""
+def first_existing(candidates: Sequence[Path], what: str, hint: str) -> Path:
+    """Choose the first path that exists.
+
+    Raises:
+        DataError: None of them does.
+    """
     for candidate in candidates:
         if candidate.exists():
             return candidate
@@ -234,8 +267,12 @@ def _check_categories(path: Path, found: tuple[Category, ...], expected: tuple[C
         )
 
 
-def _check_files(folder: Path, names: Iterable[str], what: str) -> None:
-    """Compare the wanted names with listings of the folders: a few calls, not one per file."""
+def check_file_names(folder: Path, names: Iterable[str], what: str) -> None:
+    """Compare the wanted names with listings of the folders: a few calls, not one per file.
+
+    Raises:
+        DataError: One is missing.
+    """
     listings: dict[str, set[str]] = {}
     missing = []
     count = 0
@@ -260,6 +297,9 @@ def _list_folder(folder: Path) -> set[str]:
         return set()
 
 
-def take(dataset: PanopticDataset, indices: Sequence[int]) -> PanopticDataset:
+DatasetT = TypeVar("DatasetT", bound=ImageDataset)
+
+
+def take(dataset: DatasetT, indices: Sequence[int]) -> DatasetT:
     """Restrict a data set to some of its images; the fingerprint then covers those alone."""
-    return replace(dataset, records=RecordTable([dataset.records[index] for index in indices]))
+    return replace(dataset, records=dataset.records.take(indices))

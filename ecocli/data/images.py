@@ -5,7 +5,7 @@ Axes: H W pixels. Image ids are text everywhere (Cityscapes has text, COCO numbe
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -60,6 +60,9 @@ class Records(Protocol):
 
     def __iter__(self) -> Iterator[ImageEntry]:
         """Go through the images."""
+
+    def take(self, indices: Sequence[int]) -> "Records":
+        """The records of some images, in the order given."""
 
 
 @dataclass(frozen=True)

@@ -113,6 +113,10 @@ class RecordTable(Sequence[ImageRecord]):
             segments,
         )
 
+    def take(self, indices: Sequence[int]) -> "RecordTable":
+        """The records of some images, in the order given."""
+        return RecordTable([self[index] for index in indices])
+
 
 @dataclass(frozen=True)
 class PanopticDataset(ImageDataset):
