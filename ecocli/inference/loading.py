@@ -13,8 +13,8 @@ from ecocli.inference.postprocess import PanopticRule
 from ecocli.inference.predictor import ExitGate
 from ecocli.model.builders import build_model
 from ecocli.model.compiled import compile_backbone
+from ecocli.model.contracts import ExitModel
 from ecocli.model.gate import FeatureName, Gate
-from ecocli.model.mask2former import Mask2Former
 
 
 def restore_model(
@@ -24,7 +24,7 @@ def restore_model(
     digest: str,
     precision: InferencePrecision = "float32",
     compile_warning: Callable[[str], None] | None = None,
-) -> Mask2Former:
+) -> ExitModel:
     """Build a model with the weights of a parent, in evaluation mode and without gradients.
 
     Args:

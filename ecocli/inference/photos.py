@@ -15,7 +15,7 @@ from ecocli.data.categories import Category
 from ecocli.data.transforms import resize_image, shortest_edge_size
 from ecocli.inference.postprocess import PanopticRule
 from ecocli.inference.predictor import ExitGate, ImagePrediction, predict_exits, predict_gated
-from ecocli.model.mask2former import Mask2Former
+from ecocli.model.contracts import ExitModel
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class PhotoPredictor:
         device: Where the model is.
     """
 
-    model: Mask2Former
+    model: ExitModel
     gate: ExitGate | None
     exit_depth: int
     rule: PanopticRule
@@ -59,5 +59,5 @@ class PhotoPredictor:
         )
         if self.gate is not None:
             return predict_gated(self.model, self.gate, batch)[0]
-        features = self.model.extract(batch.images)
+        features = self.model.extract(batch.images, batch.image_sizes)
         return next(predict_exits(self.model, features, batch, (self.exit_depth,)))[0]

@@ -18,10 +18,10 @@ from jaxtyping import Float, Int, Int32
 from torch import Tensor
 
 from ecocli.data.batching import ImageBatch
+from ecocli.inference.detections import Detections, detect
 from ecocli.inference.postprocess import Geometry, PanopticRule, PredictedSegment, panoptic_inference
+from ecocli.model.contracts import ExitModel, SharedFeatures
 from ecocli.model.gate import FeatureName, Gate, pool_features, select_exit_depth
-from ecocli.model.mask2former import Mask2Former
-from ecocli.model.pixel_decoder import Features
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,14 +33,23 @@ class ImagePrediction:
         exit_depth: Encoder layers run.
         geometry: Sizes, for post-processing.
         pred_logits: Class logits, "no object" last.
-        pred_masks: Mask logits at stride 4 of the padded input.
+        regions: Mask logits at stride 4 of the padded input, or boxes.
     """
 
     image_id: str
     exit_depth: int
     geometry: Geometry
     pred_logits: Float[Tensor, "Q K1"]
-    pred_masks: Float[Tensor, "Q h w"]
+    regions: Float[Tensor, "Q *region"]
+
+    @property
+    def pred_masks(self) -> Float[Tensor, "Q h w"]:
+        """The mask logits of a segmentation."""
+        return self.regions
+
+    def detections(self) -> Detections:
+        """Boxes at the original size of the image, of a detection."""
+        return detect(self.pred_logits, self.regions, self.geometry.original_size)
 
     def panoptic(self, rule: PanopticRule) -> tuple[Int32[np.ndarray, "H W"], tuple[PredictedSegment, ...]]:
         """Merge the queries into a panoptic map at the original size."""
@@ -78,7 +87,7 @@ def batch_geometry(batch: ImageBatch) -> list[Geometry]:
 
 @torch.no_grad()
 def predict_exits(
-    model: Mask2Former, features: Features, batch: ImageBatch, exit_depths: Sequence[int]
+    model: ExitModel, features: SharedFeatures, batch: ImageBatch, exit_depths: Sequence[int]
 ) -> Iterator[list[ImagePrediction]]:
     """Yield the batch's predictions exit by exit; one exit's masks are in memory at a time.
 
@@ -92,13 +101,13 @@ def predict_exits(
     for exit_depth, tokens in zip(exit_depths, model.encode(features, exit_depths), strict=True):
         final = model.decode(tokens, features)
         yield [
-            ImagePrediction(image_id, exit_depth, geometry[b], final.pred_logits[-1, b], final.pred_masks[-1, b])
+            ImagePrediction(image_id, exit_depth, geometry[b], final.pred_logits[-1, b], final.regions[-1, b])
             for b, image_id in enumerate(batch.image_ids)
         ]
 
 
 @torch.no_grad()
-def predict_gated(model: Mask2Former, gate: ExitGate, batch: ImageBatch) -> list[ImagePrediction]:
+def predict_gated(model: ExitModel, gate: ExitGate, batch: ImageBatch) -> list[ImagePrediction]:
     """Predict each image at the exit its gate chooses; images leave the encoder as they are done.
 
     Args:
@@ -106,11 +115,11 @@ def predict_gated(model: Mask2Former, gate: ExitGate, batch: ImageBatch) -> list
         gate: Chooses from pooled features.
         batch: The images, padded alike.
     """
-    features = model.extract(batch.images)
+    features = model.extract(batch.images, batch.image_sizes)
     depths = gate.choose(pool_features(features, list(batch.image_sizes)))
     final = model.predict_at(features, depths)
     geometry = batch_geometry(batch)
     return [
-        ImagePrediction(image_id, int(depths[b]), geometry[b], final.pred_logits[b], final.pred_masks[b])
+        ImagePrediction(image_id, int(depths[b]), geometry[b], final.pred_logits[b], final.regions[b])
         for b, image_id in enumerate(batch.image_ids)
     ]

@@ -77,6 +77,7 @@ def build_detr(config: DetrConfig) -> Detr:
     return Detr(
         backbone=backbone,
         backbone_channels=channels["res5"],
+        stride=16 if isinstance(config.backbone, ResNetConfig) and config.backbone.dilate_res5 else 32,
         hidden_dim=config.hidden_dim,
         heads=config.heads,
         encoder_layers=config.encoder_layers,

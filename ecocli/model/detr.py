@@ -10,8 +10,7 @@ not to a multiple of the stride, and padding changes where strides fall and what
 of padding are masked everywhere else. So results are compared on batches of images of one size.
 """
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,12 +18,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ecocli.model.contracts import ExitModel, Size
 from ecocli.model.detr_transformer import QueryDecoder, Transformer, TransformerEncoder
 from ecocli.model.layers import masked_sine_positions, sine_positions
 from ecocli.model.transformer_decoder import MaskEmbedding
-
-Size = tuple[int, int]
-"""Height and width, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +36,11 @@ class BoxPredictions:
     pred_logits: Float[Tensor, "*lead B Q K1"]
     pred_boxes: Float[Tensor, "*lead B Q 4"]
 
+    @property
+    def regions(self) -> Tensor:
+        """The boxes."""
+        return self.pred_boxes
+
 
 @dataclass(frozen=True)
 class MapFeatures:
@@ -50,6 +52,7 @@ class MapFeatures:
         shapes: Height and width of that map, in cells (one level).
         positions: Sine positions of the tokens; of all images at once where none is padded.
         padding_mask: True on tokens that are padding; None where there is none.
+        stride: Pixels per cell: 32, or 16 with a dilated ``res5``.
     """
 
     maps: Mapping[str, Float[Tensor, "B _c _h _w"]]
@@ -57,14 +60,16 @@ class MapFeatures:
     shapes: tuple[Size, ...]
     positions: Float[Tensor, "#B N C"]
     padding_mask: Bool[Tensor, "B N"] | None
+    stride: int
 
 
-class Detr(nn.Module):
+class Detr(ExitModel):
     """DETR whose encoder can be left after any layer.
 
     Args:
         backbone: Module from normalised images to the maps ``res2`` .. ``res5``.
         backbone_channels: Width of ``res5``.
+        stride: Its pixels per cell.
         hidden_dim: C.
         heads: Attention heads.
         encoder_layers: The deepest exit.
@@ -83,6 +88,7 @@ class Detr(nn.Module):
         self,
         backbone: nn.Module,
         backbone_channels: int,
+        stride: int,
         hidden_dim: int,
         heads: int,
         encoder_layers: int,
@@ -93,8 +99,9 @@ class Detr(nn.Module):
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
     ) -> None:
-        super().__init__()
+        super().__init__(pixel_mean, pixel_std)
         self.backbone = backbone
+        self.stride = stride
         self.input_proj = nn.Conv2d(backbone_channels, hidden_dim, 1)
         self.transformer = Transformer(
             TransformerEncoder(hidden_dim, heads, feedforward_dim, encoder_layers),
@@ -103,15 +110,6 @@ class Detr(nn.Module):
         self.query_embed = nn.Embedding(num_queries, hidden_dim)
         self.class_embed = nn.Linear(hidden_dim, num_classes + 1)
         self.bbox_embed = MaskEmbedding(hidden_dim, 4)
-        self.pixel_mean = tuple(pixel_mean)
-        self.pixel_std = tuple(pixel_std)
-        self.autocast_dtype: torch.dtype | None = None
-        """Type of the products in ``extract``, ``encode`` and ``decode``; None for the caller's."""
-
-    def _autocast(self, tensor: Tensor) -> AbstractContextManager[object]:
-        if self.autocast_dtype is None:
-            return nullcontext()
-        return torch.autocast(tensor.device.type, self.autocast_dtype)
 
     @property
     def num_classes(self) -> int:
@@ -124,23 +122,30 @@ class Detr(nn.Module):
         return self.query_embed.num_embeddings
 
     @property
-    def num_encoder_layers(self) -> int:
-        """The deepest exit."""
-        return len(self.transformer.encoder.layers)
+    def encoder_layers(self) -> nn.ModuleList:
+        """The layers that exits skip."""
+        return self.transformer.encoder.layers
 
-    def extract(self, images: Float[Tensor, "B 3 H W"], image_sizes: Sequence[Size]) -> MapFeatures:
+    def transformer_layers(self) -> Iterator[nn.Module]:
+        """All layers of encoder and decoder, whose activations may be recomputed in training."""
+        yield from self.transformer.encoder.layers
+        yield from self.transformer.decoder.layers
+
+    def extract(self, images: Float[Tensor, "B 3 H W"], image_sizes: Sequence[Size] | None = None) -> MapFeatures:
         """Backbone and projection: all that every exit and the gate share.
 
         Args:
             images: Normalised, padded on the right and below with zeros.
-            image_sizes: Height and width of each image without padding.
+            image_sizes: Height and width of each image without padding; by default there is none.
         """
         images = images.contiguous(memory_format=torch.channels_last)
         with self._autocast(images):
             maps = self.backbone(images)
             projected = self.input_proj(maps["res5"])
         height, width = projected.shape[2:]
-        padding = padding_of_cells(images.shape[2:], image_sizes, (height, width), images.device)
+        padded_size = (images.shape[2], images.shape[3])
+        sizes = [padded_size] * len(images) if image_sizes is None else image_sizes
+        padding = padding_of_cells(padded_size, sizes, (height, width), images.device)
         channels = projected.shape[1]
         if padding is None:
             positions = sine_positions(height, width, channels, images.device, torch.float32)[None]
@@ -152,6 +157,7 @@ class Detr(nn.Module):
             ((height, width),),
             positions,
             None if padding is None else padding.flatten(1),
+            self.stride,
         )
 
     def encode(self, features: MapFeatures, exit_depths: Sequence[int]) -> tuple[Float[Tensor, "B N C"], ...]:
@@ -218,10 +224,10 @@ class Detr(nn.Module):
 
 
 def padding_of_cells(
-    padded_size: Sequence[int], image_sizes: Sequence[Size], cells: Size, device: torch.device
+    padded_size: Size, image_sizes: Sequence[Size], cells: Size, device: torch.device
 ) -> Bool[Tensor, "B H W"] | None:
     """Say which cells of a map are padding: those whose nearest pixel is. None where no image is padded."""
-    if all(tuple(size) == tuple(padded_size) for size in image_sizes):
+    if all(size == padded_size for size in image_sizes):
         return None
     inside = []
     for axis in (0, 1):

@@ -6,26 +6,26 @@ out of the pooling, and pooled features pass through float16, the type of the de
 a stored row as it decides on the image.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ecocli.model.pixel_decoder import Features
+from ecocli.model.contracts import SharedFeatures
 
 FeatureName = Literal["res5", "projected"]
 
 
 def pool_features(
-    features: Features, image_sizes: list[tuple[int, int]], stride: int = 32
+    features: SharedFeatures, image_sizes: Sequence[tuple[int, int]]
 ) -> dict[FeatureName, Float[Tensor, "B _c"]]:
     """Average the lowest-resolution map over each image's own cells.
 
     Args:
         features: Shared features of the batch.
         image_sizes: Height and width of each image before padding, in pixels of the network's input.
-        stride: Pixels per cell of that map.
 
     Returns:
         ``res5``: the backbone's map (the paper's s1); ``projected``: the projected tokens of the same level.
@@ -34,13 +34,18 @@ def pool_features(
     projected = features.tokens[:, : height * width].transpose(1, 2)
     projected = projected.reshape(*projected.shape[:2], height, width)
     maps: dict[FeatureName, Tensor] = {"res5": features.maps["res5"], "projected": projected}
+    stride, padding = features.stride, features.padding_mask
 
     def pool(level: Tensor) -> Tensor:
+        if padding is not None:
+            own = (~padding).view(-1, 1, height, width)
+            mean: Tensor = (level.float() * own).sum(dim=(2, 3)) / own.sum(dim=(2, 3))
+            return mean.half().float()
         rows = []
         for row, (image_height, image_width) in zip(level, image_sizes, strict=True):
             # A cell belongs to the image when any of its pixels does.
-            own = row[:, : -(-image_height // stride), : -(-image_width // stride)]
-            rows.append(own.float().mean(dim=(1, 2)))
+            cells = row[:, : -(-image_height // stride), : -(-image_width // stride)]
+            rows.append(cells.float().mean(dim=(1, 2)))
         return torch.stack(rows).half().float()
 
     return {name: pool(level) for name, level in maps.items()}

@@ -8,14 +8,14 @@ State-dict names equal the original's (``backbone.*``, ``sem_seg_head.pixel_deco
 the criterion lives in ``ecocli.losses``.
 """
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ecocli.model.contracts import ExitModel, Size
 from ecocli.model.pixel_decoder import Features, PixelDecoder
 from ecocli.model.transformer_decoder import TransformerDecoder
 
@@ -45,6 +45,11 @@ class Predictions:
     pred_logits: Float[Tensor, "*lead B Q K1"]
     pred_masks: Float[Tensor, "*lead B Q H4 W4"]
 
+    @property
+    def regions(self) -> Tensor:
+        """The masks."""
+        return self.pred_masks
+
 
 class SegmentationHead(nn.Module):
     """Pixel decoder and transformer decoder (a level of naming in published state dicts)."""
@@ -55,7 +60,7 @@ class SegmentationHead(nn.Module):
         self.predictor = predictor
 
 
-class Mask2Former(nn.Module):
+class Mask2Former(ExitModel):
     """Mask2Former whose encoder can be left after any layer.
 
     Args:
@@ -77,18 +82,9 @@ class Mask2Former(nn.Module):
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
     ) -> None:
-        super().__init__()
+        super().__init__(pixel_mean, pixel_std)
         self.backbone = backbone
         self.sem_seg_head = SegmentationHead(pixel_decoder, transformer_decoder)
-        self.pixel_mean = tuple(pixel_mean)
-        self.pixel_std = tuple(pixel_std)
-        self.autocast_dtype: torch.dtype | None = None
-        """Type of the products in ``extract``, ``encode`` and ``decode``; None for the caller's."""
-
-    def _autocast(self, tensor: Tensor) -> AbstractContextManager[object]:
-        if self.autocast_dtype is None:
-            return nullcontext()
-        return torch.autocast(tensor.device.type, self.autocast_dtype)
 
     @property
     def num_classes(self) -> int:
@@ -101,15 +97,24 @@ class Mask2Former(nn.Module):
         return self.sem_seg_head.predictor.query_feat.num_embeddings
 
     @property
-    def num_encoder_layers(self) -> int:
-        """The deepest exit."""
-        return len(self.sem_seg_head.pixel_decoder.encoder.layers)
+    def encoder_layers(self) -> nn.ModuleList:
+        """The layers that exits skip."""
+        return self.sem_seg_head.pixel_decoder.encoder.layers
 
-    def extract(self, images: Float[Tensor, "B 3 H W"]) -> Features:
+    def transformer_layers(self) -> Iterator[nn.Module]:
+        """All layers of encoder and decoder, whose activations may be recomputed in training."""
+        head = self.sem_seg_head
+        yield from head.pixel_decoder.encoder.layers
+        yield from head.predictor.transformer_cross_attention_layers
+        yield from head.predictor.transformer_self_attention_layers
+        yield from head.predictor.transformer_ffn_layers
+
+    def extract(self, images: Float[Tensor, "B 3 H W"], image_sizes: Sequence[Size] | None = None) -> Features:
         """Backbone and projections: all that every exit and the gate share.
 
         Args:
             images: Normalised, padded to a multiple of ``size_divisor``.
+            image_sizes: Makes no difference: padding is no special place to this model.
         """
         # Convolutions run faster with channels last, on CPUs in float32 as on GPUs in half precision.
         images = images.contiguous(memory_format=torch.channels_last)

@@ -8,6 +8,7 @@ and ``fuse`` (once per exit), so that exits share all that can be shared.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -33,6 +34,9 @@ class Features:
     tokens: Float[Tensor, "B N C"]
     shapes: SpatialShapes
     lateral: Float[Tensor, "B C H4 W4"]
+
+    stride: ClassVar[int] = 32
+    padding_mask: ClassVar[None] = None
 
     def select(self, images: Int[Tensor, " S"]) -> "Features":
         """The same features for a subset of the batch."""

@@ -17,7 +17,8 @@ from ecocli.config.dataset import ResizeConfig
 from ecocli.data.batching import ImageBatch, make_batch
 from ecocli.data.panoptic import PanopticDataset, Segment
 from ecocli.data.transforms import resize_for_test, shortest_edge_size
-from ecocli.model.mask2former import Mask2Former, images_at_once
+from ecocli.model.contracts import ExitModel
+from ecocli.model.mask2former import images_at_once
 
 Size = tuple[int, int]
 """Height and width, in pixels."""
@@ -53,7 +54,7 @@ class LabelledBatch:
     truths: tuple[TruePanoptic, ...]
 
 
-def padded_size(original: Size, rule: ResizeConfig, divisor: int = Mask2Former.size_divisor) -> Size:
+def padded_size(original: Size, rule: ResizeConfig, divisor: int = 32) -> Size:
     """Return the size an image has in the network: resized by the test rule, then padded."""
     height, width = original
     if rule.short_edge_px is not None:
@@ -101,7 +102,7 @@ def cut_batches(
 
 
 def load_batch(
-    dataset: PanopticDataset, positions: Sequence[int], rule: ResizeConfig, model: Mask2Former, device: str
+    dataset: PanopticDataset, positions: Sequence[int], rule: ResizeConfig, model: ExitModel, device: str
 ) -> LabelledBatch:
     """Read one batch.
 
@@ -127,7 +128,7 @@ def iterate_batches(
     dataset: PanopticDataset,
     batches: Sequence[Sequence[int]],
     rule: ResizeConfig,
-    model: Mask2Former,
+    model: ExitModel,
     device: str,
 ) -> Iterator[LabelledBatch]:
     """Yield planned batches in order, cut for the device, reading the next ones while the network works.

@@ -20,7 +20,7 @@ from ecocli.metrics.assignment import oracle_assignment
 from ecocli.metrics.instance import Rle, encode_masks, true_instances
 from ecocli.metrics.panoptic_quality import ImageCounts
 from ecocli.metrics.semantic import count_confusion, semantic_truth
-from ecocli.model.mask2former import Mask2Former
+from ecocli.model.contracts import ExitModel
 from ecocli.scoring.batches import LabelledBatch, TruePanoptic
 from ecocli.scoring.score_exits import ScoredPrediction, derive_rows, score_prediction
 from ecocli.scoring.scores import TRUTH_VIEW, CountEntries, InstanceEntries, PartScores, SegmentEntries
@@ -50,7 +50,7 @@ class PartScorer:
 
     def __init__(
         self,
-        model: Mask2Former,
+        model: ExitModel,
         gate: ExitGate | None,
         exit_depths: Sequence[int],
         rule: PanopticRule,

@@ -17,8 +17,8 @@ from ecocli.errors import DataError
 from ecocli.inference.postprocess import PanopticRule, PredictedSegment
 from ecocli.inference.predictor import ImagePrediction, predict_exits
 from ecocli.metrics.panoptic_quality import ImageCounts, count_panoptic_image, image_pq
+from ecocli.model.contracts import ExitModel
 from ecocli.model.gate import FeatureName, pool_features
-from ecocli.model.mask2former import Mask2Former
 from ecocli.scoring.batches import Size, TruePanoptic
 
 
@@ -79,7 +79,7 @@ def score_prediction(prediction: ImagePrediction, truth: TruePanoptic, rule: Pan
 
 @torch.no_grad()
 def derive_rows(
-    model: Mask2Former,
+    model: ExitModel,
     batch: ImageBatch,
     truths: Sequence[TruePanoptic],
     exit_depths: Sequence[int],
@@ -99,7 +99,7 @@ def derive_rows(
     Raises:
         DataError: A ground truth contradicts itself; the message names the image.
     """
-    features = model.extract(batch.images)
+    features = model.extract(batch.images, batch.image_sizes)
     pooled = pool_features(features, list(batch.image_sizes))
     rows = {name: values.half().cpu().numpy() for name, values in pooled.items()}
     counts: list[list[ImageCounts]] = [[] for _ in truths]

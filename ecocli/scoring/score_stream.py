@@ -17,8 +17,8 @@ from jaxtyping import Float16
 
 from ecocli.inference.postprocess import PanopticRule
 from ecocli.inference.predictor import ImagePrediction, predict_exits
+from ecocli.model.contracts import ExitModel
 from ecocli.model.gate import FeatureName, pool_features
-from ecocli.model.mask2former import Mask2Former
 from ecocli.scoring.batches import LabelledBatch
 from ecocli.scoring.score_exits import DerivedRow, ScoredPrediction, score_prediction
 
@@ -66,7 +66,7 @@ class _Pending:
 
 
 def stream_rows(
-    model: Mask2Former,
+    model: ExitModel,
     batches: Iterable[LabelledBatch],
     exit_depths: tuple[int, ...],
     rule: PanopticRule,
@@ -105,8 +105,8 @@ def stream_rows(
 
 
 @torch.no_grad()
-def _run_network(model: Mask2Former, batch: LabelledBatch, exit_depths: tuple[int, ...]) -> _Outputs:
-    features = model.extract(batch.images.images)
+def _run_network(model: ExitModel, batch: LabelledBatch, exit_depths: tuple[int, ...]) -> _Outputs:
+    features = model.extract(batch.images.images, batch.images.image_sizes)
     pooled = pool_features(features, list(batch.images.image_sizes))
     exits = list(predict_exits(model, features, batch.images, exit_depths))
     return _Outputs(batch, {name: values.half().cpu().numpy() for name, values in pooled.items()}, exits)

@@ -14,7 +14,7 @@ from ecocli.data.panoptic import PanopticDataset
 from ecocli.errors import InterruptedRunError
 from ecocli.inference.postprocess import PanopticRule
 from ecocli.inference.predictor import ExitGate
-from ecocli.model.mask2former import Mask2Former
+from ecocli.model.contracts import ExitModel
 from ecocli.runtime.context import Runtime
 from ecocli.scoring.batches import iterate_batches, plan_dataset
 from ecocli.scoring.part_scorer import PartScorer, ScoringOptions
@@ -40,7 +40,7 @@ class ScoringTask:
         keep_predictions: Write the predicted maps to the folder ``predictions`` as ``<position>.png``.
     """
 
-    model: Mask2Former
+    model: ExitModel
     gate: ExitGate | None
     exit_depths: tuple[int, ...]
     rule: PanopticRule

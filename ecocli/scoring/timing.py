@@ -14,14 +14,14 @@ import torch
 from ecocli.data.batching import ImageBatch
 from ecocli.inference.postprocess import PanopticRule
 from ecocli.inference.predictor import ExitGate, ImagePrediction, predict_exits, predict_gated
-from ecocli.model.mask2former import Mask2Former
+from ecocli.model.contracts import ExitModel
 
 _ROUNDS = 3
 
 
 @torch.no_grad()
 def time_choices(
-    model: Mask2Former,
+    model: ExitModel,
     gate: ExitGate | None,
     exit_depths: Sequence[int],
     rule: PanopticRule,
@@ -59,8 +59,8 @@ def time_choices(
     return {name: 1000.0 * statistics.median(values) / images for name, values in seconds.items()}
 
 
-def _predict_at(model: Mask2Former, depth: int, batch: ImageBatch) -> list[ImagePrediction]:
-    (predictions,) = predict_exits(model, model.extract(batch.images), batch, (depth,))
+def _predict_at(model: ExitModel, depth: int, batch: ImageBatch) -> list[ImagePrediction]:
+    (predictions,) = predict_exits(model, model.extract(batch.images, batch.image_sizes), batch, (depth,))
     return predictions
 
 

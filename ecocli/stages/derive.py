@@ -30,7 +30,7 @@ from ecocli.runtime.context import Runtime
 if TYPE_CHECKING:
     from ecocli.artifacts.derived_table import DerivedRecord
     from ecocli.inference.postprocess import PanopticRule
-    from ecocli.model.mask2former import Mask2Former
+    from ecocli.model.contracts import ExitModel
     from ecocli.scoring.score_exits import DerivedRow
 
 STAGE = "derive"
@@ -262,7 +262,7 @@ def compute_parts(config: DeriveConfig, subject: Subject, parts: Sequence[Part],
                 )
 
 
-def _restore(config: DeriveConfig, subject: Subject, runtime: Runtime) -> tuple["Mask2Former", "PanopticRule"]:
+def _restore(config: DeriveConfig, subject: Subject, runtime: Runtime) -> tuple["ExitModel", "PanopticRule"]:
     # torch is loaded only where something is computed; a result that is there is returned without it.
     from ecocli.artifacts.tensors import load_tensors
     from ecocli.inference.loading import panoptic_rule, restore_model
@@ -284,7 +284,7 @@ def _compute_part(
     config: DeriveConfig,
     subject: Subject,
     part: Part,
-    model: "Mask2Former",
+    model: "ExitModel",
     rule: "PanopticRule",
     runtime: Runtime,
 ) -> None:

@@ -342,13 +342,16 @@ def _model(subject: Subject, device: str) -> "Mask2Former":
     import torch
 
     from ecocli.model.builders import build_model
+    from ecocli.model.mask2former import Mask2Former
 
     if subject.parent is not None:
         from ecocli.artifacts.tensors import load_tensors
         from ecocli.inference.loading import restore_model
 
         state = load_tensors(subject.parent.path_of("model.safetensors"))
-        return restore_model(subject.architecture, state, device, subject.parent.digest)
+        restored = restore_model(subject.architecture, state, device, subject.parent.digest)
+        assert isinstance(restored, Mask2Former)
+        return restored
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(STAGE, "weights"))
         return build_model(subject.architecture).eval().requires_grad_(False).to(device)

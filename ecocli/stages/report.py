@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ecocli.inference.predictor import ExitGate
     from ecocli.metrics.scorecard import ExitTable
     from ecocli.metrics.tradeoff import CurvePoint
-    from ecocli.model.mask2former import Mask2Former
+    from ecocli.model.contracts import ExitModel
     from ecocli.reports.evaluation_page import ClassScore
     from ecocli.reports.evaluation_page import Example as ShownExample
     from ecocli.reports.examples import Example as PickedExample
@@ -263,7 +263,7 @@ def _examples(
 class _Scene:
     """What the examples are made with."""
 
-    model: "Mask2Former"
+    model: "ExitModel"
     gate: "ExitGate | None"
     exit_depths: tuple[int, ...]
     rule: "PanopticRule"
@@ -331,7 +331,7 @@ def _draw_example(scene: _Scene, example: "PickedExample") -> "ShownExample":
     ]
     shown = tuple(dict.fromkeys((scene.exit_depths[0], scene.exit_depths[-1])))
     with torch.no_grad():
-        features = scene.model.extract(batch.images.images)
+        features = scene.model.extract(batch.images.images, batch.images.image_sizes)
         predictions = [one for (one,) in predict_exits(scene.model, features, batch.images, shown)]
     titles = [f"exit {depth}" for depth in shown]
     if scene.gate is not None:

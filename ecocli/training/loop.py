@@ -38,7 +38,7 @@ from ecocli.errors import DataError, EcoError, InterruptedRunError
 from ecocli.losses.criterion import Criterion, CriterionOutput
 from ecocli.losses.points import SeededPoints
 from ecocli.losses.targets import pack_targets
-from ecocli.model.mask2former import Mask2Former
+from ecocli.model.contracts import ExitModel
 from ecocli.model.swin import SwinTransformer
 from ecocli.runtime.context import Runtime
 from ecocli.runtime.seeds import derive_seed
@@ -89,7 +89,7 @@ class Trainer:
     def __init__(
         self,
         config: TrainParentConfig,
-        model: Mask2Former,
+        model: ExitModel,
         samples: SampleSource,
         runtime: Runtime,
         folder: Path,
@@ -315,7 +315,7 @@ class Trainer:
             model.backbone.seed_drop_path([derive_seed("drop path", config.seed, p) for p in part.positions])
         dtype = _DTYPES[config.precision]
         with torch.autocast(self._device.type, dtype=dtype, enabled=dtype != torch.float32):
-            logits, masks = self._forward(batch.images, exits.depths)
+            logits, masks = self._forward(batch.images, batch.image_sizes, exits.depths)
         per_exit = logits.shape[0] // len(exits.depths)
         out = self._criterion(
             logits,

@@ -3,7 +3,7 @@
 Axes: B images, E exits, S supervised predictions, Q queries, K classes, P predictions (E x S), H W pixels.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
@@ -14,14 +14,14 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from ecocli.model.compiled import compile_backbone
+from ecocli.model.contracts import ExitModel, Size
 from ecocli.model.layers import synchronise_norms
-from ecocli.model.mask2former import Mask2Former
 
 
 class SupervisedModel(nn.Module):
     """A model whose output is a plain pair of tensors, exits and decoder layers on one axis."""
 
-    def __init__(self, model: Mask2Former, reach_all: bool = False) -> None:
+    def __init__(self, model: ExitModel, reach_all: bool = False) -> None:
         """Wrap a model.
 
         Args:
@@ -33,15 +33,14 @@ class SupervisedModel(nn.Module):
         self._reach_all = reach_all
 
     def forward(
-        self, images: Float[Tensor, "B 3 H W"], exit_depths: tuple[int, ...]
-    ) -> tuple[Float[Tensor, "P B Q K1"], Float[Tensor, "P B Q H4 W4"]]:
+        self, images: Float[Tensor, "B 3 H W"], image_sizes: Sequence[Size], exit_depths: tuple[int, ...]
+    ) -> tuple[Float[Tensor, "P B Q K1"], Float[Tensor, "P B Q *region"]]:
         """Predict at each exit; the S predictions of the first exit come first, its final one last of them."""
-        predictions = self.model(images, exit_depths, all_layers=True)
-        logits = predictions.pred_logits.flatten(0, 1)
+        logits, regions = self.model.predict_supervised(images, image_sizes, exit_depths)
         idle = idle_parameters(self.model, exit_depths) if self._reach_all else []
         if idle:
             logits = logits + 0.0 * torch.stack([parameter.flatten()[0] for parameter in idle]).sum()
-        return logits, predictions.pred_masks.flatten(0, 1)
+        return logits, regions
 
 
 class TrainedModel:
@@ -49,7 +48,7 @@ class TrainedModel:
 
     def __init__(
         self,
-        model: Mask2Former,
+        model: ExitModel,
         *,
         device: torch.device,
         world_size: int,
@@ -77,11 +76,11 @@ class TrainedModel:
         self._module = module if self._parallel is None else self._parallel
 
     def __call__(
-        self, images: Float[Tensor, "B 3 H W"], exit_depths: tuple[int, ...]
-    ) -> tuple[Float[Tensor, "P B Q K1"], Float[Tensor, "P B Q H4 W4"]]:
+        self, images: Float[Tensor, "B 3 H W"], image_sizes: Sequence[Size], exit_depths: tuple[int, ...]
+    ) -> tuple[Float[Tensor, "P B Q K1"], Float[Tensor, "P B Q *region"]]:
         """Predict; see ``SupervisedModel.forward``."""
-        logits, masks = self._module(images, exit_depths)
-        return logits, masks
+        logits, regions = self._module(images, image_sizes, exit_depths)
+        return logits, regions
 
     def drop_idle_gradients(self, exit_depths: Sequence[int]) -> None:
         """Forget the zeros of layers that a step did not use: the optimiser must pass them over, not decay them."""
@@ -93,22 +92,14 @@ class TrainedModel:
         return nullcontext() if self._parallel is None else self._parallel.no_sync()
 
 
-def idle_parameters(model: Mask2Former, exit_depths: Sequence[int]) -> list[nn.Parameter]:
+def idle_parameters(model: ExitModel, exit_depths: Sequence[int]) -> list[nn.Parameter]:
     """Return the parameters of the encoder layers beyond the deepest of these exits."""
-    layers = model.sem_seg_head.pixel_decoder.encoder.layers
-    return [parameter for layer in layers[max(exit_depths) :] for parameter in layer.parameters()]
+    idle = model.encoder_layers[max(exit_depths) :]
+    return [parameter for layer in idle for parameter in layer.parameters()]
 
 
-def checkpoint_activations(model: Mask2Former) -> None:
+def checkpoint_activations(model: ExitModel) -> None:
     """Let the transformer layers recompute their activations in the backward pass."""
-    for layer in _transformer_layers(model):
+    for layer in model.transformer_layers():
         # An instance attribute hides the method; a wrapper module would change the names in the state dict.
         layer.__dict__["forward"] = partial(checkpoint, layer.forward, use_reentrant=False)
-
-
-def _transformer_layers(model: Mask2Former) -> Iterator[nn.Module]:
-    head = model.sem_seg_head
-    yield from head.pixel_decoder.encoder.layers
-    yield from head.predictor.transformer_cross_attention_layers
-    yield from head.predictor.transformer_self_attention_layers
-    yield from head.predictor.transformer_ffn_layers

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from ecocli.errors import DataError
-from ecocli.model.detr import Detr
-from ecocli.model.mask2former import Mask2Former
+from ecocli.model.contracts import ExitModel
 from ecocli.weights.detr import recognise_detr
 from ecocli.weights.files import load_state
 from ecocli.weights.mappings import (
@@ -175,7 +174,7 @@ def _recognise_backbone(state: Mapping[str, Tensor], origin: str) -> RecognisedS
     )
 
 
-def fit_weights(model: Mask2Former | Detr, recognised: RecognisedState, origin: str) -> LoadReport:
+def fit_weights(model: ExitModel, recognised: RecognisedState, origin: str) -> LoadReport:
     """Copy what fits into a model.
 
     Args:
@@ -228,7 +227,7 @@ def fit_weights(model: Mask2Former | Detr, recognised: RecognisedState, origin: 
     )
 
 
-def load_initial_weights(model: Mask2Former | Detr, path: Path) -> LoadReport:
+def load_initial_weights(model: ExitModel, path: Path) -> LoadReport:
     """Start a model from published weights, of a whole model or of a backbone alone.
 
     An encoder with fewer layers than the file's takes the first ones.

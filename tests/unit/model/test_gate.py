@@ -2,6 +2,7 @@
 
 import torch
 
+from ecocli.model.detr import MapFeatures
 from ecocli.model.gate import Gate, pool_features, select_exit_depth
 from ecocli.model.pixel_decoder import Features
 
@@ -34,3 +35,21 @@ def test_pool_features__fine_value__is_rounded_as_the_table_stores_it() -> None:
 def test_gate__batch__one_score_per_exit() -> None:
     gate = Gate(features=6, exits=4)
     assert gate(torch.zeros(3, 6)).tolist() == [gate.linear.bias.tolist()] * 3
+
+
+def test_pool_features__padding_mask__only_cells_of_the_image() -> None:
+    # A detector says itself which of its cells are padding: of image 1 the second row and the last column. By hand.
+    res5 = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]).expand(2, 1, 2, 3)
+    padding = torch.tensor([[False] * 6, [False, False, True, True, True, True]])
+    features = MapFeatures(
+        {"res5": res5}, 10 * res5.flatten(2).transpose(1, 2), ((2, 3),), torch.zeros(2, 6, 1), padding, 32
+    )
+    pooled = pool_features(features, [(64, 96), (32, 64)])
+    assert pooled["res5"].tolist() == [[3.5], [1.5]]
+    assert pooled["projected"].tolist() == [[35.0], [15.0]]
+
+
+def test_pool_features__stride_of_16__every_cell() -> None:
+    res5 = torch.tensor([[1.0, 2.0], [3.0, 4.0]])[None, None]
+    features = MapFeatures({"res5": res5}, res5.flatten(2).transpose(1, 2), ((2, 2),), torch.zeros(1, 4, 1), None, 16)
+    assert pool_features(features, [(32, 32)])["res5"].item() == 2.5

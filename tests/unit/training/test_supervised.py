@@ -12,7 +12,7 @@ from ecocli.training.supervised import SupervisedModel, TrainedModel, checkpoint
 def test_supervised_model__two_exits__predictions_of_first_exit_come_first() -> None:
     model = tiny_model()
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
-    logits, masks = SupervisedModel(model)(images, (1, 3))
+    logits, masks = SupervisedModel(model)(images, [images.shape[-2:]] * len(images), (1, 3))
     assert logits.shape == (4, 2, 6, 4)
     assert masks.shape == (4, 2, 6, 16, 16)
     final = model.forward_per_image(images, torch.tensor([1, 1]))
@@ -32,7 +32,7 @@ def test_checkpoint_activations__backward__same_gradients_and_names() -> None:
     for model in (plain, checkpointed):
         forward = TrainedModel(model, device=torch.device("cpu"), world_size=1)
         with forward.without_sync():
-            logits, masks = forward(images, (2, 3))
+            logits, masks = forward(images, [images.shape[-2:]] * len(images), (2, 3))
         (logits.square().mean() + masks.square().mean()).backward()
         gradients.append({name: p.grad for name, p in model.named_parameters()})
     assert len(recomputed) == 1
@@ -45,7 +45,7 @@ def test_supervised_model__reaching_all__idle_layers_get_zeros_and_the_rest_what
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     alone, reaching = tiny_model(), tiny_model()
     for model, reach_all in ((alone, False), (reaching, True)):
-        logits, masks = SupervisedModel(model, reach_all)(images, (1,))
+        logits, masks = SupervisedModel(model, reach_all)(images, [images.shape[-2:]] * len(images), (1,))
         (logits.square().mean() + masks.square().mean()).backward()
     found = dict(reaching.named_parameters())
     idle = {name for name, parameter in alone.named_parameters() if parameter.grad is None}
@@ -60,7 +60,7 @@ def test_supervised_model__reaching_all__idle_layers_get_zeros_and_the_rest_what
 
 def gradients_of(forward: TrainedModel, model: nn.Module) -> dict[str, Tensor]:
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
-    logits, masks = forward(images, (1, 3))
+    logits, masks = forward(images, [images.shape[-2:]] * len(images), (1, 3))
     (logits.square().mean() + masks.square().mean()).backward()
     return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
 

@@ -1,0 +1,153 @@
+"""What training, scoring, inference and profiling know of a model: its parts, and nothing of its task.
+
+Shapes: B images, Q queries, K classes, N tokens, C channels, E exits, S supervised predictions (the final one last;
+S = 1 where only the final one is asked for).
+A prediction is a pair per query: class logits, and what says where: mask logits or a box (its *regions*). Backbone,
+projections and encoder layers are what exits share; everything after the encoder is shared by their weights.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+Size = tuple[int, int]
+"""Height and width, in pixels."""
+
+
+@runtime_checkable
+class SharedFeatures(Protocol):
+    """What every exit of a batch shares.
+
+    Attributes:
+        maps: Backbone outputs ``res2`` (stride 4) to ``res5`` (stride 32) by name.
+        tokens: Projected tokens before the encoder, the coarsest level first.
+        shapes: Height and width of each level, in cells.
+        stride: Pixels per cell of the coarsest level.
+        padding_mask: True on tokens of the coarsest level that are padding; None where the image sizes tell.
+    """
+
+    @property
+    def maps(self) -> Mapping[str, Tensor]: ...
+
+    @property
+    def tokens(self) -> Tensor: ...
+
+    @property
+    def shapes(self) -> tuple[Size, ...]: ...
+
+    @property
+    def stride(self) -> int: ...
+
+    @property
+    def padding_mask(self) -> Tensor | None: ...
+
+
+@runtime_checkable
+class ExitPredictions(Protocol):
+    """Class logits and regions; leading axes as the producing method says."""
+
+    @property
+    def pred_logits(self) -> Tensor:
+        """Class logits [..., B, Q, K+1], "no object" last."""
+
+    @property
+    def regions(self) -> Tensor:
+        """Mask logits [..., B, Q, H/4, W/4] or boxes [..., B, Q, 4]."""
+
+
+class ExitModel(nn.Module):
+    """A model whose encoder can be left after any layer.
+
+    Attributes:
+        size_divisor: Padded inputs are multiples of it.
+        pixel_mean: Per RGB channel, in grey levels 0..255.
+        pixel_std: Per RGB channel, in grey levels 0..255.
+        autocast_dtype: Type of the products in ``extract``, ``encode`` and ``decode``; None for the caller's.
+    """
+
+    size_divisor: ClassVar[int]
+    backbone: nn.Module
+
+    def __init__(self, pixel_mean: Sequence[float], pixel_std: Sequence[float]) -> None:
+        super().__init__()
+        self.pixel_mean = tuple(pixel_mean)
+        self.pixel_std = tuple(pixel_std)
+        self.autocast_dtype: torch.dtype | None = None
+
+    def _autocast(self, tensor: Tensor) -> AbstractContextManager[object]:
+        if self.autocast_dtype is None:
+            return nullcontext()
+        return torch.autocast(tensor.device.type, self.autocast_dtype)
+
+    @property
+    def num_classes(self) -> int:
+        """K, without "no object"."""
+        raise NotImplementedError
+
+    @property
+    def num_queries(self) -> int:
+        """Q."""
+        raise NotImplementedError
+
+    @property
+    def encoder_layers(self) -> nn.ModuleList:
+        """The layers that exits skip."""
+        raise NotImplementedError
+
+    @property
+    def num_encoder_layers(self) -> int:
+        """The deepest exit."""
+        return len(self.encoder_layers)
+
+    def transformer_layers(self) -> Iterator[nn.Module]:
+        """All layers of encoder and decoder, whose activations may be recomputed in training."""
+        raise NotImplementedError
+
+    def extract(self, images: Float[Tensor, "B 3 H W"], image_sizes: Sequence[Size] | None = None) -> Any:
+        """Backbone and projections: all that every exit and the gate share.
+
+        Args:
+            images: Normalised, padded on the right and below with zeros to a multiple of ``size_divisor``.
+            image_sizes: Height and width of each image without padding; by default there is none.
+        """
+        raise NotImplementedError
+
+    def encode(self, features: Any, exit_depths: Sequence[int]) -> tuple[Float[Tensor, "B N C"], ...]:
+        """Tokens after each wanted encoder depth; the encoder runs once, up to the deepest."""
+        raise NotImplementedError
+
+    def decode(self, tokens: Float[Tensor, "B N C"], features: Any, all_layers: bool = False) -> Any:
+        """Encoded tokens to predictions with the leading axis S.
+
+        ``tokens`` may hold several exits of the batch one after the other: B is then a multiple of the features'.
+        """
+        raise NotImplementedError
+
+    def predict_at(self, features: Any, depths: Int[Tensor, " B"]) -> Any:
+        """Final predictions without a leading axis, each image at its own exit depth; images leave as they are done.
+
+        Args:
+            depths: Encoder layers to run, per image.
+        """
+        raise NotImplementedError
+
+    def predict_supervised(
+        self, images: Float[Tensor, "B 3 H W"], image_sizes: Sequence[Size], exit_depths: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        """Class logits and regions of every supervised prediction of every exit.
+
+        Returns:
+            Both with the leading axes [E S, B, Q]: the S predictions of the first exit come first.
+        """
+        features = self.extract(images, image_sizes)
+        stacked = self.decode(torch.cat(self.encode(features, exit_depths)), features, all_layers=True)
+        exits, batch = len(exit_depths), images.shape[0]
+
+        def split(x: Tensor) -> Tensor:
+            return x.view(x.shape[0], exits, batch, *x.shape[2:]).transpose(0, 1).flatten(0, 1)
+
+        return split(stacked.pred_logits), split(stacked.regions)
