@@ -15,6 +15,8 @@ install_import_hook("ecocli", "typechecking.check_types")
 # For torch and its children, before anything loads it: one thread unless the caller names a number, because two busy
 # test runs on one machine slow each other down.
 _THREADS = os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Threads that wait give their core away; spinning, two busy runs of two threads take four times as long.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # The same examples in every run, and no time limit that a busy machine could exceed.
 hypothesis.settings.register_profile("project", derandomize=True, deadline=None, database=None)

@@ -101,6 +101,19 @@ def test_criterion__parts_with_normalisers_of_the_whole__sum_to_the_whole() -> N
     torch.testing.assert_close(torch.cat([part.image_losses for part in parts]), whole.image_losses)
 
 
+def test_criterion__share_of_less_than_one_object__counts_as_one() -> None:
+    # As in the original, whose clamp(num_masks / world_size, min=1) keeps a step of few objects from weighing more.
+    logits, masks, labels, objects = make_case((1, 0))
+    losses = [
+        Criterion(num_classes=4, num_points=16)(
+            logits, masks, pack(labels, objects), torch.ones(3), SeededPoints([1, 2]), num_masks=share
+        )
+        for share in (0.25, 1.0)
+    ]
+    assert torch.equal(losses[0].mask_losses, losses[1].mask_losses)
+    assert torch.equal(losses[0].total, losses[1].total)
+
+
 def test_class_weight_sum__more_objects_than_queries__counts_matched_queries() -> None:
     # By hand: 3 queries per image; image 0 matches 2, image 1 all 3 of its 5 objects: 5 x 1 + 1 x 0.1.
     assert Criterion(num_classes=4).class_weight_sum((2, 5), num_queries=3) == pytest.approx(5.1)

@@ -96,3 +96,15 @@ def test_apply_gradients__float32_not_finite__norm_at_once(tmp_path: Path) -> No
     before = copy_of(model.state_dict())
     assert apply_filled(new_state(tmp_path, model), model, math.inf) == math.inf
     assert is_same(model.state_dict(), before)
+
+
+def test_save__lowered_loss_scale__goes_on_at_it(tmp_path: Path) -> None:
+    model = tiny_model()
+    state = new_state(tmp_path, model, precision="float16")
+    assert apply_filled(state, model, math.inf) is None
+    state.step = 1
+    state.save()
+    resumed = new_state(tmp_path, tiny_model(), precision="float16")
+    # torch's first scale is 2 ** 16, and an overflow halves it.
+    assert resumed.step == 1
+    assert resumed.scaled(torch.ones(())).item() == state.scaled(torch.ones(())).item() == 2.0**15
