@@ -1,7 +1,9 @@
-"""Imports point one way; the layers are written down in pyproject.toml."""
+"""Imports point one way, between packages (the layers are in pyproject.toml) and within each of them."""
 
+import graphlib
 from pathlib import Path
 
+import grimp
 import pytest
 from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
 
@@ -14,3 +16,23 @@ def test_import_contract__whole_package__is_kept(
     monkeypatch.chdir(ROOT)
     status = lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True)
     assert status == EXIT_STATUS_SUCCESS, capsys.readouterr().out
+
+
+# Goes with the methods of Store that only pass on to collecting, checking, listing, transfer and references.
+_CIRCLE_OF_STORE = pytest.mark.xfail(strict=True, raises=graphlib.CycleError, reason="Store passes on to its own users")
+
+
+@pytest.mark.parametrize(
+    "package",
+    [
+        pytest.param(path.parent.name, marks=_CIRCLE_OF_STORE if path.parent.name == "artifacts" else ())
+        for path in sorted((ROOT / "ecocli").glob("*/__init__.py"))
+    ],
+)
+def test_imports__within_a_package__form_no_circle(package: str) -> None:
+    # Imports inside functions and for type checkers count: they hide a circle, they do not open it.
+    graph = grimp.build_graph("ecocli", cache_dir=None)
+    inside = {name for name in graph.modules if name.startswith(f"ecocli.{package}.")}
+    assert inside
+    imports = {name: graph.find_modules_directly_imported_by(name) & inside for name in inside}
+    graphlib.TopologicalSorter(imports).prepare()  # raises CycleError, which names the circle
