@@ -1,11 +1,13 @@
 """A store with a tiny parent, its derived table and a gate, for tests of evaluation and reports."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from helpers_inference import EXIT_DEPTHS, TINY, splitting_gate, tiny_dataset_config, tiny_model
 from helpers_own_truth import make_own_truth
 from helpers_sizes import cut_to_sizes
+from helpers_stages import run_stage
+from helpers_store import gate_metrics
 
 from ecocli.artifacts.manifest import GateManifest, ParentManifest
 from ecocli.artifacts.store import Store
@@ -15,7 +17,6 @@ from ecocli.config.derive import DeriveConfig
 from ecocli.config.evaluate import EvaluateConfig, EvaluateExecutionConfig
 from ecocli.data.categories import SHAPES
 from ecocli.data.datasets import open_dataset
-from ecocli.runtime.context import Runtime
 from ecocli.scoring.batches import load_batch
 from ecocli.stages import derive
 
@@ -63,9 +64,9 @@ def make_bench(folder: Path) -> Bench:
             stage_config={"dataset": dataset_config.model_dump(mode="json")},
             inputs={},
             dataset_fingerprints={},
-            architecture=TINY.model_dump(mode="json"),
+            architecture=TINY,
             exit_depths=EXIT_DEPTHS,
-            categories=tuple({**asdict(category), "color": list(category.color)} for category in SHAPES),
+            categories=tuple(category.recorded for category in SHAPES),
             steps=0,
         ),
         {"model.safetensors": save_tensors(model.state_dict())},
@@ -74,7 +75,7 @@ def make_bench(folder: Path) -> Bench:
         names=["parent"],
     )
     config = DeriveConfig(dataset=dataset_config, splits=("val",), batch_size=2)
-    derived = derive.run(config, {"parent": parent.digest}, store, Runtime.quiet())
+    derived = run_stage(derive, config, {"parent": parent.digest}, store)
     fitted = store.put(
         GateManifest(
             schema_version=1,
@@ -84,7 +85,7 @@ def make_bench(folder: Path) -> Bench:
             exit_depths=EXIT_DEPTHS,
             beta=0.001,
             feature="res5",
-            metrics={},
+            metrics=gate_metrics((0.5, 0.25, 0.25)),
         ),
         {"gate.safetensors": save_tensors(gate.gate.state_dict())},
         action=None,

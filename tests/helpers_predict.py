@@ -3,16 +3,18 @@
 from typing import Any
 
 import torch
+from helpers_store import gate_metrics
 from helpers_weights import RESNET, random_model
 
 from ecocli.artifacts.manifest import DerivedManifest, GateManifest, ParentManifest
 from ecocli.artifacts.store import Store
 from ecocli.artifacts.tensors import save_tensors
+from ecocli.config.category import CategoryConfig
 
 # Random weights are sure of nothing: without thresholds they still give segments.
 ARCHITECTURE = RESNET.model_copy(update={"object_mask_threshold": 0.0, "overlap_threshold": 0.0})
 CATEGORIES = tuple(
-    {"id": id_, "name": name, "supercategory": "s", "is_thing": is_thing, "color": [id_, 50, 90]}
+    CategoryConfig(id=id_, name=name, supercategory="s", is_thing=is_thing, color=(id_, 50, 90))
     for id_, name, is_thing in ((2, "car", True), (5, "dog", True), (9, "sky", False), (12, "sea", False))
 )
 
@@ -28,7 +30,7 @@ def put_parent(store: Store, settings: dict[str, Any] | None = None, seed: int =
         stage_config=settings or {},
         inputs={},
         dataset_fingerprints={},
-        architecture=ARCHITECTURE.model_dump(mode="json"),
+        architecture=ARCHITECTURE,
         exit_depths=(1, 2, 3),
         categories=CATEGORIES,
         steps=5,
@@ -50,7 +52,12 @@ def put_gate(store: Store, parent: str | None, bias: list[float]) -> str:
     )
     table = store.put(derived, {"train.parquet": b"table"}).digest
     gate = GateManifest(
-        **common, inputs={"derived": table}, exit_depths=(1, 2, 3), beta=0.0, feature="projected", metrics={}
+        **common,
+        inputs={"derived": table},
+        exit_depths=(1, 2, 3),
+        beta=0.0,
+        feature="projected",
+        metrics=gate_metrics(),
     )
     tensors = {"linear.weight": torch.zeros(3, 32), "linear.bias": torch.tensor(bias)}
     return store.put(gate, {"gate.safetensors": save_tensors(tensors)}, names=["gate"]).digest

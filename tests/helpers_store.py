@@ -2,10 +2,55 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.manifest import FileContents, GateManifest, ParentManifest
 from ecocli.artifacts.store import Store
+from ecocli.artifacts.summaries import (
+    ChoiceSummary,
+    ExitSummary,
+    FitSummary,
+    GateMetrics,
+    GateSummary,
+    MajoritySummary,
+    RandomSummary,
+)
+from ecocli.config.architecture import ARCHITECTURES
+from ecocli.data.categories import SHAPES
+
+
+def gate_metrics(shares: tuple[float, ...] = (0.5, 0.5)) -> GateMetrics:
+    """What a gate's manifest tells of its scores; all alike but for the shares of the exits."""
+    choice: dict[str, Any] = {"pq": 0.5, "cost": 2.0, "gflops": 9.0, "encoder_gflops": 3.0, "mean_depth": 2.0}
+    choice["exit_shares"] = shares
+    exit_ = ExitSummary(**choice, exit_depth=2)
+    return GateMetrics(
+        gate=GateSummary(**choice, pq_interval=(0.4, 0.6), accuracy=0.5),
+        fixed=(exit_,),
+        best_fixed=exit_,
+        majority=MajoritySummary(**choice, exit_depth=2, accuracy=0.5),
+        blend=None,
+        lead=None,
+        lead_interval=(None, None),
+        random=RandomSummary(**choice, pq_spread=None),
+        oracle=ChoiceSummary(**choice),
+        utility_oracle=ChoiceSummary(**choice),
+        scored_on="val",
+        images=4,
+        undefined_images=0,
+        warnings=(),
+        fit=FitSummary(
+            training_images=4,
+            left_out_images=0,
+            features=8,
+            l2=0.1,
+            l2_path=(),
+            gradient_norm=0.0,
+            evaluations=1,
+            offset=0.0,
+        ),
+    )
 
 
 def gate_manifest(beta: float = 0.1, inputs: Mapping[str, str] | None = None) -> GateManifest:
@@ -18,7 +63,7 @@ def gate_manifest(beta: float = 0.1, inputs: Mapping[str, str] | None = None) ->
         exit_depths=(2, 3),
         beta=beta,
         feature="res5",
-        metrics={},
+        metrics=gate_metrics(),
     )
 
 
@@ -29,9 +74,9 @@ def parent_manifest(steps: int = 7) -> ParentManifest:
         stage_config={},
         inputs={},
         dataset_fingerprints={"train": "abc"},
-        architecture={"num_queries": 5},
+        architecture=ARCHITECTURES["m2f-shapes"],
         exit_depths=(2, 3),
-        categories=({"id": 1, "name": "disc"},),
+        categories=(SHAPES[0].recorded,),
         steps=steps,
     )
 

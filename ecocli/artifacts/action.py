@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Generic
 
 from pydantic import JsonValue
 
@@ -19,10 +20,9 @@ from ecocli.artifacts.names import check_name
 from ecocli.artifacts.store import Store
 from ecocli.config.base import Config
 from ecocli.errors import DataError, UsageError
-from ecocli.runtime.distributed import World
+from ecocli.runtime.context import Runtime
 
 _log = logging.getLogger(__name__)
-_ALONE = World()
 
 
 @dataclass(frozen=True)
@@ -64,57 +64,85 @@ class Action:
         config: dict[str, JsonValue] = self.config.model_dump(mode="json")
         return config
 
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """The fields of a manifest that repeat the request."""
+        return {
+            "schema_version": self.schema_version,
+            "stage_config": self.stage_config,
+            "inputs": dict(self.inputs),
+            "dataset_fingerprints": dict(self.fingerprints),
+        }
+
     def check_manifest(self, manifest: Manifest) -> None:
         """Make sure that a manifest records this very request.
 
         Raises:
             ValueError: It does not; that is a bug of the stage.
         """
-        pairs = {
-            "schema_version": (manifest.schema_version, self.schema_version),
-            "stage_config": (manifest.stage_config, self.stage_config),
-            "inputs": (manifest.inputs, dict(self.inputs)),
-            "dataset_fingerprints": (manifest.dataset_fingerprints, dict(self.fingerprints)),
-        }
-        for name, (found, expected) in pairs.items():
+        for name, expected in self.recorded.items():
+            found = getattr(manifest, name)
             if found != expected:
                 raise ValueError(f"The manifest's {name} is {found!r}, the action's is {expected!r}.")
 
 
-def run_or_reuse(
-    action: Action,
-    manifest_class: type[ManifestT],
-    store: Store,
-    work: Callable[[Path], tuple[ManifestT, FileContents]],
-    *,
-    force: bool = False,
-    names: Sequence[str] = (),
-    provenance: Mapping[str, JsonValue] | None = None,
-    world: World = _ALONE,
-    stop: Callable[[], bool] | None = None,
-) -> Artifact[ManifestT]:
-    """Return the artifact of an action, computing it only if the store does not have it.
+@dataclass(frozen=True)
+class Made(Generic[ManifestT]):
+    """What the work of a stage gives.
 
-    Args:
+    Attributes:
+        manifest: The artifact's manifest, without its files.
+        files: Name inside the artifact to its bytes or to a file.
+        provenance: Recorded beside the artifact, together with device, processes, threads, host, time and versions.
+    """
+
+    manifest: ManifestT
+    files: FileContents = field(default_factory=dict)
+    provenance: Mapping[str, JsonValue] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Plan(Generic[ManifestT]):
+    """A request that was checked, and the work that answers it.
+
+    Attributes:
         action: What is asked.
         manifest_class: Class of the artifact's manifest.
-        store: Where artifacts are kept.
-        work: Computes the artifact. Its argument is a folder that survives kills, for checkpoints and files; it
-            returns the manifest without files, and the files. Those it leaves in the folder must appear whole
-            (`files.replacing`): where locks do not hold, another process works in the same folder. With several
-            processes, all of them call it and the main one's result counts.
-        force: Compute it even if the store has it.
+        work: Computes the artifact. Its argument is a folder that survives kills, for checkpoints and files. Files
+            left in the folder must appear whole (`files.replacing`): where locks do not hold, another process works
+            in the same folder. With several processes, all of them call it; only the main one's result counts, and the
+            others may return None.
         names: Names to set beside the kind's own.
-        provenance: Recorded beside the artifact if it is computed.
-        world: The processes of this run, all of which call this function.
-        stop: Asked while waiting for another job that computes the same; true ends the wait.
+        anew: Whether it is computed even if the store has it: a measurement of this machine.
+    """
+
+    action: Action
+    manifest_class: type[ManifestT]
+    work: Callable[[Path], Made[ManifestT] | None]
+    names: tuple[str, ...] = ()
+    anew: bool = False
+
+
+def execute(
+    plan: Plan[ManifestT], store: Store, runtime: Runtime, *, force: bool = False, names: Sequence[str] = ()
+) -> Artifact[ManifestT]:
+    """Return the artifact of a plan, computing it only if the store does not have it.
+
+    Args:
+        plan: What is asked, and the work.
+        store: Where artifacts are kept.
+        runtime: Where and with whom to run; all processes call this function. A request to stop ends the wait for
+            another job that computes the same.
+        force: Compute it even if the store has it.
+        names: Further names to set.
 
     Raises:
         ArtifactError: The store has the artifact, but damaged.
         UsageError: The store cannot be written, or a name is impossible.
-        InterruptedRunError: `stop` asked for it.
+        InterruptedRunError: A signal asked to stop.
     """
-    all_names = list(dict.fromkeys([kind_of_class(manifest_class), *names]))
+    world, action, force = runtime.world, plan.action, force or plan.anew
+    all_names = list(dict.fromkeys([kind_of_class(plan.manifest_class), *plan.names, *names]))
     for name in all_names:
         check_name(name)
 
@@ -124,11 +152,11 @@ def run_or_reuse(
     digest = look_up()
     if digest is None:
         # Only the main process takes the lock; the others wait for its broadcast.
-        with store.lock(action.digest, stop) if world.is_main else nullcontext():
+        with store.lock(action.digest, lambda: runtime.stop.requested) if world.is_main else nullcontext():
             digest = look_up()
             if digest is None:
-                return _compute(action, manifest_class, store, work, force, all_names, provenance, world)
-    artifact = store.get(digest, manifest_class)
+                return _compute(plan, store, runtime, force, all_names)
+    artifact = store.get(digest, plan.manifest_class)
     if world.is_main:
         _log.info("Reusing the %s %s.", artifact.manifest.kind, digest)
         for name in all_names:
@@ -137,21 +165,25 @@ def run_or_reuse(
 
 
 def _compute(
-    action: Action,
-    manifest_class: type[ManifestT],
-    store: Store,
-    work: Callable[[Path], tuple[ManifestT, FileContents]],
-    force: bool,
-    names: Sequence[str],
-    provenance: Mapping[str, JsonValue] | None,
-    world: World,
+    plan: Plan[ManifestT], store: Store, runtime: Runtime, force: bool, names: Sequence[str]
 ) -> Artifact[ManifestT]:
+    world, action = runtime.world, plan.action
     try:
-        manifest, files = work(store.run_dir(action.digest))
+        made = plan.work(store.run_dir(action.digest))
         digest = None
         if world.is_main:
-            action.check_manifest(manifest)
-            digest = store.put(manifest, files, action=action.digest, provenance=provenance, names=names).digest
+            if made is None:
+                raise RuntimeError(f"The work of {action.stage} gave nothing on the main process.")
+            action.check_manifest(made.manifest)
+            provenance: dict[str, JsonValue] = {
+                "device": runtime.device,
+                "world_size": world.world_size,
+                "threads": runtime.threads,
+            }
+            provenance |= made.provenance
+            digest = store.put(
+                made.manifest, made.files, action=action.digest, provenance=provenance, names=names
+            ).digest
     except (OSError, DataError, UsageError):
         # Where locks do not hold, another process may have finished the same action and cleared the run folder.
         digest = store.find_action(action.digest) if world.world_size == 1 and not force else None
@@ -161,4 +193,4 @@ def _compute(
     digest = world.broadcast_object(digest)
     if digest is None:
         raise RuntimeError("The main process of the run sent no digest.")
-    return store.get(digest, manifest_class)
+    return store.get(digest, plan.manifest_class)

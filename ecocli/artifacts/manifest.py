@@ -14,7 +14,11 @@ from typing import Annotated, Literal, Self, TypeVar, get_args, get_origin
 from pydantic import Field, JsonValue, model_validator
 
 from ecocli.artifacts.digest import DIGEST_PATTERN, canonical_json
+from ecocli.artifacts.summaries import EvaluationSummary, GateMetrics, ProfileSummary, SweepSummary
+from ecocli.config.architecture import ArchitectureConfig
 from ecocli.config.base import Config
+from ecocli.config.category import CategoryConfig
+from ecocli.config.fit_gate import CostName, FeatureName, HeadName
 
 DigestText = Annotated[str, Field(pattern=DIGEST_PATTERN)]
 FileName = Annotated[
@@ -85,9 +89,9 @@ class ParentManifest(Manifest):
     """
 
     kind: Literal["parent"] = "parent"
-    architecture: dict[str, JsonValue]
+    architecture: ArchitectureConfig
     exit_depths: tuple[int, ...]
-    categories: tuple[dict[str, JsonValue], ...]
+    categories: tuple[CategoryConfig, ...]
     steps: int = Field(ge=0)
 
 
@@ -126,22 +130,32 @@ class GateManifest(Manifest):
     kind: Literal["gate"] = "gate"
     exit_depths: tuple[int, ...]
     beta: float
-    feature: str
-    metrics: dict[str, JsonValue]
-    head: Literal["class", "quality"] = "class"
-    cost: Literal["depth", "gflops", "ms"] = "depth"
+    feature: FeatureName
+    metrics: GateMetrics
+    head: HeadName = "class"
+    cost: CostName = "depth"
     exit_costs: tuple[float, ...] = ()
 
 
-class ReportManifest(Manifest):
-    """An evaluation or a profile.
+class EvaluationManifest(Manifest):
+    """A parent, and a gate beside its controls, scored on a data set."""
 
-    Attributes:
-        summary: The numbers shown on screen, as JSON data.
-    """
+    kind: Literal["evaluation"] = "evaluation"
+    summary: EvaluationSummary
 
-    kind: Literal["report"] = "report"
-    summary: dict[str, JsonValue]
+
+class ProfileManifest(Manifest):
+    """GFLOPs of a model by exit and part."""
+
+    kind: Literal["profile"] = "profile"
+    summary: ProfileSummary
+
+
+class SweepManifest(Manifest):
+    """Many gates over one table."""
+
+    kind: Literal["sweep"] = "sweep"
+    summary: SweepSummary
 
 
 ManifestT = TypeVar("ManifestT", bound=Manifest)

@@ -40,7 +40,7 @@ def parent_dataset_preset(store: "Store", parent: str, settings: Mapping[str, ob
     if isinstance(named, Mapping) and "name" in named:
         return root
     # An imported parent says no more than its categories.
-    names = [entry.get("name") for entry in manifest.categories]
+    names = [entry.name for entry in manifest.categories]
     for known, table in (("coco", COCO), ("cityscapes", CITYSCAPES), ("shapes", SHAPES)):
         if names == [category.name for category in table]:
             return deep_merge({"dataset": {"name": known}}, root)

@@ -13,13 +13,13 @@ def read_exit_ms(store: "Store", derived: str, profile: str | None, listed: str 
     """Return the milliseconds of each of the parent's exits, or None where neither option was given.
 
     Args:
-        store: Holds the report.
+        store: Holds the profile.
         derived: Digest of the derived tables, whose exits are meant.
-        profile: Reference of a report that measured them.
+        profile: Reference of a profile or an evaluation that measured them.
         listed: The numbers themselves, comma-separated.
 
     Raises:
-        UsageError: Both were given, or the numbers cannot be read, or the report lacks them.
+        UsageError: Both were given, or the numbers cannot be read, or the artifact lacks them.
     """
     if profile is not None and listed is not None:
         raise UsageError("--profile and --exit-ms exclude each other: give one of them.")
@@ -33,13 +33,13 @@ def read_exit_ms(store: "Store", derived: str, profile: str | None, listed: str 
     from ecocli.artifacts.manifest import DerivedManifest
 
     depths = store.get(derived, DerivedManifest).manifest.exit_depths
-    digest = store.resolve(profile, "report")
+    digest = store.resolve(profile, None)
     measured = store.read_provenance(digest).get("ms_per_image")
     found = measured if isinstance(measured, Mapping) else {}
     times = [found.get(f"exit {depth}") for depth in depths]
     if not all(isinstance(time, int | float) for time in times):
         raise UsageError(
-            f"The report {digest} has no milliseconds of every exit ({', '.join(map(str, depths))}). Measure them with "
-            "`eco profile`, and name that report with --profile."
+            f"The artifact {digest} has no milliseconds of every exit ({', '.join(map(str, depths))}). Measure them "
+            "with `eco profile`, and name the profile with --profile."
         )
     return [float(str(time)) for time in times]

@@ -1,7 +1,7 @@
 """What the commands share: options, surroundings, layered settings, and the one way to print a result.
 
 stdout carries the result and nothing else, so that ``parent=$(eco train-parent ...)`` works; everything else goes to
-stderr. Importing this module loads neither torch nor the store.
+stderr. Importing this module loads no torch.
 """
 
 import logging
@@ -10,11 +10,16 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from ecocli.artifacts.action import Plan, execute
+from ecocli.artifacts.artifact import Artifact
+from ecocli.artifacts.manifest import ManifestT
+from ecocli.artifacts.store import Store
 from ecocli.config.base import Config
 from ecocli.config.loading import load_toml, merge_alternatives, nest, parse_assignments, resolve_config
 from ecocli.errors import UsageError
@@ -28,8 +33,6 @@ from ecocli.runtime.progress import Progress
 
 if TYPE_CHECKING:
     import rich.table
-
-    import ecocli.artifacts.store
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 
@@ -78,10 +81,8 @@ DataRootOption = Annotated[
 ]
 
 
-def open_store(store: Path | None) -> "ecocli.artifacts.store.Store":
+def open_store(store: Path | None) -> Store:
     """Open the store of ``--store``, of ``ECO_STORE``, or ``.eco`` in the working directory."""
-    from ecocli.artifacts.store import Store
-
     return Store(store) if store is not None else Store.default()
 
 
@@ -181,7 +182,7 @@ def resolve(
     return resolve_config(config_class, lowest, settings)
 
 
-def resolve_input(store: "ecocli.artifacts.store.Store", kind: str, reference: str | None, log: logging.Logger) -> str:
+def resolve_input(store: Store, kind: str, reference: str | None, log: logging.Logger) -> str:
     """Find the digest of an input and say on stderr which one is taken.
 
     Args:
@@ -302,3 +303,58 @@ def print_dry_run(
     if shown := list(_lines(outside)):
         lines += ["no part of the result's identity", *shown]
     emit_result(world, data, text="\n".join(lines), as_json=as_json)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A result as it is printed; see ``emit_result``."""
+
+    data: Mapping[str, object]
+    text: str | None = None
+    table: "rich.table.Table | None" = None
+
+
+def show_digest(artifact: Artifact[ManifestT]) -> Shown:
+    """Show an artifact by its digest; with ``--json`` by its manifest too."""
+    manifest = artifact.manifest.model_dump(mode="json")
+    return Shown({"digest": artifact.digest, "manifest": manifest}, artifact.digest)
+
+
+def run_stage(
+    plan: Plan[ManifestT],
+    store: Store,
+    runtime: Runtime,
+    *,
+    force: bool,
+    names: Sequence[str] | None,
+    dry_run: bool,
+    as_json: bool,
+    show: Callable[[Artifact[ManifestT]], Shown] = show_digest,
+) -> None:
+    """Print what would be run, or run it and print the result.
+
+    Args:
+        plan: What is asked, and the work.
+        store: Where artifacts are kept.
+        runtime: Where and with whom to run.
+        force: Whether ``--force`` was given.
+        names: Names of ``--name``.
+        dry_run: Whether ``--dry-run`` was given.
+        as_json: Whether ``--json`` was given.
+        show: How the result is printed.
+    """
+    action = plan.action
+    if dry_run:
+        reused = None if force or plan.anew else store.find_action(action.digest)
+        print_dry_run(
+            runtime.world,
+            action.stage,
+            action.config,
+            action.inputs,
+            action_digest=action.digest,
+            reused=reused,
+            as_json=as_json,
+        )
+        return
+    shown = show(execute(plan, store, runtime, force=force, names=names or ()))
+    emit_result(runtime.world, shown.data, text=shown.text, table=shown.table, as_json=as_json)

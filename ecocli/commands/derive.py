@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -24,14 +24,14 @@ from ecocli.commands.common import (
     emit_result,
     make_runtime,
     open_store,
-    print_dry_run,
     resolve,
     resolve_input,
+    run_stage,
 )
+from ecocli.config.derive import DeriveConfig
 from ecocli.errors import UsageError
-
-if TYPE_CHECKING:
-    from ecocli.stages.derive import Shard
+from ecocli.stages import derive as stage
+from ecocli.stages.derive import Shard
 
 
 def derive(
@@ -78,9 +78,6 @@ def derive(
     Finished parts survive a kill; the same command goes on. Processes of torchrun share the parts; with --shard, runs
     started apart on one store do. A shard that leaves work to others prints nothing and exits with 0.
     """
-    from ecocli.config.derive import DeriveConfig
-    from ecocli.stages import derive as stage
-
     mine = _read_shard(shard, os.environ)
     opened = open_store(store)
     with make_runtime(device, threads) as runtime:
@@ -100,37 +97,18 @@ def derive(
             },
             assignments=assignments,
         )
-        if dry_run:
-            action, _ = stage.plan(resolved, inputs, opened, runtime)
-            print_dry_run(
-                runtime.world,
-                stage.STAGE,
-                resolved,
-                inputs,
-                action_digest=action.digest,
-                reused=None if force else opened.find_action(action.digest),
-                as_json=as_json,
-            )
-            return
-        if mine.count > 1:
+        plan = stage.plan(resolved, inputs, opened, runtime)
+        if mine.count > 1 and not dry_run:
             runtime.log.info("Shard %d of %d, counted from 0.", mine.index, mine.count)
-            artifact = stage.run_shard(resolved, inputs, opened, runtime, mine, force=force, names=name or ())
-        else:
-            artifact = stage.run(resolved, inputs, opened, runtime, force=force, names=name or ())
-        if artifact is None:
-            if as_json:
-                emit_result(runtime.world, {"digest": None, "shard": [mine.index, mine.count]}, as_json=True)
-            return
-        manifest = artifact.manifest.model_dump(mode="json")
-        emit_result(
-            runtime.world, {"digest": artifact.digest, "manifest": manifest}, text=artifact.digest, as_json=as_json
-        )
+            if not stage.take_shard(plan, opened, runtime, mine, force=force):
+                if as_json:
+                    emit_result(runtime.world, {"digest": None, "shard": [mine.index, mine.count]}, as_json=True)
+                return
+        run_stage(plan, opened, runtime, force=force, names=name, dry_run=dry_run, as_json=as_json)
 
 
-def _read_shard(option: str | None, environment: Mapping[str, str]) -> "Shard":
+def _read_shard(option: str | None, environment: Mapping[str, str]) -> Shard:
     """Read ``I/N``, else the task of a Slurm job array, else take everything."""
-    from ecocli.stages.derive import Shard
-
     if option is not None:
         match = re.fullmatch(r"(\d+)/(\d+)", option)
         index, count = (int(match[1]), int(match[2])) if match else (1, 0)

@@ -7,7 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.table import Table
 
+from ecocli.artifacts.artifact import Artifact
+from ecocli.artifacts.manifest import EvaluationManifest
+from ecocli.artifacts.store import Store
+from ecocli.artifacts.summaries import EvaluationRow, EvaluationSummary
 from ecocli.commands._parent_dataset import parent_dataset_preset
 from ecocli.commands.common import (
     CompileOption,
@@ -21,28 +26,24 @@ from ecocli.commands.common import (
     PrecisionOption,
     SeedOption,
     SetOption,
+    Shown,
     StoreOption,
     ThreadsOption,
-    emit_result,
     make_runtime,
     open_store,
-    print_dry_run,
     resolve,
     resolve_input,
+    run_stage,
 )
+from ecocli.commands.tables import interval, make_table, mixture, plain, points, shares
+from ecocli.config.evaluate import EvaluateConfig
 from ecocli.errors import ArtifactError, UsageError
+from ecocli.runtime.context import Runtime
+from ecocli.stages import evaluate as stage
 
 if TYPE_CHECKING:
     import logging
 
-    import rich.table
-    from pydantic import JsonValue
-
-    from ecocli.artifacts.artifact import Artifact
-    from ecocli.artifacts.manifest import ReportManifest
-    from ecocli.artifacts.store import Store
-    from ecocli.config.evaluate import EvaluateConfig
-    from ecocli.runtime.context import Runtime
 
 _METRICS = ("miou", "ap")
 
@@ -105,9 +106,6 @@ def evaluate(
 
     The report that is kept holds per-image and per-class tables and the predicted panoptic maps.
     """
-    from ecocli.config.evaluate import EvaluateConfig
-    from ecocli.stages import evaluate as stage
-
     if check_with not in (None, "panopticapi"):
         raise UsageError(f"--check-with is {check_with!r}, expected panopticapi.")
     if no_gate and gate is not None:
@@ -140,26 +138,19 @@ def evaluate(
             },
             assignments=assignments,
         )
-        if dry_run:
-            action, _ = stage.plan(resolved, inputs, opened, runtime)
-            print_dry_run(
-                runtime.world,
-                stage.STAGE,
-                resolved,
-                inputs,
-                action_digest=action.digest,
-                reused=None if force else opened.find_action(action.digest),
-                as_json=as_json,
-            )
-            return
-        report = stage.run(resolved, inputs, opened, runtime, force=force, names=name or ())
-        further: dict[str, object] = {}
-        if runtime.world.is_main:
-            if predictions is not None:
-                further["predictions"] = str(_unpack(report, predictions))
-            if check_with is not None:
-                further["panopticapi_pq"] = _check(resolved, report, runtime)
-        _emit(opened, report, further, runtime, as_json=as_json)
+
+        def show(report: Artifact[EvaluationManifest]) -> Shown:
+            further: dict[str, object] = {}
+            if runtime.world.is_main:
+                if predictions is not None:
+                    further["predictions"] = str(_unpack(report, predictions))
+                if check_with is not None:
+                    further["panopticapi_pq"] = _check(resolved, report, runtime)
+            runtime.log.info("%s %s", report.manifest.kind, report.digest)
+            return _show(opened, report, further)
+
+        plan = stage.plan(resolved, inputs, opened, runtime)
+        run_stage(plan, opened, runtime, force=force, names=name, dry_run=dry_run, as_json=as_json, show=show)
 
 
 def _require_panopticapi() -> None:
@@ -171,9 +162,7 @@ def _require_panopticapi() -> None:
         )
 
 
-def _inputs(
-    store: "Store", parent: str | None, gate: str | None, no_gate: bool, log: "logging.Logger"
-) -> dict[str, str]:
+def _inputs(store: Store, parent: str | None, gate: str | None, no_gate: bool, log: "logging.Logger") -> dict[str, str]:
     inputs = {"parent": resolve_input(store, "parent", parent, log)}
     if no_gate:
         return inputs
@@ -191,13 +180,13 @@ def _read_metrics(text: str) -> list[str]:
     return wanted
 
 
-def _unpack(report: "Artifact[ReportManifest]", folder: Path) -> Path:
+def _unpack(report: Artifact[EvaluationManifest], folder: Path) -> Path:
     from ecocli.scoring.predictions_file import ARCHIVE_NAME, unpack_predictions
 
     return unpack_predictions(report.path_of(ARCHIVE_NAME), folder)
 
 
-def _check(config: "EvaluateConfig", report: "Artifact[ReportManifest]", runtime: "Runtime") -> float | None:
+def _check(config: EvaluateConfig, report: Artifact[EvaluationManifest], runtime: Runtime) -> float | None:
     """Score the kept predictions by panopticapi; any difference is a bug, ours or theirs."""
     from ecocli.data.datasets import open_dataset
     from ecocli.scoring.official_check import official_quality
@@ -207,118 +196,73 @@ def _check(config: "EvaluateConfig", report: "Artifact[ReportManifest]", runtime
     with tempfile.TemporaryDirectory() as folder:
         predictions = _unpack(report, Path(folder))
         official = official_quality(dataset, predictions, predictions.parent / FOLDER_NAME)
-    rows = {str(row["name"]): row for row in _rows(report.manifest.summary)}
-    ours = rows["gate"] if "gate" in rows else [row for key, row in rows.items() if key.startswith("exit ")][-1]
+    summary = report.manifest.summary
+    ours = summary.by_name["gate" if summary.gate is not None else f"exit {summary.exit_depths[-1]}"]
     for key, value in official.items():
-        if value != ours[key]:
-            raise RuntimeError(f"{key} is {ours[key]}, but panopticapi finds {value} in the same predictions")
+        if value != getattr(ours, key):
+            raise RuntimeError(f"{key} is {getattr(ours, key)}, but panopticapi finds {value} in the same predictions")
     runtime.log.info(
-        "panopticapi finds the same PQ, SQ, RQ, PQ things and PQ stuff in the predictions of %s.", ours["name"]
+        "panopticapi finds the same PQ, SQ, RQ, PQ things and PQ stuff in the predictions of %s.", ours.name
     )
     return official["pq"]
 
 
-def _rows(summary: Mapping[str, "JsonValue"]) -> list[Mapping[str, "JsonValue"]]:
-    rows = summary["rows"]
-    assert isinstance(rows, list)
-    return [row for row in rows if isinstance(row, Mapping)]
-
-
-def _emit(
-    store: "Store",
-    report: "Artifact[ReportManifest]",
-    further: Mapping[str, object],
-    runtime: "Runtime",
-    *,
-    as_json: bool,
-) -> None:
-    provenance = store.read_provenance(report.digest)
-    timings = provenance.get("ms_per_image")
+def _show(store: Store, report: Artifact[EvaluationManifest], further: Mapping[str, object]) -> Shown:
+    timings = store.read_provenance(report.digest).get("ms_per_image")
     measured: Mapping[str, object] = timings if isinstance(timings, Mapping) else {}
-    data = {"digest": report.digest, **report.manifest.summary, "ms_per_image": dict(measured), **further}
-    runtime.log.info("report %s", report.digest)
-    emit_result(runtime.world, data, table=_table(report.manifest.summary, measured), as_json=as_json)
+    data = {
+        "digest": report.digest,
+        **report.manifest.summary.model_dump(mode="json"),
+        "ms_per_image": dict(measured),
+        **further,
+    }
+    return Shown(data, table=_table(report.manifest.summary, measured))
 
 
-def _table(summary: Mapping[str, "JsonValue"], ms: Mapping[str, object]) -> "rich.table.Table":
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    depths = summary["exit_depths"]
-    assert isinstance(depths, list)
-    images = summary["images"]
-    table = Table(
-        box=SIMPLE_HEAD, title=f"{summary['dataset']} {summary['split']}, {images} images", title_style="bold"
+def _table(summary: EvaluationSummary, ms: Mapping[str, object]) -> Table:
+    headings = ("PQ", "SQ", "RQ", "PQ things", "PQ stuff", "mIoU", "AP", "GFLOPs", "encoder", "ms", "depth")
+    table = make_table(
+        f"{summary.dataset} {summary.split}, {summary.images} images",
+        ["exits"],
+        (*headings, f"% at exit {' '.join(map(str, summary.exit_depths))}"),
+        _caption(summary),
     )
-    table.add_column("exits")
-    for heading in ("PQ", "SQ", "RQ", "PQ things", "PQ stuff", "mIoU", "AP", "GFLOPs", "encoder", "ms", "depth"):
-        table.add_column(heading, justify="right")
-    table.add_column(f"% at exit {' '.join(map(str, depths))}", justify="right")
-    for row in _rows(summary):
-        points = [_points(row[key]) for key in ("pq", "sq", "rq", "pq_things", "pq_stuff", "miou", "ap")]
-        shares = row["exit_shares"]
-        assert isinstance(shares, list)
+    for row in summary.rows:
         table.add_row(
-            str(row["name"]),
-            *points,
-            f"{_number(row['gflops']):.4g}",
-            f"{_number(row['encoder_gflops']):.4g}",
-            _milliseconds(ms, row, depths, shares),
-            f"{_number(row['mean_depth']):.2f}",
-            " ".join(f"{100 * _number(share):.0f}" for share in shares),
-            style="bold" if row["name"] == "gate" else None,
+            row.name,
+            *map(points, (row.pq, row.sq, row.rq, row.pq_things, row.pq_stuff, row.miou, row.ap)),
+            plain(row.gflops),
+            plain(row.encoder_gflops),
+            _milliseconds(ms, row, summary.exit_depths),
+            f"{row.mean_depth:.2f}",
+            shares(row.exit_shares),
+            style="bold" if row.name == "gate" else None,
         )
-    table.caption = _caption(summary)
-    table.caption_justify = "left"
     return table
 
 
-def _number(value: "JsonValue") -> float:
-    assert isinstance(value, int | float)
-    return float(value)
-
-
-def _points(value: "JsonValue") -> str:
-    return "-" if value is None else f"{100 * _number(value):.2f}"
-
-
-def _milliseconds(
-    ms: Mapping[str, object],
-    row: Mapping[str, "JsonValue"],
-    depths: Sequence["JsonValue"],
-    shares: Sequence["JsonValue"],
-) -> str:
+def _milliseconds(ms: Mapping[str, object], row: EvaluationRow, depths: Sequence[int]) -> str:
     """Show a row's own time; for the random mixture and the oracle the mean of the exits they take."""
-    name = str(row["name"])
-    if name in ms:
-        return f"{float(str(ms[name])):.1f}"
+    if row.name in ms:
+        return f"{float(str(ms[row.name])):.1f}"
     parts = [ms.get(f"exit {depth}") for depth in depths]
     if any(part is None for part in parts):
         return "-"
-    return f"{sum(_number(share) * float(str(part)) for share, part in zip(shares, parts, strict=True)):.1f}"
+    return f"{sum(share * float(str(part)) for share, part in zip(row.exit_shares, parts, strict=True)):.1f}"
 
 
-def _caption(summary: Mapping[str, "JsonValue"]) -> str:
+def _caption(summary: EvaluationSummary) -> str:
     lines = [
         "PQ to AP in points (0 to 100). GFLOPs: mean over the images, one multiply-add counts once; encoder: the whole "
         "pixel decoder."
     ]
-    if summary.get("ap_truth") is not None:
-        lines.append(f"AP against {summary['ap_truth']}; mIoU against the classes of the panoptic maps.")
-    lead = summary["gate_lead"]
-    if isinstance(lead, Mapping):
-        low, gap, high = (100 * _number(lead[key]) for key in ("low", "lead", "high"))
-        mixture = lead["mixture"]
-        assert isinstance(mixture, list)
-        depths = summary["exit_depths"]
-        assert isinstance(depths, list)
-        blend = " + ".join(
-            f"{100 * _number(share):.0f} % exit {depth}"
-            for share, depth in zip(mixture, depths, strict=True)
-            if _number(share) > 0
-        )
+    if summary.ap_truth is not None:
+        lines.append(f"AP against {summary.ap_truth}; mIoU against the classes of the panoptic maps.")
+    lead = summary.gate_lead
+    if lead is not None:
         lines.append(
-            f"Gate against the best fixed blend of equal cost ({blend}): {gap:+.2f} PQ, 95 % interval "
-            f"[{low:+.2f}, {high:+.2f}] over {summary['images']} images."
+            f"Gate against the best fixed blend of equal cost ({mixture(lead.mixture, summary.exit_depths)}): "
+            f"{points(lead.lead, signed=True)} PQ, 95 % interval {interval((lead.low, lead.high), signed=True)} over "
+            f"{summary.images} images."
         )
     return "\n".join(lines)

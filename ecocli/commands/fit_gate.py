@@ -1,11 +1,13 @@
 """``eco fit-gate``: Step C of the recipe; prints the gate's digest, and the gate beside its controls on stderr."""
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from ecocli.commands._gate_tables import controls_table, head_table, trade_off_table, write_to_stderr
+from ecocli.artifacts.artifact import Artifact
+from ecocli.artifacts.lineage import check_tables
+from ecocli.artifacts.manifest import GateManifest
+from ecocli.commands._gate_tables import controls_table, head_table, trade_off_table
 from ecocli.commands._profiled_ms import read_exit_ms
 from ecocli.commands.common import (
     ConfigOption,
@@ -15,19 +17,20 @@ from ecocli.commands.common import (
     NameOption,
     SeedOption,
     SetOption,
+    Shown,
     StoreOption,
     ThreadsOption,
-    emit_result,
     make_runtime,
     open_store,
-    print_dry_run,
     resolve,
     resolve_input,
+    run_stage,
+    show_digest,
 )
-
-if TYPE_CHECKING:
-    from ecocli.artifacts.manifest import GateManifest
-    from ecocli.runtime.context import Runtime
+from ecocli.commands.tables import write_to_stderr
+from ecocli.config.fit_gate import FitGateConfig
+from ecocli.runtime.context import Runtime
+from ecocli.stages import fit_gate as stage
 
 BetaOption = Annotated[
     float | None,
@@ -90,7 +93,7 @@ def fit_gate(
     ] = None,
     profile: Annotated[
         str | None,
-        typer.Option("--profile", metavar="REPORT", help="Report of eco profile or eco eval to take ms from."),
+        typer.Option("--profile", metavar="PROFILE", help="What eco profile or eco eval made, to take ms from."),
     ] = None,
     exit_ms: Annotated[
         str | None,
@@ -113,9 +116,6 @@ def fit_gate(
 
     Give a price of compute (--beta) or a budget (--target-gflops, --target-ms, --max-pq-drop).
     """
-    from ecocli.config.fit_gate import FitGateConfig
-    from ecocli.stages import fit_gate as stage
-
     opened = open_store(store)
     with make_runtime("cpu", threads) as runtime:
         inputs = {"derived": resolve_input(opened, "derived", derived, runtime.log)}
@@ -140,41 +140,26 @@ def fit_gate(
             },
             assignments=assignments,
         )
-        action, tables, _ = stage.plan(resolved, inputs, opened)
+        plan = stage.plan(resolved, inputs, opened, runtime)
         if parent is not None:
-            stage.check_parent(tables, resolve_input(opened, "parent", parent, runtime.log))
-        if dry_run:
-            print_dry_run(
-                runtime.world,
-                stage.STAGE,
-                resolved,
-                inputs,
-                action_digest=action.digest,
-                reused=None if force else opened.find_action(action.digest),
-                as_json=as_json,
-            )
-            return
-        gate = stage.run(resolved, inputs, opened, runtime, force=force, names=name or ())
-        _show(gate.manifest, resolved.beta is None, runtime)
-        manifest = gate.manifest.model_dump(mode="json")
-        emit_result(runtime.world, {"digest": gate.digest, "manifest": manifest}, text=gate.digest, as_json=as_json)
+            check_tables(opened, inputs["derived"], resolve_input(opened, "parent", parent, runtime.log))
+
+        def show(gate: Artifact[GateManifest]) -> Shown:
+            _show(gate.manifest, resolved.beta is None, runtime)
+            return show_digest(gate)
+
+        run_stage(plan, opened, runtime, force=force, names=name, dry_run=dry_run, as_json=as_json, show=show)
 
 
-def _show(manifest: "GateManifest", searched: bool, runtime: "Runtime") -> None:
+def _show(manifest: GateManifest, searched: bool, runtime: Runtime) -> None:
     """Show on stderr the trade-off that was chosen from, the gate beside its controls, and what to beware of."""
     if not runtime.world.is_main:
         return
     metrics = manifest.metrics
     if searched:
-        write_to_stderr(trade_off_table(_entries(metrics["trade_off"]), manifest.beta))
+        write_to_stderr(trade_off_table(metrics.trade_off, manifest.beta))
     write_to_stderr(controls_table(metrics, manifest.exit_depths, manifest.cost))
-    heads = metrics.get("heads")
-    if isinstance(heads, Mapping):
-        write_to_stderr(head_table(heads, manifest.cost))
-    warnings = metrics["warnings"]
-    for warning in warnings if isinstance(warnings, list) else []:
+    if metrics.heads is not None:
+        write_to_stderr(head_table(metrics.heads, manifest.cost))
+    for warning in metrics.warnings:
         runtime.log.warning("%s", warning)
-
-
-def _entries(value: object) -> Sequence[Mapping[str, object]]:
-    return [entry for entry in value if isinstance(entry, Mapping)] if isinstance(value, list) else []

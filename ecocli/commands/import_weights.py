@@ -13,12 +13,13 @@ from ecocli.commands.common import (
     NameOption,
     SetOption,
     StoreOption,
-    emit_result,
     make_runtime,
     open_store,
-    print_dry_run,
     resolve,
+    run_stage,
 )
+from ecocli.config.import_weights import ImportWeightsConfig
+from ecocli.stages import import_weights as stage
 
 
 def import_weights(
@@ -53,9 +54,6 @@ def import_weights(
 
     Pickles are read without executing anything in them. Anything unexpected in the file stops the import.
     """
-    from ecocli.config.import_weights import ImportWeightsConfig
-    from ecocli.stages import import_weights as stage
-
     opened = open_store(store)
     with make_runtime("cpu") as runtime:
         resolved = resolve(
@@ -64,23 +62,5 @@ def import_weights(
             flags={"source": str(source), "arch": arch, "categories": categories},
             assignments=assignments,
         )
-        if dry_run:
-            action, request, _ = stage.plan(resolved, {})
-            print_dry_run(
-                runtime.world,
-                stage.STAGE,
-                request,
-                {},
-                action_digest=action.digest,
-                reused=None if force else opened.find_action(action.digest),
-                as_json=as_json,
-            )
-            return
-        artifact = stage.run(resolved, {}, opened, runtime, force=force, names=name or ())
-        manifest = artifact.manifest.model_dump(mode="json")
-        emit_result(
-            runtime.world,
-            {"digest": artifact.digest, "manifest": manifest},
-            text=artifact.digest,
-            as_json=as_json,
-        )
+        plan = stage.plan(resolved, {}, opened, runtime)
+        run_stage(plan, opened, runtime, force=force, names=name, dry_run=dry_run, as_json=as_json)

@@ -1,10 +1,15 @@
 """``eco profile``: GFLOPs, and on request milliseconds, per exit and part; prints a table."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.table import Table
 
+from ecocli.artifacts.artifact import Artifact
+from ecocli.artifacts.manifest import ProfileManifest
+from ecocli.artifacts.store import Store
+from ecocli.artifacts.summaries import ExpectedCost, ProfiledInput, ProfileSummary
 from ecocli.commands._parent_dataset import parent_dataset_preset
 from ecocli.commands.common import (
     CompileOption,
@@ -17,26 +22,25 @@ from ecocli.commands.common import (
     NameOption,
     PrecisionOption,
     SetOption,
+    Shown,
     StoreOption,
     ThreadsOption,
-    emit_result,
     environment_data_root,
     make_runtime,
     open_store,
-    print_dry_run,
     resolve,
     resolve_input,
+    run_stage,
 )
+from ecocli.commands.tables import make_table, mixture
 from ecocli.config.architecture import ARCHITECTURES
+from ecocli.config.profile_model import ProfileModelConfig
 from ecocli.errors import UsageError
+from ecocli.stages import profile_model as stage
 
 if TYPE_CHECKING:
     import logging
 
-    import rich.table
-
-    from ecocli.artifacts.store import Store
-    from ecocli.config.profile_model import ProfileModelConfig
 
 # Parts of the table: heading, key of the GFLOPs, keys of the milliseconds (added up).
 _COLUMNS = (
@@ -100,9 +104,6 @@ def profile_model(
     GFLOPs need neither images nor weights: one multiply-add counts once, as in published tables. Milliseconds are
     medians on this machine, with the quartiles beside them.
     """
-    from ecocli.config.profile_model import ProfileModelConfig
-    from ecocli.stages import profile_model as stage
-
     opened = open_store(store)
     with make_runtime(device, threads) as runtime:
         inputs = _inputs(opened, parent, arch, gate, runtime.log)
@@ -125,28 +126,20 @@ def profile_model(
             },
             assignments=assignments,
         )
-        if dry_run:
-            action, _ = stage.plan(resolved, inputs, opened)
-            print_dry_run(
-                runtime.world,
-                stage.STAGE,
-                resolved,
-                inputs,
-                action_digest=action.digest,
-                reused=None if force or resolved.execution.latency else opened.find_action(action.digest),
-                as_json=as_json,
-            )
-            return
-        report = stage.run(resolved, inputs, opened, runtime, force=force, names=name or ())
-        provenance = opened.read_provenance(report.digest) if resolved.execution.latency else {}
-        data: dict[str, Any] = {"digest": report.digest, **report.manifest.summary}
-        data |= {key: provenance[key] for key in ("ms_per_image", "latency", "device") if key in provenance}
-        runtime.log.info("report %s", report.digest)
-        emit_result(runtime.world, data, table=_table(data, resolved), as_json=as_json)
+
+        def show(report: Artifact[ProfileManifest]) -> Shown:
+            provenance = opened.read_provenance(report.digest) if resolved.execution.latency else {}
+            data: dict[str, Any] = {"digest": report.digest, **report.manifest.summary.model_dump(mode="json")}
+            data |= {key: provenance[key] for key in ("ms_per_image", "latency", "device") if key in provenance}
+            runtime.log.info("%s %s", report.manifest.kind, report.digest)
+            return Shown(data, table=_table(report.manifest.summary, data))
+
+        plan = stage.plan(resolved, inputs, opened, runtime)
+        run_stage(plan, opened, runtime, force=force, names=name, dry_run=dry_run, as_json=as_json, show=show)
 
 
 def _inputs(
-    store: "Store", parent: str | None, arch: str | None, gate: str | None, log: "logging.Logger"
+    store: Store, parent: str | None, arch: str | None, gate: str | None, log: "logging.Logger"
 ) -> dict[str, str]:
     if arch is None:
         inputs = {"parent": resolve_input(store, "parent", parent, log)}
@@ -158,9 +151,7 @@ def _inputs(
     return {}
 
 
-def _preset(
-    store: "Store", parent: str | None, arch: str | None, settings: Mapping[str, object]
-) -> Mapping[str, object]:
+def _preset(store: Store, parent: str | None, arch: str | None, settings: Mapping[str, object]) -> Mapping[str, object]:
     """The parent's data and exits, or the architecture's; nothing of a data set where sizes are given."""
     layer: dict[str, object] = {}
     named = settings.get("dataset")
@@ -200,32 +191,24 @@ def _read_exits(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def _table(data: Mapping[str, Any], config: "ProfileModelConfig") -> "rich.table.Table":
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(box=SIMPLE_HEAD, title=f"{data['architecture']}, {data['num_classes']} classes", title_style="bold")
-    table.add_column("input")
-    table.add_column("exit", justify="right")
+def _table(summary: ProfileSummary, measured: Mapping[str, Any]) -> Table:
+    table = make_table(f"{summary.architecture}, {summary.num_classes} classes", ["input"], ["exit"])
     table.add_column("")
-    for heading, _, _ in _COLUMNS:
+    for heading in (*(heading for heading, _, _ in _COLUMNS), "total"):
         table.add_column(heading, justify="right")
-    table.add_column("total", justify="right")
-    latencies = data.get("latency") or [None] * len(data["inputs"])
-    for entry, latency in zip(data["inputs"], latencies, strict=True):
+    latencies = measured.get("latency") or [None] * len(summary.inputs)
+    for entry, latency in zip(summary.inputs, latencies, strict=True):
         times = {one["exit_depth"]: one for one in latency["exits"]} if latency else {}
-        for row in entry["exits"]:
-            cells = [_gflops(row[key]) for _, key, _ in _COLUMNS]
-            table.add_row(entry["input"], str(row["exit_depth"]), "GFLOPs", *cells, _gflops(row["total"]))
-            if row["exit_depth"] in times:
-                table.add_row("", "", "ms", *_ms_cells(times[row["exit_depth"]]))
-        if entry["gate"]:
+        for row in entry.exits:
+            cells = [_gflops(getattr(row, part)) for _, part, _ in _COLUMNS]
+            table.add_row(entry.input, str(row.exit_depth), "GFLOPs", *cells, _gflops(row.total))
+            if row.exit_depth in times:
+                table.add_row("", "", "ms", *_ms_cells(times[row.exit_depth]))
+        if entry.gate is not None:
             blanks = [""] * (len(_COLUMNS) - 1)
-            expected = entry["gate"]
-            cells = [blanks[0], _gflops(expected["pixel_decoder"]), *blanks[1:]]
-            table.add_row(entry["input"], "gate", "GFLOPs", *cells, _gflops(expected["total"]), style="bold")
-    table.caption = "\n".join(_caption(data, config))
-    table.caption_justify = "left"
+            cells = [blanks[0], _gflops(entry.gate.pixel_decoder), *blanks[1:]]
+            table.add_row(entry.input, "gate", "GFLOPs", *cells, _gflops(entry.gate.total), style="bold")
+    table.caption = "\n".join(_caption(summary, measured))
     return table
 
 
@@ -242,21 +225,18 @@ def _ms_cells(times: Mapping[str, Any]) -> list[str]:
     return [*cells, f"{total['median_ms']:.1f} ({total['low_ms']:.1f} to {total['high_ms']:.1f})"]
 
 
-def _caption(data: Mapping[str, Any], config: "ProfileModelConfig") -> list[str]:
+def _caption(summary: ProfileSummary, measured: Mapping[str, Any]) -> list[str]:
     lines = [
-        "GFLOPs: one multiply-add counts once; " + _CONVENTION_TEXT[config.convention],
+        "GFLOPs: one multiply-add counts once; " + _CONVENTION_TEXT[summary.convention],
         "Total = backbone + pixel decoder + upsampling + transformer decoder + post-processing (semantic maps of all "
         "queries at the original size).",
-        *(_input_line(entry) for entry in data["inputs"]),
+        *map(_input_line, summary.inputs),
         "Parameters: "
-        + ", ".join(f"{name.replace('_', ' ')} {data['parameters'][name] / 1e6:.2f} M" for name in _PARAMETER_PARTS),
+        + ", ".join(f"{name.replace('_', ' ')} {summary.parameters[name] / 1e6:.2f} M" for name in _PARAMETER_PARTS),
     ]
-    for entry in data["inputs"]:
-        if entry["gate"]:
-            lines.append(_gate_line(entry["gate"]))
-            break
-    for latency in data.get("latency", ()):
-        lines += _latency_lines(latency, str(data["device"]))
+    lines += [_gate_line(entry.gate) for entry in summary.inputs if entry.gate is not None][:1]
+    for latency in measured.get("latency", ()):
+        lines += _latency_lines(latency, str(measured["device"]))
     return lines
 
 
@@ -266,19 +246,16 @@ _CONVENTION_TEXT = {
 }
 
 
-def _input_line(entry: Mapping[str, Any]) -> str:
-    sizes: Sequence[Sequence[int]] = entry["padded_sizes"]
+def _input_line(entry: ProfiledInput) -> str:
+    sizes = entry.padded_sizes
     network = f"{sizes[0][0]} x {sizes[0][1]}" if len(sizes) == 1 else f"{len(sizes)} sizes, padded to multiples of 32"
-    images = "one image" if entry["images"] == 1 else f"mean over {entry['images']:,} images"
-    return f"Input {entry['input']}: {images}, network input {network}."
+    images = "one image" if entry.images == 1 else f"mean over {entry.images:,} images"
+    return f"Input {entry.input}: {images}, network input {network}."
 
 
-def _gate_line(gate: Mapping[str, Any]) -> str:
-    shares = ", ".join(
-        f"{100 * share:.0f} % exit {depth}"
-        for share, depth in zip(gate["exit_shares"], gate["exit_depths"], strict=True)
-    )
-    return f"Gate (beta {gate['beta']:g}), scored on {gate['scored_on']}: {shares}; its own cost included."
+def _gate_line(gate: ExpectedCost) -> str:
+    taken = mixture(gate.exit_shares, gate.exit_depths, all_exits=True, joint=", ")
+    return f"Gate (beta {gate.beta:g}), scored on {gate.scored_on}: {taken}; its own cost included."
 
 
 def _latency_lines(latency: Mapping[str, Any], device: str) -> list[str]:

@@ -18,7 +18,10 @@ from ecocli.commands.common import (
     make_runtime,
     open_store,
     resolve,
+    resolve_input,
 )
+from ecocli.config.report import ReportConfig
+from ecocli.stages import report as stage
 
 
 def report(
@@ -27,7 +30,8 @@ def report(
         typer.Option("--out", metavar="DIR", help="Folder for index.html and the pictures.  [default: report]"),
     ] = None,
     evaluation: Annotated[
-        str | None, typer.Option("--evaluation", metavar="REPORT", help="What `eco eval` made.  [default: the latest]")
+        str | None,
+        typer.Option("--evaluation", metavar="EVALUATION", help="Of `eco eval`.  [default: the latest]"),
     ] = None,
     examples: Annotated[
         int | None, typer.Option("--examples", min=0, help="Example images; 0 needs no data.  [default: 6]")
@@ -44,15 +48,9 @@ def report(
 
     Gates in the store that were fitted on the same table are drawn beside the evaluated one.
     """
-    from ecocli.config.report import ReportConfig
-    from ecocli.stages import evaluate
-    from ecocli.stages import report as stage
-
     opened = open_store(store)
     with make_runtime(device, threads) as runtime:
-        wanted = evaluate.NAME if evaluation is None else evaluation
-        digest = opened.resolve(wanted, "report")
-        runtime.log.info("evaluation %s (%s)", digest, "the latest" if evaluation is None else wanted)
+        digest = resolve_input(opened, "evaluation", evaluation, runtime.log)
         resolved = resolve(
             ReportConfig,
             preset={"out": "report", "data_root": environment_data_root()},
@@ -64,7 +62,7 @@ def report(
             },
             assignments=assignments,
         )
-        page = stage.run(resolved, {"report": digest}, opened, runtime)
+        page = stage.run(resolved, {"evaluation": digest}, opened, runtime)
         emit_result(
             runtime.world,
             {"page": str(page.index), "pictures": [str(path) for path in page.pictures], "evaluation": digest},

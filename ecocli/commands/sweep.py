@@ -1,12 +1,16 @@
 """``eco sweep``: gates over beta, K and head from one table; prints the trade-off, and can write plot and Parquet."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.table import Table
 
+from ecocli.artifacts.artifact import Artifact
+from ecocli.artifacts.manifest import SweepManifest
+from ecocli.artifacts.summaries import SweepSummary
 from ecocli.commands._profiled_ms import read_exit_ms
 from ecocli.commands.common import (
     ConfigOption,
@@ -16,23 +20,22 @@ from ecocli.commands.common import (
     NameOption,
     SeedOption,
     SetOption,
+    Shown,
     StoreOption,
     ThreadsOption,
-    emit_result,
     make_runtime,
     open_store,
-    print_dry_run,
     resolve,
     resolve_input,
+    run_stage,
 )
+from ecocli.commands.tables import make_table, plain, points, shares
+from ecocli.config.sweep import SweepConfig
 from ecocli.errors import UsageError
+from ecocli.stages import sweep as stage
 
 if TYPE_CHECKING:
-    import rich.table
-    from pydantic import JsonValue
-
-    from ecocli.artifacts.artifact import Artifact
-    from ecocli.artifacts.manifest import ReportManifest
+    pass
 
 
 def sweep(
@@ -71,7 +74,7 @@ def sweep(
     ] = None,
     profile: Annotated[
         str | None,
-        typer.Option("--profile", metavar="REPORT", help="Report of eco profile or eco eval to take ms from."),
+        typer.Option("--profile", metavar="PROFILE", help="What eco profile or eco eval made, to take ms from."),
     ] = None,
     exit_ms: Annotated[
         str | None,
@@ -94,9 +97,6 @@ def sweep(
 
     Each gate stands beside the best fixed mixture of equal cost, the best fixed exit and the oracle.
     """
-    from ecocli.config.sweep import SweepConfig
-    from ecocli.stages import sweep as stage
-
     opened = open_store(store)
     with make_runtime("cpu", threads) as runtime:
         inputs = {"derived": resolve_input(opened, "derived", derived, runtime.log)}
@@ -116,24 +116,16 @@ def sweep(
             },
             assignments=assignments,
         )
-        action, _, _ = stage.plan(resolved, inputs, opened)
-        if dry_run:
-            print_dry_run(
-                runtime.world,
-                stage.STAGE,
-                resolved,
-                inputs,
-                action_digest=action.digest,
-                reused=None if force else opened.find_action(action.digest),
-                as_json=as_json,
-            )
-            return
-        report = stage.run(resolved, inputs, opened, runtime, force=force, names=name or ())
-        runtime.log.info("report %s", report.digest)
-        if out is not None and runtime.world.is_main:
-            _copy(report, out)
-        data = {"digest": report.digest, **report.manifest.summary}
-        emit_result(runtime.world, data, table=_table(report.manifest.summary), as_json=as_json)
+
+        def show(report: Artifact[SweepManifest]) -> Shown:
+            runtime.log.info("%s %s", report.manifest.kind, report.digest)
+            if out is not None and runtime.world.is_main:
+                _copy(report, out)
+            summary = report.manifest.summary
+            return Shown({"digest": report.digest, **summary.model_dump(mode="json")}, table=_table(summary))
+
+        plan = stage.plan(resolved, inputs, opened, runtime)
+        run_stage(plan, opened, runtime, force=force, names=name, dry_run=dry_run, as_json=as_json, show=show)
 
 
 def _words(texts: Sequence[str]) -> list[str]:
@@ -149,7 +141,7 @@ def _numbers(option: str, texts: Sequence[str], kind: type[int] | type[float]) -
         raise UsageError(f"{option} is {' '.join(texts)!r}, expected numbers such as {example}.") from error
 
 
-def _copy(report: "Artifact[ReportManifest]", folder: Path) -> None:
+def _copy(report: Artifact[SweepManifest], folder: Path) -> None:
     from ecocli.artifacts.files import make_directory, write_bytes
 
     make_directory(folder)
@@ -157,57 +149,37 @@ def _copy(report: "Artifact[ReportManifest]", folder: Path) -> None:
         write_bytes(folder / name, report.path_of(name).read_bytes(), folder)
 
 
-def _table(summary: Mapping[str, "JsonValue"]) -> "rich.table.Table":
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(
-        box=SIMPLE_HEAD, title=f"Scored on {summary['scored_on']}, {summary['images']} images", title_style="bold"
+def _table(summary: SweepSummary) -> Table:
+    headings = ("beta", "PQ", "GFLOPs", "encoder", "depth", "% per exit", "hits %", "majority %")
+    controls = ("mixture PQ", "lead", "95 % interval", "best fixed", "oracle PQ", "oracle GFLOPs")
+    table = make_table(
+        f"Scored on {summary.scored_on}, {summary.images} images",
+        ["gate"],
+        (*headings, *controls),
+        "PQ in points (0 to 100). Mixture: the best blend of at most two fixed exits of equal cost, without looking at "
+        "the image; lead: the gate's PQ less that. Oracle: each image at its target exit.",
     )
-    table.add_column("gate")
-    for heading in ("beta", "PQ", "GFLOPs", "encoder", "depth", "% per exit", "hits %", "majority %"):
-        table.add_column(heading, justify="right")
-    for heading in ("mixture PQ", "lead", "95 % interval", "best fixed", "oracle PQ", "oracle GFLOPs"):
-        table.add_column(heading, justify="right")
-    rows = summary["rows"]
     previous = None
-    for row in rows if isinstance(rows, list) else []:
-        assert isinstance(row, Mapping)
-        series = (row["head"], row["deepest_exit"])
+    for row in summary.rows:
+        series = (row.head, row.deepest_exit)
         if previous is not None and series != previous:
             table.add_section()
         previous = series
-        shares = row["exit_shares"]
-        assert isinstance(shares, list)
         table.add_row(
-            f"{row['head']}, K = {row['deepest_exit']}",
-            f"{_float(row['beta']):g}",
-            _points(row["pq"]),
-            f"{_float(row['gflops']):.4g}",
-            f"{_float(row['encoder_gflops']):.4g}",
-            f"{_float(row['mean_depth']):.2f}",
-            " ".join(f"{100 * _float(share):.0f}" for share in shares),
-            _points(row["accuracy"], 1),
-            _points(row["majority_accuracy"], 1),
-            _points(row["blend_pq"]),
-            _points(row["lead"], signed=True),
-            f"{_points(row['lead_low'], signed=True)} to {_points(row['lead_high'], signed=True)}",
-            f"exit {row['best_fixed_exit']}: {_points(row['best_fixed_pq'])}",
-            _points(row["target_pq"]),
-            f"{_float(row['target_gflops']):.4g}",
+            f"{row.head}, K = {row.deepest_exit}",
+            f"{row.beta:g}",
+            points(row.pq),
+            plain(row.gflops),
+            plain(row.encoder_gflops),
+            f"{row.mean_depth:.2f}",
+            shares(row.exit_shares),
+            points(row.accuracy, 1),
+            points(row.majority_accuracy, 1),
+            points(row.blend_pq),
+            points(row.lead, signed=True),
+            f"{points(row.lead_low, signed=True)} to {points(row.lead_high, signed=True)}",
+            f"exit {row.best_fixed_exit}: {points(row.best_fixed_pq)}",
+            points(row.target_pq),
+            plain(row.target_gflops),
         )
-    table.caption = (
-        "PQ in points (0 to 100). Mixture: the best blend of at most two fixed exits of equal cost, without looking at "
-        "the image; lead: the gate's PQ less that. Oracle: each image at its target exit."
-    )
-    table.caption_justify = "left"
     return table
-
-
-def _float(value: "JsonValue") -> float:
-    assert isinstance(value, int | float)
-    return float(value)
-
-
-def _points(value: "JsonValue", digits: int = 2, *, signed: bool = False) -> str:
-    return "-" if value is None else f"{100 * _float(value):{'+' if signed else ''}.{digits}f}"

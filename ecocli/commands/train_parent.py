@@ -3,10 +3,12 @@
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from ecocli.artifacts.manifest import ParentManifest
+from ecocli.artifacts.store import Store
 from ecocli.commands.common import (
     ConfigOption,
     DataRootOption,
@@ -19,20 +21,19 @@ from ecocli.commands.common import (
     SetOption,
     StoreOption,
     ThreadsOption,
-    emit_result,
     environment_data_root,
     make_runtime,
     open_store,
     print_dry_run,
     resolve,
     resolve_input,
+    run_stage,
 )
-from ecocli.config.loading import deep_merge, resolve_config
+from ecocli.config.architecture import ArchitectureConfig
+from ecocli.config.loading import deep_merge
+from ecocli.config.train_parent import TrainParentConfig, train_parent_preset
 from ecocli.errors import UsageError
-
-if TYPE_CHECKING:
-    from ecocli.artifacts.store import Store
-    from ecocli.config.architecture import ArchitectureConfig
+from ecocli.stages import train_parent as stage
 
 _WEIGHT_SUFFIXES = (".pkl", ".pth", ".pt", ".safetensors")
 
@@ -127,9 +128,6 @@ def train_parent(
 
     A run that was interrupted or killed goes on when the same command is given again.
     """
-    from ecocli.config.train_parent import TrainParentConfig, train_parent_preset
-    from ecocli.stages import train_parent as stage
-
     opened = open_store(store)
     with make_runtime(device, threads) as runtime:
         init_file = init if init is not None and _is_path(init) else None
@@ -165,27 +163,12 @@ def train_parent(
             assignments=assignments,
             alternatives=("steps", "epochs"),
         )
-        if dry_run:
-            action = stage.preview(resolved, inputs, runtime)
-            print_dry_run(
-                runtime.world,
-                stage.STAGE,
-                resolved if action is None else action.config,
-                inputs,
-                action_digest=None if action is None else action.digest,
-                reused=None if action is None or force else opened.find_action(action.digest),
-                unknown=("steps",) if action is None and resolved.epochs is not None else (),
-                as_json=as_json,
-            )
-            return
-        artifact = stage.run(resolved, inputs, opened, runtime, force=force, names=name or ())
-        manifest = artifact.manifest.model_dump(mode="json")
-        emit_result(
-            runtime.world,
-            {"digest": artifact.digest, "manifest": manifest},
-            text=artifact.digest,
-            as_json=as_json,
-        )
+        plan = (stage.preview if dry_run else stage.plan)(resolved, inputs, opened, runtime)
+        if plan is None:
+            unknown = ("steps",) if resolved.epochs is not None else ()
+            print_dry_run(runtime.world, stage.STAGE, resolved, inputs, unknown=unknown, as_json=as_json)
+        else:
+            run_stage(plan, opened, runtime, force=force, names=name, dry_run=dry_run, as_json=as_json)
 
 
 def _is_path(text: str) -> bool:
@@ -194,20 +177,17 @@ def _is_path(text: str) -> bool:
 
 
 def _resolve_parent(
-    store: "Store", reference: str | None, log: logging.Logger
-) -> tuple[dict[str, str], "ArchitectureConfig | None"]:
+    store: Store, reference: str | None, log: logging.Logger
+) -> tuple[dict[str, str], ArchitectureConfig | None]:
     """Find the parent to start from, and its architecture."""
     if reference is None:
         return {}, None
-    from ecocli.artifacts.manifest import ParentManifest
-    from ecocli.config.architecture import ArchitectureConfig
-
     digest = resolve_input(store, "parent", reference, log)
     manifest = store.get(digest, ParentManifest).manifest
-    return {"init": digest}, resolve_config(ArchitectureConfig, manifest.architecture)
+    return {"init": digest}, manifest.architecture
 
 
-def _architecture_of_file(settings: Mapping[str, object]) -> "ArchitectureConfig | None":
+def _architecture_of_file(settings: Mapping[str, object]) -> ArchitectureConfig | None:
     """Read the architecture off the weights file, unless the user names one."""
     path, named = settings.get("init_file"), settings.get("architecture")
     if not isinstance(path, str) or (isinstance(named, Mapping) and "name" in named):

@@ -10,7 +10,7 @@ HeadName = Literal["class", "quality"]
 CostName = Literal["depth", "gflops", "ms"]
 LossName = Literal["hard-ce", "u-ce", "soft-ce", "soft-mse"]
 ObjectiveName = Literal["image-pq", "dataset-pq"]
-FeatureChoice = Literal["res5", "projected"]
+FeatureName = Literal["res5", "projected"]
 Beta = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
 
@@ -34,7 +34,7 @@ class GateFitConfig(Config):
         seed: Of folds, shuffles and resampling.
     """
 
-    feature: FeatureChoice = "res5"
+    feature: FeatureName = "res5"
     objective: ObjectiveName = "image-pq"
     loss: LossName = "hard-ce"
     cost: CostName = "depth"

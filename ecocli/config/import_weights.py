@@ -1,11 +1,12 @@
 """Settings of ``eco import``: what the user says about a checkpoint, and what identifies the import."""
 
-from typing import Annotated, Self
+from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from ecocli.config.architecture import ARCHITECTURES
 from ecocli.config.base import Config
+from ecocli.config.category import CategoryConfig
 from ecocli.config.dataset import ResizeConfig
 
 
@@ -30,16 +31,6 @@ class ImportWeightsConfig(Config):
         return self
 
 
-class CategoryEntry(Config):
-    """One category, as manifests record it."""
-
-    id: Annotated[int, Field(ge=0)]
-    name: str
-    supercategory: str
-    is_thing: bool
-    color: tuple[int, int, int]
-
-
 class ImportRequest(Config):
     """What identifies an import; the path of the source does not.
 
@@ -52,5 +43,5 @@ class ImportRequest(Config):
 
     source_digest: str
     arch: str | None
-    categories: tuple[CategoryEntry, ...]
+    categories: tuple[CategoryConfig, ...]
     test_resize: ResizeConfig

@@ -10,6 +10,7 @@ from ecocli.config.dataset import DatasetConfig
 from ecocli.config.precision import InferencePrecision
 
 Size = tuple[PositiveInt, PositiveInt]
+ConventionName = Literal["paper", "all"]
 
 
 class ProfileExecutionConfig(Config):
@@ -48,7 +49,7 @@ class ProfileModelConfig(Config):
     exit_depths: tuple[PositiveInt, ...] = ()
     dataset: DatasetConfig | None = None
     sizes: tuple[Size, ...] = ()
-    convention: Literal["paper", "all"] = "paper"
+    convention: ConventionName = "paper"
     execution: ProfileExecutionConfig = Field(default=ProfileExecutionConfig(), exclude=True)
 
     @model_validator(mode="after")

@@ -5,7 +5,11 @@ Sources: ids, names and colours of the COCO panoptic 2017 annotations and of the
 For data sets on disk the annotation file has the last word on colours; the tables serve weights without data.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+
+from ecocli.config.category import CategoryConfig
+from ecocli.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,16 @@ class Category:
     supercategory: str
     is_thing: bool
     color: tuple[int, int, int]
+
+    @classmethod
+    def of(cls, recorded: CategoryConfig) -> "Category":
+        """Take a category that settings or a manifest record."""
+        return cls(**dict(recorded))
+
+    @property
+    def recorded(self) -> CategoryConfig:
+        """The category as settings and manifests record it."""
+        return CategoryConfig(**asdict(self))
 
 
 SHAPES: tuple[Category, ...] = (
@@ -116,3 +130,32 @@ CITYSCAPES_TRAIN_IDS: tuple[Category, ...] = tuple(
     replace(category, id=train_id) for train_id, category in enumerate(CITYSCAPES)
 )
 """Cityscapes as ``createPanopticImgs --use-train-id`` writes it: other ids, the same class indices."""
+
+
+def same_classes(one: Sequence[Category | CategoryConfig], other: Sequence[Category | CategoryConfig]) -> bool:
+    """Tell whether two tables have the same classes in the same order.
+
+    Not the same ids: Cityscapes has two sets of them, in one order, and a model knows ranks alone.
+    """
+    return [(c.name, c.is_thing) for c in one] == [(c.name, c.is_thing) for c in other]
+
+
+def check_trained_categories(
+    parent: str, trained: Sequence[CategoryConfig], dataset: str, found: Sequence[Category]
+) -> None:
+    """Make sure that a data set has the classes that a parent knows.
+
+    Args:
+        parent: The parent's digest, for the message.
+        trained: Its categories.
+        dataset: The data set's name, for the message.
+        found: Its categories.
+
+    Raises:
+        DataError: It has others.
+    """
+    if not same_classes(trained, found):
+        raise DataError(
+            f"The parent {parent} knows {len(trained)} categories, the data set {dataset} has {len(found)}, and they "
+            "are not the same. Name the data set it was trained for with --dataset."
+        )

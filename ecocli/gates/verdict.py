@@ -1,47 +1,37 @@
-"""A gate's verdict as JSON data for manifests, and the warnings it gives rise to. PQ stays in 0..1."""
+"""A gate's verdict as manifests record it, and the warnings it gives rise to. PQ stays in 0..1."""
 
-import math
 from collections.abc import Sequence
+from dataclasses import asdict
 
-from pydantic import JsonValue
-
-from ecocli.metrics.controls import Choice, Verdict
-
-
-def choice_json(choice: Choice) -> dict[str, JsonValue]:
-    """Write one way of choosing exits; NaN becomes null."""
-    return {
-        "pq": number(choice.pq),
-        "cost": number(choice.cost),
-        "gflops": number(choice.gflops),
-        "encoder_gflops": number(choice.encoder_gflops),
-        "mean_depth": number(choice.mean_depth),
-        "exit_shares": list(choice.exit_shares),
-    }
+from ecocli.artifacts.summaries import (
+    ChoiceSummary,
+    ExitSummary,
+    GateSummary,
+    MajoritySummary,
+    RandomSummary,
+    VerdictSummary,
+)
+from ecocli.metrics.controls import Verdict
 
 
-def verdict_json(verdict: Verdict, exit_depths: Sequence[int]) -> dict[str, JsonValue]:
+def verdict_summary(verdict: Verdict, exit_depths: Sequence[int]) -> VerdictSummary:
     """Write a gate beside its controls; exits are named by depth."""
-    return {
-        "gate": {
-            **choice_json(verdict.gate),
-            "pq_interval": _interval(verdict.pq_interval),
-            "accuracy": number(verdict.accuracy),
-        },
-        "fixed": [{"exit_depth": d, **choice_json(c)} for d, c in zip(exit_depths, verdict.fixed, strict=True)],
-        "best_fixed": {"exit_depth": exit_depths[verdict.best_fixed], **choice_json(verdict.fixed[verdict.best_fixed])},
-        "majority": {
-            "exit_depth": exit_depths[verdict.majority],
-            **choice_json(verdict.fixed[verdict.majority]),
-            "accuracy": number(verdict.majority_accuracy),
-        },
-        "blend": None if verdict.blend is None else choice_json(verdict.blend),
-        "lead": number(verdict.lead),
-        "lead_interval": _interval(verdict.lead_interval),
-        "random": {**choice_json(verdict.random), "pq_spread": number(verdict.random_spread)},
-        "oracle": choice_json(verdict.oracle),
-        "utility_oracle": choice_json(verdict.utility_oracle),
-    }
+    fixed = tuple(
+        ExitSummary(exit_depth=depth, **asdict(choice))
+        for depth, choice in zip(exit_depths, verdict.fixed, strict=True)
+    )
+    return VerdictSummary(
+        gate=GateSummary(**asdict(verdict.gate), pq_interval=verdict.pq_interval, accuracy=verdict.accuracy),
+        fixed=fixed,
+        best_fixed=fixed[verdict.best_fixed],
+        majority=MajoritySummary(**dict(fixed[verdict.majority]), accuracy=verdict.majority_accuracy),
+        blend=None if verdict.blend is None else ChoiceSummary(**asdict(verdict.blend)),
+        lead=verdict.lead,
+        lead_interval=verdict.lead_interval,
+        random=RandomSummary(**asdict(verdict.random), pq_spread=verdict.random_spread),
+        oracle=ChoiceSummary(**asdict(verdict.oracle)),
+        utility_oracle=ChoiceSummary(**asdict(verdict.utility_oracle)),
+    )
 
 
 def warnings_of(verdict: Verdict, exit_depths: Sequence[int], scored_images: int) -> list[str]:
@@ -62,12 +52,3 @@ def warnings_of(verdict: Verdict, exit_depths: Sequence[int], scored_images: int
             f"{exit_depths[verdict.majority]} would on {100.0 * verdict.majority_accuracy:.1f} %."
         )
     return found
-
-
-def number(value: float) -> float | None:
-    """Write a number for JSON, which knows no NaN."""
-    return None if math.isnan(value) else float(value)
-
-
-def _interval(interval: tuple[float, float]) -> JsonValue:
-    return [number(interval[0]), number(interval[1])]

@@ -1,20 +1,21 @@
 """Model and gate as artifacts keep them, made ready to predict."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol, cast, get_args, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from ecocli.artifacts.lineage import check_price
+from ecocli.artifacts.manifest import GateManifest
 from ecocli.config.architecture import ArchitectureConfig
 from ecocli.config.precision import InferencePrecision
-from ecocli.errors import ArtifactError, UsageError
+from ecocli.errors import ArtifactError
 from ecocli.inference.postprocess import PanopticRule
 from ecocli.inference.predictor import ExitGate
 from ecocli.model.builders import build_model
 from ecocli.model.compiled import compile_backbone
 from ecocli.model.contracts import ExitModel
-from ecocli.model.gate import FeatureName, Gate
+from ecocli.model.gate import Gate
 
 
 def restore_model(
@@ -56,33 +57,8 @@ def restore_model(
     return model
 
 
-@runtime_checkable
-class FittedGate(Protocol):
-    """What a gate's manifest says about it."""
-
-    @property
-    def feature(self) -> str:
-        """Name of the pooled feature it reads."""
-
-    @property
-    def exit_depths(self) -> tuple[int, ...]:
-        """The exits it can choose, ascending, in encoder layers run."""
-
-    @property
-    def head(self) -> str:
-        """What it predicts: ``class``, the exit; ``quality``, the quality at each exit."""
-
-    @property
-    def beta(self) -> float:
-        """Price of one unit of cost in its biases."""
-
-    @property
-    def exit_costs(self) -> tuple[float, ...]:
-        """Mean cost of each exit, in the unit that beta is a price of."""
-
-
 def restore_gate(
-    state: Mapping[str, Tensor], fitted: FittedGate, device: str, digest: str, beta: float | None = None
+    state: Mapping[str, Tensor], fitted: GateManifest, device: str, digest: str, beta: float | None = None
 ) -> ExitGate:
     """Build a fitted gate, if wanted at another price of compute: that is no fit, only other biases.
 
@@ -98,23 +74,19 @@ def restore_gate(
         UsageError: Another price is wanted of a gate that predicts the exit itself, which it does at one price only.
     """
     weight, feature, exit_depths = state.get("linear.weight"), fitted.feature, fitted.exit_depths
-    if weight is None or weight.ndim != 2 or len(weight) != len(exit_depths) or feature not in get_args(FeatureName):
+    if weight is None or weight.ndim != 2 or len(weight) != len(exit_depths):
         found = "no linear.weight" if weight is None else f"linear.weight {list(weight.shape)}"
         raise ArtifactError(
             f"The gate {digest} holds {found} over feature {feature!r}, expected one row for each of its "
-            f"{len(exit_depths)} exits and a feature among {', '.join(get_args(FeatureName))}. Fit the gate again."
+            f"{len(exit_depths)} exits. Fit the gate again."
         )
     gate = Gate(weight.shape[1], len(exit_depths))
     gate.load_state_dict(dict(state))
+    check_price(fitted, digest, beta)
     if beta is not None:
-        if fitted.head != "quality":
-            raise UsageError(
-                f"--beta chooses the price of a gate that predicts quality, but the gate {digest} predicts the exit "
-                f"itself, at beta {fitted.beta:g} only. Fit one with `eco fit-gate --head quality`, or drop --beta."
-            )
         shift = (fitted.beta - beta) * torch.tensor(fitted.exit_costs, dtype=torch.float64)
         gate.linear.bias.data.copy_(gate.linear.bias.data.double() + shift)
-    return ExitGate(gate.eval().requires_grad_(False).to(device), cast(FeatureName, feature), tuple(exit_depths))
+    return ExitGate(gate.eval().requires_grad_(False).to(device), feature, tuple(exit_depths))
 
 
 def panoptic_rule(architecture: ArchitectureConfig, categories: Sequence[tuple[int, bool]]) -> PanopticRule:

@@ -5,11 +5,9 @@ Values come as the summary of the evaluation, fractions; the page shows points (
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from ecocli.artifacts.summaries import EvaluationSummary
 from ecocli.reports.page import Card, Figure, Section, Table, render_page
-
-Summary = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ class PageContent:
         origins: What was evaluated, as (role, digest).
     """
 
-    summary: Summary
+    summary: EvaluationSummary
     ms_per_image: Mapping[str, float]
     tradeoff: bytes
     histogram: bytes
@@ -55,12 +53,12 @@ class PageContent:
 def build_page(content: PageContent) -> str:
     """Write the page as HTML."""
     summary = content.summary
-    gate = summary["gate"]
+    gate = summary.gate
     what = "the gate" if gate else "the fixed exits"
     subtitle = (
-        f"{summary['dataset']}, split {summary['split']}, {summary['images']} images; exits after "
-        f"{', '.join(map(str, summary['exit_depths']))} encoder layers"
-        + (f"; gate on {gate['feature']}, fitted at price {gate['beta']:g} per unit of cost" if gate else "")
+        f"{summary.dataset}, split {summary.split}, {summary.images} images; exits after "
+        f"{', '.join(map(str, summary.exit_depths))} encoder layers"
+        + (f"; gate on {gate.feature}, fitted at price {gate.beta:g} per unit of cost" if gate else "")
     )
     sections = [
         Section("Quality against compute", _tradeoff_text(summary), [_figure(content.tradeoff, "PQ against GFLOPs")]),
@@ -83,81 +81,76 @@ def build_page(content: PageContent) -> str:
     sections.append(Section("Classes", "PQ in points, sorted by name.", [_class_table(content.classes)]))
     origins = Table(["input", "digest"], [list(origin) for origin in content.origins])
     sections.append(Section("Origin", "", [origins]))
-    title = f"Early exits on {summary['dataset']}: {what}"
+    title = f"Early exits on {summary.dataset}: {what}"
     return render_page(title, subtitle, _cards(summary, content.ms_per_image), sections)
 
 
-def rows_by_name(summary: Summary) -> dict[str, Mapping[str, Any]]:
-    """Return the rows of a summary by their names."""
-    return {str(row["name"]): row for row in summary["rows"]}
-
-
-def _cards(summary: Summary, ms: Mapping[str, float]) -> list[Card]:
-    rows = rows_by_name(summary)
-    deepest = rows[f"exit {summary['exit_depths'][-1]}"]
-    cards = [Card(_points(deepest["pq"]), f"PQ of exit {summary['exit_depths'][-1]}, the deepest")]
+def _cards(summary: EvaluationSummary, ms: Mapping[str, float]) -> list[Card]:
+    rows = summary.by_name
+    deepest = rows[f"exit {summary.exit_depths[-1]}"]
+    cards = [Card(_points(deepest.pq), f"PQ of exit {summary.exit_depths[-1]}, the deepest")]
     gate = rows.get("gate")
     if gate is not None:
-        saved = 1 - gate["gflops"] / deepest["gflops"]
+        saved = 1 - gate.gflops / deepest.gflops
         cards = [
-            Card(_points(gate["pq"]), "PQ of the gate"),
+            Card(_points(gate.pq), "PQ of the gate"),
             *cards,
             Card(f"{100 * saved:.1f} %", "GFLOPs saved against it"),
-            Card(f"{gate['mean_depth']:.2f}", "encoder layers per image"),
+            Card(f"{gate.mean_depth:.2f}", "encoder layers per image"),
         ]
-        if "gate" in ms and deepest["name"] in ms:
-            cards.append(Card(f"{100 * (1 - ms['gate'] / ms[deepest['name']]):.1f} %", "milliseconds saved"))
-        lead = summary["gate_lead"]
+        if "gate" in ms and deepest.name in ms:
+            cards.append(Card(f"{100 * (1 - ms['gate'] / ms[deepest.name]):.1f} %", "milliseconds saved"))
+        lead = summary.gate_lead
         if lead is not None:
-            interval = f"95 % [{100 * lead['low']:+.2f}, {100 * lead['high']:+.2f}]"
-            cards.append(Card(f"{100 * lead['lead']:+.2f}", f"PQ above random choice at equal cost, {interval}"))
-    cards.append(Card(_points(rows["oracle"]["pq"]), "PQ of the oracle"))
+            interval = f"95 % [{100 * lead.low:+.2f}, {100 * lead.high:+.2f}]"
+            cards.append(Card(f"{100 * lead.lead:+.2f}", f"PQ above random choice at equal cost, {interval}"))
+    cards.append(Card(_points(rows["oracle"].pq), "PQ of the oracle"))
     return cards
 
 
-def _tradeoff_text(summary: Summary) -> str:
-    lead = summary["gate_lead"]
+def _tradeoff_text(summary: EvaluationSummary) -> str:
+    lead = summary.gate_lead
     if lead is None:
         return "What lies between the fixed exits and the oracle is what a gate can win."
     blend = " and ".join(
         f"{100 * share:.0f} % of the images at exit {depth}"
-        for share, depth in zip(lead["mixture"], summary["exit_depths"], strict=True)
+        for share, depth in zip(lead.mixture, summary.exit_depths, strict=True)
         if share > 0
     )
     worth = (
         "The interval lies above zero: the gate beats choosing blindly."
-        if lead["low"] > 0
+        if lead.low > 0
         else "The interval lies below zero: choosing blindly does better than this gate."
-        if lead["high"] < 0
+        if lead.high < 0
         else "The interval contains zero: on these images the gate cannot be told from choosing blindly."
     )
     return (
-        f"Blindly choosing at the gate's cost, the best is {blend}: PQ {_points(lead['control_pq'])}. The gate's lead "
-        f"is {100 * lead['lead']:+.2f} PQ, 95 % bootstrap interval "
-        f"[{100 * lead['low']:+.2f}, {100 * lead['high']:+.2f}]. {worth} The bar at the gate is this interval, drawn "
+        f"Blindly choosing at the gate's cost, the best is {blend}: PQ {_points(lead.control_pq)}. The gate's lead "
+        f"is {100 * lead.lead:+.2f} PQ, 95 % bootstrap interval "
+        f"[{100 * lead.low:+.2f}, {100 * lead.high:+.2f}]. {worth} The bar at the gate is this interval, drawn "
         "around the gate."
     )
 
 
-def _row_table(summary: Summary, ms: Mapping[str, float]) -> Table:
-    depths = summary["exit_depths"]
+def _row_table(summary: EvaluationSummary, ms: Mapping[str, float]) -> Table:
+    depths = summary.exit_depths
     heads = ["", "PQ", "SQ", "RQ", "PQ things", "PQ stuff", "mIoU", "AP", "GFLOPs", "encoder", "ms", "layers"]
     heads += [f"exit {depth} %" for depth in depths]
     cells = []
-    for row in summary["rows"]:
-        shares = row["exit_shares"]
+    for row in summary.rows:
+        shares = row.exit_shares
         cells.append(
             [
-                row["name"],
-                *(_points(row[key]) for key in ("pq", "sq", "rq", "pq_things", "pq_stuff", "miou", "ap")),
-                f"{row['gflops']:.4g}",
-                f"{row['encoder_gflops']:.4g}",
-                f"{ms[row['name']]:.1f}" if row["name"] in ms else "-",
-                f"{row['mean_depth']:.2f}",
+                row.name,
+                *map(_points, (row.pq, row.sq, row.rq, row.pq_things, row.pq_stuff, row.miou, row.ap)),
+                f"{row.gflops:.4g}",
+                f"{row.encoder_gflops:.4g}",
+                f"{ms[row.name]:.1f}" if row.name in ms else "-",
+                f"{row.mean_depth:.2f}",
                 *(f"{100 * share:.0f}" for share in shares),
             ]
         )
-    strong = [number for number, row in enumerate(summary["rows"]) if row["name"] == "gate"]
+    strong = [number for number, row in enumerate(summary.rows) if row.name == "gate"]
     return Table(heads, cells, strong)
 
 

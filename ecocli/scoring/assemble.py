@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float64, Int64
-from pydantic import JsonValue
 
+from ecocli.artifacts.summaries import EvaluationRow
 from ecocli.metrics.assignment import CountTable, oracle_assignment
 from ecocli.metrics.instance import InstanceQuality, TrueInstance, instance_quality
 from ecocli.metrics.panoptic_quality import ImageCounts
@@ -104,24 +104,24 @@ def further_metrics(
     return metrics
 
 
-def row_summary(row: ScoreRow, further: FurtherMetrics) -> dict[str, JsonValue]:
-    """Bring one row into the form in which a report keeps it."""
+def row_summary(row: ScoreRow, further: FurtherMetrics) -> EvaluationRow:
+    """Bring one row into the form in which an evaluation keeps it."""
     quality = row.quality
-    return {
-        "name": row.name,
-        "pq": quality.overall.pq,
-        "sq": quality.overall.sq,
-        "rq": quality.overall.rq,
-        "pq_things": quality.things.pq,
-        "pq_stuff": quality.stuff.pq,
-        "miou": further.semantic.miou if further.semantic else None,
-        "ap": further.instance.ap if further.instance else None,
-        "ap50": further.instance.ap50 if further.instance else None,
-        "gflops": row.gflops,
-        "encoder_gflops": row.encoder_gflops,
-        "mean_depth": row.mean_depth,
-        "exit_shares": list(row.exit_shares),
-    }
+    return EvaluationRow(
+        name=row.name,
+        pq=quality.overall.pq,
+        sq=quality.overall.sq,
+        rq=quality.overall.rq,
+        pq_things=quality.things.pq,
+        pq_stuff=quality.stuff.pq,
+        miou=further.semantic.miou if further.semantic else None,
+        ap=further.instance.ap if further.instance else None,
+        ap50=further.instance.ap50 if further.instance else None,
+        gflops=row.gflops,
+        encoder_gflops=row.encoder_gflops,
+        mean_depth=row.mean_depth,
+        exit_shares=row.exit_shares,
+    )
 
 
 def _at(confusion: Int64[np.ndarray, "_views K K"], view: int) -> Float64[np.ndarray, "K K"] | None:

@@ -9,19 +9,18 @@ joins them. The table is sorted by the data set's order, so its bytes depend on 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import JsonValue
-
-from ecocli.artifacts.action import Action, run_or_reuse
+from ecocli.artifacts.action import Action, Made, Plan
 from ecocli.artifacts.artifact import Artifact
-from ecocli.artifacts.manifest import DerivedManifest, FileContents, ParentManifest
+from ecocli.artifacts.lineage import WEIGHTS_FILE
+from ecocli.artifacts.manifest import DerivedManifest, ParentManifest
 from ecocli.artifacts.store import Store
 from ecocli.config.architecture import ArchitectureConfig
 from ecocli.config.derive import DeriveConfig
-from ecocli.config.loading import resolve_config
+from ecocli.data.categories import check_trained_categories
 from ecocli.data.datasets import open_dataset
 from ecocli.data.panoptic import PanopticDataset
 from ecocli.errors import ArtifactError, DataError, InterruptedRunError
@@ -51,12 +50,16 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Subject:
+class Derivation:
     """What is measured on what."""
 
     parent: Artifact[ParentManifest]
-    architecture: ArchitectureConfig
     datasets: tuple[PanopticDataset, ...]
+
+    @property
+    def architecture(self) -> ArchitectureConfig:
+        """The parent's."""
+        return self.parent.manifest.architecture
 
 
 @dataclass(frozen=True)
@@ -79,24 +82,37 @@ class Part:
         return sum(len(batch) for batch in self.batches)
 
 
-def plan(config: DeriveConfig, inputs: Mapping[str, str], store: Store, runtime: Runtime) -> tuple[Action, Subject]:
-    """Open what is needed and say exactly what is asked.
+@dataclass(frozen=True)
+class DerivePlan(Plan[DerivedManifest]):
+    """A derivation whose parts may also be computed by runs started apart.
+
+    Attributes:
+        config: The settings.
+        subject: What is measured on what.
+    """
+
+    config: DeriveConfig = field(kw_only=True)
+    subject: Derivation = field(kw_only=True)
+
+
+def plan(config: DeriveConfig, inputs: Mapping[str, str], store: Store, runtime: Runtime) -> DerivePlan:
+    """Open what is needed, check that it fits together, and say exactly what is asked.
+
+    Args:
+        config: The settings.
+        inputs: Digests by role, see the module.
+        store: Holds the parent.
+        runtime: Where and with whom to run.
 
     Raises:
         ArtifactError: The parent is damaged.
         DataError: The data set is missing, faulty, or of other categories than the parent.
         UsageError: There is no such data set or split.
+        InterruptedRunError: From the work: a signal stopped the derivation; finished parts are kept.
     """
     parent = store.get(inputs["parent"], ParentManifest)
     datasets = tuple(open_dataset(config.dataset, split) for split in config.splits)
-    # Not their ids: Cityscapes has two sets of them, in the same order, and a parent knows ranks alone.
-    trained = [entry["name"] for entry in parent.manifest.categories]
-    found = [category.name for category in datasets[0].categories]
-    if trained != found:
-        raise DataError(
-            f"The parent {parent.digest} knows {len(trained)} categories, the data set {datasets[0].name} has "
-            f"{len(found)}, and they are not the same. Derive on the data set it was trained for (--dataset)."
-        )
+    check_trained_categories(parent.digest, parent.manifest.categories, datasets[0].name, datasets[0].categories)
     for dataset in datasets[1:]:
         if [(c.id, c.name) for c in dataset.categories] != [(c.id, c.name) for c in datasets[0].categories]:
             raise DataError(
@@ -107,116 +123,56 @@ def plan(config: DeriveConfig, inputs: Mapping[str, str], store: Store, runtime:
     fingerprints = [dataset.fingerprint if runtime.world.is_main else "" for dataset in datasets]
     fingerprints = runtime.world.broadcast_object(fingerprints)
     action = Action(STAGE, SCHEMA_VERSION, config, inputs, dict(zip(config.splits, fingerprints, strict=True)))
-    return action, Subject(parent, resolve_config(ArchitectureConfig, parent.manifest.architecture), datasets)
+    subject = Derivation(parent, datasets)
 
-
-def run(
-    config: DeriveConfig,
-    inputs: Mapping[str, str],
-    store: Store,
-    runtime: Runtime,
-    *,
-    force: bool = False,
-    names: Sequence[str] = (),
-) -> Artifact[DerivedManifest]:
-    """Derive the tables, go on with an interrupted derivation, or return the one that is there.
-
-    Args:
-        config: The settings.
-        inputs: Digests by role, see the module.
-        store: Where the tables go.
-        runtime: Where and with whom to run.
-        force: Derive even if the store has the result.
-        names: Names for the result, beside ``derived``.
-
-    Raises:
-        InterruptedRunError: A signal stopped the derivation; finished parts are kept.
-        ArtifactError: The parent is damaged.
-        DataError: The data set is missing, faulty, or of other categories than the parent.
-        UsageError: The settings do not fit, or the store cannot be written.
-    """
-    action, subject = plan(config, inputs, store, runtime)
-    return _finish(action, config, subject, store, runtime, force=force, names=names)
-
-
-def run_shard(
-    config: DeriveConfig,
-    inputs: Mapping[str, str],
-    store: Store,
-    runtime: Runtime,
-    shard: Shard,
-    *,
-    force: bool = False,
-    names: Sequence[str] = (),
-) -> Artifact[DerivedManifest] | None:
-    """Derive the parts of one shard; join all parts if they are finished then.
-
-    Args:
-        shard: Which parts this run takes: every ``count``-th, from ``index``.
-
-    Returns:
-        The whole artifact, or None while other shards have parts to finish.
-
-    Raises:
-        As ``run``.
-    """
-    action, subject = plan(config, inputs, store, runtime)
-    done = runtime.world.broadcast_object(None if force else store.find_action(action.digest))
-    if done is None:
-        folder = store.run_dir(action.digest)
-        parts = plan_parts(config, subject, folder)
-        compute_parts(config, subject, parts[shard.index :: shard.count], runtime)
-        missing = runtime.world.broadcast_object([part.file.name for part in parts if not part.file.exists()])
-        # Another shard may have joined the parts in the meantime; its result is then the one.
-        done = runtime.world.broadcast_object(None if force else store.find_action(action.digest))
-        if missing and done is None:
-            runtime.log.info(
-                "Shard %d of %d is finished; %d of %d parts are left to other shards.",
-                *(shard.index, shard.count, len(missing), len(parts)),
-            )
-            return None
-    return _finish(action, config, subject, store, runtime, force=force, names=names)
-
-
-def _finish(
-    action: Action,
-    config: DeriveConfig,
-    subject: Subject,
-    store: Store,
-    runtime: Runtime,
-    *,
-    force: bool,
-    names: Sequence[str],
-) -> Artifact[DerivedManifest]:
-    provenance: dict[str, JsonValue] = {
-        "device": runtime.device,
-        "world_size": runtime.world.world_size,
-        "threads": runtime.threads,
-    }
-
-    def work(folder: Path) -> tuple[DerivedManifest, FileContents]:
+    def work(folder: Path) -> Made[DerivedManifest] | None:
         parts = plan_parts(config, subject, folder)
         compute_parts(config, subject, parts, runtime)
         runtime.world.barrier()
         if not runtime.world.is_main:
-            return _manifest(action, config, subject, {}), {}
+            return None
         files = {f"{dataset.split}.parquet": _join(dataset, parts, folder) for dataset in subject.datasets}
-        return _manifest(action, config, subject, files), files
+        return Made(_manifest(action, config, subject, files), files)
 
-    return run_or_reuse(
-        action,
-        DerivedManifest,
-        store,
-        work,
-        force=force,
-        names=names,
-        provenance=provenance,
-        world=runtime.world,
-        stop=lambda: runtime.stop.requested,
+    return DerivePlan(action, DerivedManifest, work, config=config, subject=subject)
+
+
+def take_shard(plan: DerivePlan, store: Store, runtime: Runtime, shard: Shard, *, force: bool = False) -> bool:
+    """Derive the parts of one shard, unless the store has the whole.
+
+    Args:
+        plan: What is asked.
+        store: Where the tables go.
+        runtime: Where and with whom to run.
+        shard: Which parts this run takes: every ``count``-th, from ``index``.
+        force: Derive even if the store has the result.
+
+    Returns:
+        Whether the whole can be had now: ``execute`` joins the parts. If not, other shards have parts to finish.
+
+    Raises:
+        InterruptedRunError: A signal stopped the derivation; finished parts are kept.
+    """
+
+    def is_there() -> bool:
+        return runtime.world.broadcast_object(not force and store.find_action(plan.action.digest) is not None)
+
+    if is_there():
+        return True
+    parts = plan_parts(plan.config, plan.subject, store.run_dir(plan.action.digest))
+    compute_parts(plan.config, plan.subject, parts[shard.index :: shard.count], runtime)
+    missing = runtime.world.broadcast_object(sum(not part.file.exists() for part in parts))
+    # Another shard may have joined the parts in the meantime; its result is then the one.
+    if not missing or is_there():
+        return True
+    runtime.log.info(
+        "Shard %d of %d is finished; %d of %d parts are left to other shards.",
+        *(shard.index, shard.count, missing, len(parts)),
     )
+    return False
 
 
-def plan_parts(config: DeriveConfig, subject: Subject, folder: Path) -> list[Part]:
+def plan_parts(config: DeriveConfig, subject: Derivation, folder: Path) -> list[Part]:
     """Cut all splits into parts; the same on every process and after every restart."""
     from ecocli.scoring.batches import plan_dataset
 
@@ -231,7 +187,7 @@ def plan_parts(config: DeriveConfig, subject: Subject, folder: Path) -> list[Par
     return parts
 
 
-def compute_parts(config: DeriveConfig, subject: Subject, parts: Sequence[Part], runtime: Runtime) -> None:
+def compute_parts(config: DeriveConfig, subject: Derivation, parts: Sequence[Part], runtime: Runtime) -> None:
     """Compute what is not there yet; all processes of the run call this.
 
     Raises:
@@ -262,12 +218,12 @@ def compute_parts(config: DeriveConfig, subject: Subject, parts: Sequence[Part],
                 )
 
 
-def _restore(config: DeriveConfig, subject: Subject, runtime: Runtime) -> tuple["ExitModel", "PanopticRule"]:
+def _restore(config: DeriveConfig, subject: Derivation, runtime: Runtime) -> tuple["ExitModel", "PanopticRule"]:
     # torch is loaded only where something is computed; a result that is there is returned without it.
     from ecocli.artifacts.tensors import load_tensors
     from ecocli.inference.loading import panoptic_rule, restore_model
 
-    weights = load_tensors(subject.parent.path_of("model.safetensors"))
+    weights = load_tensors(subject.parent.path_of(WEIGHTS_FILE))
     model = restore_model(
         subject.architecture,
         weights,
@@ -282,7 +238,7 @@ def _restore(config: DeriveConfig, subject: Subject, runtime: Runtime) -> tuple[
 
 def _compute_part(
     config: DeriveConfig,
-    subject: Subject,
+    subject: Derivation,
     part: Part,
     model: "ExitModel",
     rule: "PanopticRule",
@@ -304,7 +260,7 @@ def _compute_part(
     write_table(part.file, build_table(records))
 
 
-def _record(subject: Subject, dataset: PanopticDataset, position: int, row: "DerivedRow") -> "DerivedRecord":
+def _record(subject: Derivation, dataset: PanopticDataset, position: int, row: "DerivedRow") -> "DerivedRecord":
     from ecocli.artifacts.derived_table import DerivedRecord
     from ecocli.profiling.gflops import count_gflops
 
@@ -354,24 +310,19 @@ def _drop(files: Sequence[Path]) -> str:
     return "The parts were removed: give the same command again to derive them anew."
 
 
-def _manifest(action: Action, config: DeriveConfig, subject: Subject, files: Mapping[str, Path]) -> DerivedManifest:
-    sizes: dict[str, int] = {}
-    if files:
-        import pyarrow.parquet as pq
+def _manifest(action: Action, config: DeriveConfig, subject: Derivation, files: Mapping[str, Path]) -> DerivedManifest:
+    import pyarrow.parquet as pq
 
-        from ecocli.artifacts.derived_table import FEATURE_PREFIX
+    from ecocli.artifacts.derived_table import FEATURE_PREFIX
 
-        schema = pq.read_schema(next(iter(files.values())))
-        sizes = {
-            field.name.removeprefix(FEATURE_PREFIX): field.type.list_size
-            for field in schema
-            if field.name.startswith(FEATURE_PREFIX)
-        }
+    schema = pq.read_schema(next(iter(files.values())))
+    sizes = {
+        field.name.removeprefix(FEATURE_PREFIX): field.type.list_size
+        for field in schema
+        if field.name.startswith(FEATURE_PREFIX)
+    }
     return DerivedManifest(
-        schema_version=action.schema_version,
-        stage_config=action.stage_config,
-        inputs=dict(action.inputs),
-        dataset_fingerprints=dict(action.fingerprints),
+        **action.recorded,
         splits=config.splits,
         exit_depths=subject.parent.manifest.exit_depths,
         rows={dataset.split: len(dataset) for dataset in subject.datasets},

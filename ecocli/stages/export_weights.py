@@ -14,9 +14,7 @@ import torch
 from ecocli.artifacts.manifest import ParentManifest
 from ecocli.artifacts.store import Store
 from ecocli.artifacts.tensors import load_tensors, save_tensors
-from ecocli.config.architecture import ArchitectureConfig
 from ecocli.config.export_weights import ExportWeightsConfig
-from ecocli.config.loading import resolve_config
 from ecocli.errors import UsageError
 from ecocli.runtime.context import Runtime
 from ecocli.weights.export import to_pickle, write_huggingface, write_original
@@ -63,7 +61,7 @@ def run(config: ExportWeightsConfig, inputs: Mapping[str, str], store: Store, ru
     if config.format == "hf" and out.exists() and not (out / "config.json").is_file():
         raise UsageError(f"{out} is no Hugging Face folder, so it is not replaced. Name another place.")
     artifact = store.get(inputs["parent"], ParentManifest)
-    architecture = resolve_config(ArchitectureConfig, artifact.manifest.architecture)
+    architecture = artifact.manifest.architecture
     depth = config.exit_depth or max(artifact.manifest.exit_depths)
     if depth not in artifact.manifest.exit_depths:
         offered = ", ".join(map(str, artifact.manifest.exit_depths))
@@ -71,7 +69,7 @@ def run(config: ExportWeightsConfig, inputs: Mapping[str, str], store: Store, ru
     state = load_tensors(artifact.path_of(_WEIGHTS_FILE))
     files: Mapping[str, bytes]
     if config.format == "hf":
-        labels = [str(category["name"]) for category in artifact.manifest.categories]
+        labels = [category.name for category in artifact.manifest.categories]
         files = write_huggingface(architecture, state, labels, depth)
     else:
         files = {"": _FILE_KINDS[out.suffix](write_original(architecture, state, depth))}

@@ -4,18 +4,18 @@ The artifact holds ``model.safetensors`` under the original's names. A checkpoin
 holds anything unexpected stops the import before anything is stored.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from ecocli.artifacts.action import Action, run_or_reuse
-from ecocli.artifacts.artifact import Artifact
-from ecocli.artifacts.manifest import FileContents, ParentManifest
+from ecocli.artifacts.action import Action, Made, Plan
+from ecocli.artifacts.lineage import WEIGHTS_FILE
+from ecocli.artifacts.manifest import ParentManifest
 from ecocli.artifacts.store import Store
 from ecocli.artifacts.tensors import save_tensors
 from ecocli.config.architecture import ARCHITECTURES, ArchitectureConfig
 from ecocli.config.dataset import DATASET_PRESETS, ResizeConfig
-from ecocli.config.import_weights import CategoryEntry, ImportRequest, ImportWeightsConfig
+from ecocli.config.import_weights import ImportRequest, ImportWeightsConfig
 from ecocli.data.annotations import read_annotations
 from ecocli.data.categories import CITYSCAPES, COCO, SHAPES, Category
 from ecocli.errors import DataError, UsageError
@@ -28,7 +28,6 @@ from ecocli.weights.loading import RecognisedState, fit_weights, recognise, shor
 
 STAGE = "import"
 SCHEMA_VERSION = 1
-WEIGHTS_FILE = "model.safetensors"
 
 _TABLES: Mapping[str, tuple[Category, ...]] = {"coco": COCO, "cityscapes": CITYSCAPES, "shapes": SHAPES}
 # A class count tells the published data set; the drawn one is never guessed.
@@ -82,15 +81,19 @@ def read_source(path: Path, arch: str | None) -> Source:
     return Source(recognised, architecture, labels, source_digest(path))
 
 
-def plan(config: ImportWeightsConfig, inputs: Mapping[str, str]) -> tuple[Action, ImportRequest, Source]:
+def plan(
+    config: ImportWeightsConfig, inputs: Mapping[str, str], store: Store, runtime: Runtime
+) -> Plan[ParentManifest]:
     """Read the checkpoint and say exactly what is asked.
 
     Args:
         config: What the user says.
         inputs: Empty; an import takes nothing from the store.
+        store: Where the parent goes.
+        runtime: For the log.
 
     Raises:
-        DataError: See `read_source`.
+        DataError: See `read_source`. The work finds that tensors are missing; nothing is stored then.
         UsageError: The categories of its classes are not known.
     """
     source = read_source(Path(config.source), config.arch)
@@ -98,10 +101,32 @@ def plan(config: ImportWeightsConfig, inputs: Mapping[str, str]) -> tuple[Action
     request = ImportRequest(
         source_digest=source.digest,
         arch=config.arch,
-        categories=tuple(CategoryEntry(**asdict(category)) for category in categories),
+        categories=tuple(category.recorded for category in categories),
         test_resize=resize,
     )
-    return Action(STAGE, SCHEMA_VERSION, request, inputs), request, source
+    action = Action(STAGE, SCHEMA_VERSION, request, inputs)
+
+    def work(_folder: Path) -> Made[ParentManifest]:
+        model = build_model(source.architecture)
+        report = fit_weights(model, source.weights, config.source)
+        lacking = [*report.missing, *map(str, report.mismatched)]
+        if lacking:
+            raise DataError(
+                f"{config.source} is no complete Mask2Former: it lacks {shorten(lacking)}. Expected every tensor of "
+                f"the architecture {source.architecture.name}."
+            )
+        runtime.log.info("%s: %s", config.source, report.summary())
+        manifest = ParentManifest(
+            **action.recorded,
+            architecture=source.architecture,
+            exit_depths=(source.architecture.pixel_decoder.encoder_layers,),
+            categories=request.categories,
+            steps=0,
+        )
+        provenance = {"source": config.source, "recognised_as": source.weights.source}
+        return Made(manifest, {WEIGHTS_FILE: save_tensors(model.state_dict())}, provenance)
+
+    return Plan(action, ParentManifest, work)
 
 
 def _categories_of(said: str | None, source: Source) -> tuple[tuple[Category, ...], ResizeConfig]:
@@ -125,56 +150,3 @@ def _categories_of(said: str | None, source: Source) -> tuple[tuple[Category, ..
         )
     preset = DATASET_PRESETS.get(name, DATASET_PRESETS["coco"])
     return table, ResizeConfig(**preset.get("test_resize", {}))
-
-
-def run(
-    config: ImportWeightsConfig,
-    inputs: Mapping[str, str],
-    store: Store,
-    runtime: Runtime,
-    *,
-    force: bool = False,
-    names: Sequence[str] = (),
-) -> Artifact[ParentManifest]:
-    """Import a checkpoint, or return the parent that an earlier import of the same bytes made.
-
-    Args:
-        config: What the user says.
-        inputs: Empty; an import takes nothing from the store.
-        store: Where the parent goes.
-        runtime: For the log.
-        force: Import even if the store has the result.
-        names: Names for the result, beside ``parent``.
-
-    Raises:
-        DataError: The checkpoint is missing, damaged, unknown or of another model; nothing is stored.
-        UsageError: The categories are not known, or the store cannot be written.
-    """
-    action, request, source = plan(config, inputs)
-
-    def work(_folder: Path) -> tuple[ParentManifest, FileContents]:
-        model = build_model(source.architecture)
-        report = fit_weights(model, source.weights, config.source)
-        lacking = [*report.missing, *map(str, report.mismatched)]
-        if lacking:
-            raise DataError(
-                f"{config.source} is no complete Mask2Former: it lacks {shorten(lacking)}. Expected every tensor of "
-                f"the architecture {source.architecture.name}."
-            )
-        runtime.log.info("%s: %s", config.source, report.summary())
-        manifest = ParentManifest(
-            schema_version=action.schema_version,
-            stage_config=action.stage_config,
-            inputs=dict(action.inputs),
-            dataset_fingerprints={},
-            architecture=source.architecture.model_dump(mode="json"),
-            exit_depths=(source.architecture.pixel_decoder.encoder_layers,),
-            categories=tuple(entry.model_dump(mode="json") for entry in request.categories),
-            steps=0,
-        )
-        return manifest, {WEIGHTS_FILE: save_tensors(model.state_dict())}
-
-    provenance = {"source": config.source, "recognised_as": source.weights.source}
-    return run_or_reuse(
-        action, ParentManifest, store, work, force=force, names=names, provenance=provenance, world=runtime.world
-    )

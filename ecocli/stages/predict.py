@@ -20,9 +20,7 @@ from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.manifest import GateManifest, ParentManifest
 from ecocli.artifacts.store import Store
 from ecocli.artifacts.tensors import load_tensors
-from ecocli.config.architecture import ArchitectureConfig
 from ecocli.config.dataset import ResizeConfig
-from ecocli.config.import_weights import CategoryEntry
 from ecocli.config.loading import resolve_config
 from ecocli.config.predict import PredictConfig
 from ecocli.data.categories import Category
@@ -173,7 +171,7 @@ def run(config: PredictConfig, inputs: Mapping[str, str], store: Store, runtime:
 def _load(config: PredictConfig, inputs: Mapping[str, str], store: Store, runtime: Runtime) -> PhotoPredictor:
     parent = store.get(inputs["parent"], ParentManifest)
     manifest = parent.manifest
-    architecture = resolve_config(ArchitectureConfig, manifest.architecture)
+    architecture = manifest.architecture
     exit_depth = max(manifest.exit_depths) if config.exit_depth is None else config.exit_depth
     if exit_depth not in manifest.exit_depths:
         offered = ", ".join(map(str, manifest.exit_depths))
@@ -189,8 +187,7 @@ def _load(config: PredictConfig, inputs: Mapping[str, str], store: Store, runtim
         found = store.get(inputs["gate"], GateManifest)
         state = load_tensors(found.path_of(_GATE_FILE))
         gate = restore_gate(state, found.manifest, runtime.device, found.digest, config.beta)
-    entries = [resolve_config(CategoryEntry, entry) for entry in manifest.categories]
-    categories = tuple(Category(**dict(entry)) for entry in entries)
+    categories = tuple(map(Category.of, manifest.categories))
     return PhotoPredictor(
         model=restore_model(
             architecture,

@@ -13,28 +13,26 @@ from typing import TYPE_CHECKING, cast
 
 from pydantic import JsonValue
 
-from ecocli.artifacts.action import Action, run_or_reuse
+from ecocli.artifacts.action import Action, Made, Plan
 from ecocli.artifacts.artifact import Artifact
-from ecocli.artifacts.manifest import DerivedManifest, FileContents, GateManifest, ParentManifest, ReportManifest
+from ecocli.artifacts.lineage import WEIGHTS_FILE, open_gate
+from ecocli.artifacts.manifest import GateManifest, ParentManifest, ProfileManifest
 from ecocli.artifacts.store import Store
+from ecocli.artifacts.summaries import ExpectedCost, ProfiledExit, ProfiledInput, ProfileSummary
 from ecocli.config.architecture import ArchitectureConfig
 from ecocli.config.dataset import DatasetConfig
-from ecocli.config.loading import resolve_config
 from ecocli.config.profile_model import ProfileModelConfig
-from ecocli.errors import ArtifactError, UsageError
+from ecocli.errors import UsageError
 from ecocli.runtime.context import Runtime
 from ecocli.runtime.seeds import derive_seed
 
 if TYPE_CHECKING:
-    from ecocli.model.gate import FeatureName
     from ecocli.model.mask2former import Mask2Former, Predictions
     from ecocli.profiling.gflops import ExitCosts
     from ecocli.profiling.latency import Latency
 
 STAGE = "profile"
-SCHEMA_VERSION = 1
-NAME = "profile"
-"""A further name of every profile, since evaluations are reports as well."""
+SCHEMA_VERSION = 2
 
 # Queries that reach the masks in post-processing; about what photographs give.
 _CONFIDENT_QUERIES = 20
@@ -43,7 +41,7 @@ Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Subject:
+class ProfiledModel:
     """What is profiled."""
 
     architecture: ArchitectureConfig
@@ -65,11 +63,20 @@ class InputSizes:
     images: Mapping[tuple[Size, Size], int]
 
 
-def plan(config: ProfileModelConfig, inputs: Mapping[str, str], store: Store) -> tuple[Action, Subject]:
-    """Open the inputs and say exactly what is asked.
+def plan(
+    config: ProfileModelConfig, inputs: Mapping[str, str], store: Store, runtime: Runtime
+) -> Plan[ProfileManifest]:
+    """Open the inputs, check that they fit together, and say exactly what is asked.
+
+    Args:
+        config: The settings.
+        inputs: Digests by role, see the module.
+        store: Holds the inputs.
+        runtime: Where to run.
 
     Raises:
         ArtifactError: An input is damaged, or the gate is another parent's.
+        DataError: The data set of a ``.toml`` file is missing or faulty.
         UsageError: There is neither a parent nor an architecture, or exits that the parent lacks are asked for.
     """
     parent = store.get(inputs["parent"], ParentManifest) if "parent" in inputs else None
@@ -77,88 +84,27 @@ def plan(config: ProfileModelConfig, inputs: Mapping[str, str], store: Store) ->
         raise UsageError("A profile is of a parent (--parent) or of an architecture (--arch): name one of them.")
     if parent is None:
         assert config.architecture is not None
-        subject = Subject(config.architecture, config.exit_depths, None, None)
+        subject = ProfiledModel(config.architecture, config.exit_depths, None, None)
     else:
         trained = parent.manifest.exit_depths
         strange = sorted(set(config.exit_depths) - set(trained))
         if strange:
             raise UsageError(f"The parent {parent.digest} has no exits at depths {strange}, only {list(trained)}.")
-        architecture = resolve_config(ArchitectureConfig, parent.manifest.architecture)
-        subject = Subject(architecture, config.exit_depths or trained, parent, _open_gate(inputs, store, parent))
-    return Action(STAGE, SCHEMA_VERSION, config, dict(inputs)), subject
+        gate = open_gate(store, inputs["gate"], parent) if "gate" in inputs else None
+        subject = ProfiledModel(parent.manifest.architecture, config.exit_depths or trained, parent, gate)
+    found = {} if config.dataset is None else _validation_sizes(config.dataset)
+    action = Action(STAGE, SCHEMA_VERSION, config, dict(inputs))
 
-
-def _open_gate(
-    inputs: Mapping[str, str], store: Store, parent: Artifact[ParentManifest]
-) -> Artifact[GateManifest] | None:
-    if "gate" not in inputs:
-        return None
-    gate = store.get(inputs["gate"], GateManifest)
-    derived = gate.manifest.inputs.get("derived")
-    origin = store.get(derived, DerivedManifest).manifest.inputs.get("parent") if derived is not None else None
-    if origin != parent.digest:
-        raise ArtifactError(
-            f"The gate {gate.digest} was fitted for the parent {origin}, not for {parent.digest}. Name its own parent "
-            "with --parent, or leave --gate out."
-        )
-    return gate
-
-
-def run(
-    config: ProfileModelConfig,
-    inputs: Mapping[str, str],
-    store: Store,
-    runtime: Runtime,
-    *,
-    force: bool = False,
-    names: Sequence[str] = (),
-) -> Artifact[ReportManifest]:
-    """Profile, or return the report that is there if no times are asked for.
-
-    Args:
-        config: The settings.
-        inputs: Digests by role, see the module.
-        store: Where the report goes.
-        runtime: Where to run.
-        force: Count again even if the store has the result.
-        names: Names for the result, beside ``report`` and ``profile``.
-
-    Raises:
-        ArtifactError: An input is damaged or does not fit.
-        DataError: The data set of a ``.toml`` file is missing or faulty.
-        UsageError: The settings do not fit together, or the store cannot be written.
-    """
-    action, subject = plan(config, inputs, store)
-    provenance: dict[str, JsonValue] = {"device": runtime.device, "threads": runtime.threads}
-
-    def work(_folder: Path) -> tuple[ReportManifest, FileContents]:
-        sizes = _input_sizes(config)
+    def work(_folder: Path) -> Made[ProfileManifest]:
+        sizes = _input_sizes(config, found)
         summary = _summary(config, subject, sizes)
-        if config.execution.latency:
-            provenance.update(_measured(config, subject, sizes, runtime))
-        manifest = ReportManifest(
-            schema_version=action.schema_version,
-            stage_config=action.stage_config,
-            inputs=dict(action.inputs),
-            dataset_fingerprints={},
-            summary=summary,
-        )
-        return manifest, {}
+        measured = _measured(config, subject, sizes, runtime) if config.execution.latency else {}
+        return Made(ProfileManifest(**action.recorded, summary=summary), {}, measured)
 
-    return run_or_reuse(
-        action,
-        ReportManifest,
-        store,
-        work,
-        force=force or config.execution.latency,
-        names=[NAME, *names],
-        provenance=provenance,
-        world=runtime.world,
-        stop=lambda: runtime.stop.requested,
-    )
+    return Plan(action, ProfileManifest, work, anew=config.execution.latency)
 
 
-def _input_sizes(config: ProfileModelConfig) -> list[InputSizes]:
+def _input_sizes(config: ProfileModelConfig, found: Mapping[Size, int]) -> list[InputSizes]:
     from ecocli.scoring.batches import padded_size
 
     if config.dataset is None:
@@ -167,7 +113,6 @@ def _input_sizes(config: ProfileModelConfig) -> list[InputSizes]:
             InputSizes(f"{h}x{w}", {((-(-h // divisor) * divisor, -(-w // divisor) * divisor), (h, w)): 1})
             for h, w in config.sizes
         ]
-    found = _validation_sizes(config.dataset)
     rule = config.dataset.test_resize
     images: dict[tuple[Size, Size], int] = {}
     for size, count in found.items():
@@ -193,7 +138,7 @@ def _validation_sizes(dataset: DatasetConfig) -> Mapping[Size, int]:
     return Counter((record.height, record.width) for record in records)
 
 
-def _costs(config: ProfileModelConfig, subject: Subject, sizes: InputSizes) -> "ExitCosts":
+def _costs(config: ProfileModelConfig, subject: ProfiledModel, sizes: InputSizes) -> "ExitCosts":
     from ecocli.profiling.gflops import count_gflops, mean_costs
 
     feature = "res5" if subject.gate is None else subject.gate.manifest.feature
@@ -207,7 +152,7 @@ def _costs(config: ProfileModelConfig, subject: Subject, sizes: InputSizes) -> "
                     original,
                     depths,
                     convention=config.convention,
-                    gate_feature=cast("FeatureName", feature),
+                    gate_feature=feature,
                 ),
                 count,
             )
@@ -216,72 +161,63 @@ def _costs(config: ProfileModelConfig, subject: Subject, sizes: InputSizes) -> "
     )
 
 
-def _summary(config: ProfileModelConfig, subject: Subject, sizes: Sequence[InputSizes]) -> dict[str, JsonValue]:
+def _summary(config: ProfileModelConfig, subject: ProfiledModel, sizes: Sequence[InputSizes]) -> ProfileSummary:
     from ecocli.profiling.parameters import count_parameters
 
-    inputs: list[JsonValue] = []
+    inputs = []
     for entry in sizes:
         costs = _costs(config, subject, entry)
-        padded = sorted({pair[0] for pair in entry.images})
         inputs.append(
-            {
-                "input": entry.label,
-                "images": sum(entry.images.values()),
-                "padded_sizes": [list(size) for size in padded],
-                "exits": [_exit_json(costs, depth) for depth in subject.exit_depths],
-                "gate_gflops": costs.gate,
-                "gate": None if subject.gate is None else _expected(subject.gate, costs),
-            }
+            ProfiledInput(
+                input=entry.label,
+                images=sum(entry.images.values()),
+                padded_sizes=tuple(sorted({pair[0] for pair in entry.images})),
+                exits=tuple(_exit_costs(costs, depth) for depth in subject.exit_depths),
+                gate_gflops=costs.gate,
+                gate=None if subject.gate is None else _expected(subject.gate, costs),
+            )
         )
-    return {
-        "type": "profile",
-        "architecture": subject.architecture.name,
-        "num_classes": subject.architecture.num_classes,
-        "convention": config.convention,
-        "exit_depths": list(subject.exit_depths),
-        "parameters": dict(count_parameters(subject.architecture)),
-        "inputs": inputs,
-    }
+    return ProfileSummary(
+        architecture=subject.architecture.name,
+        num_classes=subject.architecture.num_classes,
+        convention=config.convention,
+        exit_depths=subject.exit_depths,
+        parameters=dict(count_parameters(subject.architecture)),
+        inputs=tuple(inputs),
+    )
 
 
-def _exit_json(costs: "ExitCosts", depth: int) -> dict[str, JsonValue]:
-    return {
-        "exit_depth": depth,
-        "backbone": costs.backbone,
-        "pixel_decoder": costs.pixel_decoder(depth),
-        "encoder": costs.encoder(depth),
-        "upsampling": costs.upsampling,
-        "transformer_decoder": costs.transformer_decoder,
-        "post_processing": costs.post_processing,
-        "total": costs.total(depth),
-    }
+def _exit_costs(costs: "ExitCosts", depth: int) -> ProfiledExit:
+    return ProfiledExit(
+        exit_depth=depth,
+        backbone=costs.backbone,
+        pixel_decoder=costs.pixel_decoder(depth),
+        encoder=costs.encoder(depth),
+        upsampling=costs.upsampling,
+        transformer_decoder=costs.transformer_decoder,
+        post_processing=costs.post_processing,
+        total=costs.total(depth),
+    )
 
 
-def _expected(gate: Artifact[GateManifest], costs: "ExitCosts") -> dict[str, JsonValue]:
+def _expected(gate: Artifact[GateManifest], costs: "ExitCosts") -> ExpectedCost:
     """Cost under the exits that the gate chose on the images it was scored on."""
-    judged = gate.manifest.metrics.get("gate")
-    shares = judged.get("exit_shares") if isinstance(judged, Mapping) else None
-    depths = gate.manifest.exit_depths
-    if not isinstance(shares, list) or len(shares) != len(depths):
-        raise ArtifactError(
-            f"The gate {gate.digest} does not say which exits it chooses, so its expected cost is unknown. Fit the "
-            "gate again."
-        )
-    pairs = [(float(str(share)), depth) for share, depth in zip(shares, depths, strict=True)]
-    return {
-        "digest": gate.digest,
-        "beta": gate.manifest.beta,
-        "exit_depths": list(depths),
-        "exit_shares": shares,
-        "scored_on": gate.manifest.metrics.get("scored_on"),
-        "mean_depth": sum(share * depth for share, depth in pairs),
-        "pixel_decoder": sum(share * costs.pixel_decoder(depth) for share, depth in pairs),
-        "total": sum(share * costs.total(depth, gated=True) for share, depth in pairs),
-    }
+    shares, depths = gate.manifest.metrics.gate.exit_shares, gate.manifest.exit_depths
+    pairs = list(zip(shares, depths, strict=True))
+    return ExpectedCost(
+        digest=gate.digest,
+        beta=gate.manifest.beta,
+        exit_depths=depths,
+        exit_shares=shares,
+        scored_on=gate.manifest.metrics.scored_on,
+        mean_depth=sum(share * depth for share, depth in pairs),
+        pixel_decoder=sum(share * costs.pixel_decoder(depth) for share, depth in pairs),
+        total=sum(share * costs.total(depth, gated=True) for share, depth in pairs),
+    )
 
 
 def _measured(
-    config: ProfileModelConfig, subject: Subject, sizes: Sequence[InputSizes], runtime: Runtime
+    config: ProfileModelConfig, subject: ProfiledModel, sizes: Sequence[InputSizes], runtime: Runtime
 ) -> dict[str, JsonValue]:
     latencies: list[JsonValue] = []
     first: Latency | None = None
@@ -298,7 +234,7 @@ def _measured(
     }
 
 
-def _typical(config: ProfileModelConfig, subject: Subject, sizes: InputSizes) -> tuple[Size, Size]:
+def _typical(config: ProfileModelConfig, subject: ProfiledModel, sizes: InputSizes) -> tuple[Size, Size]:
     """The sizes whose cost is nearest to the mean cost: times are measured on one size only."""
     from ecocli.profiling.gflops import count_gflops
 
@@ -312,7 +248,9 @@ def _typical(config: ProfileModelConfig, subject: Subject, sizes: InputSizes) ->
     return min(sizes.images, key=distance)
 
 
-def _latency(config: ProfileModelConfig, subject: Subject, padded: Size, original: Size, runtime: Runtime) -> "Latency":
+def _latency(
+    config: ProfileModelConfig, subject: ProfiledModel, padded: Size, original: Size, runtime: Runtime
+) -> "Latency":
     import torch
 
     from ecocli.profiling.latency import measure_latency
@@ -337,7 +275,7 @@ def _latency(config: ProfileModelConfig, subject: Subject, padded: Size, origina
     )
 
 
-def _model(subject: Subject, device: str) -> "Mask2Former":
+def _model(subject: ProfiledModel, device: str) -> "Mask2Former":
     """The parent's weights, or drawn ones: times hardly depend on them."""
     import torch
 
@@ -348,7 +286,7 @@ def _model(subject: Subject, device: str) -> "Mask2Former":
         from ecocli.artifacts.tensors import load_tensors
         from ecocli.inference.loading import restore_model
 
-        state = load_tensors(subject.parent.path_of("model.safetensors"))
+        state = load_tensors(subject.parent.path_of(WEIGHTS_FILE))
         restored = restore_model(subject.architecture, state, device, subject.parent.digest)
         assert isinstance(restored, Mask2Former)
         return restored
@@ -357,7 +295,7 @@ def _model(subject: Subject, device: str) -> "Mask2Former":
         return build_model(subject.architecture).eval().requires_grad_(False).to(device)
 
 
-def _post_processing(subject: Subject, padded: Size, original: Size) -> Callable[["Predictions"], None]:
+def _post_processing(subject: ProfiledModel, padded: Size, original: Size) -> Callable[["Predictions"], None]:
     """Panoptic merging with a typical number of confident queries, whatever the network says about noise."""
     from ecocli.inference.loading import panoptic_rule
     from ecocli.inference.postprocess import Geometry, panoptic_inference

@@ -1,6 +1,6 @@
 """A folder with one HTML page about an evaluation: trade-off plot, exit histogram, example overlays, tables.
 
-Inputs: ``report``, an evaluation. Nothing goes into the store. The network runs once more on the few example images, at
+Input: ``evaluation``. Nothing goes into the store. The network runs once more on the few example images, at
 the shallowest and the deepest exit and at the gate's; everything else is read from the store.
 """
 
@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ecocli.artifacts.artifact import Artifact
-from ecocli.artifacts.manifest import DerivedManifest, GateManifest, ParentManifest, ReportManifest
+from ecocli.artifacts.lineage import GATE_FILE, WEIGHTS_FILE
+from ecocli.artifacts.manifest import DerivedManifest, EvaluationManifest, GateManifest, ParentManifest
 from ecocli.artifacts.store import Store
-from ecocli.config.architecture import ArchitectureConfig
+from ecocli.artifacts.summaries import EvaluationRow, EvaluationSummary
 from ecocli.config.evaluate import EvaluateConfig
 from ecocli.config.loading import deep_merge, resolve_config
 from ecocli.config.report import ReportConfig
-from ecocli.errors import ArtifactError, DataError, UsageError
+from ecocli.errors import DataError, UsageError
 from ecocli.runtime.context import Runtime
 
 if TYPE_CHECKING:
@@ -60,12 +61,12 @@ def run(config: ReportConfig, inputs: Mapping[str, str], store: Store, runtime: 
 
     Args:
         config: The settings.
-        inputs: Digest of the ``report``.
+        inputs: Digest of the ``evaluation``.
         store: Holds the evaluation and what it was made from.
         runtime: Where to run the examples.
 
     Raises:
-        ArtifactError: The report is no evaluation, or something it was made from is missing or damaged.
+        ArtifactError: The evaluation or something it was made from is missing or damaged.
         DataError: The data of the examples are missing or faulty.
         UsageError: The folder cannot be written.
     """
@@ -75,27 +76,20 @@ def run(config: ReportConfig, inputs: Mapping[str, str], store: Store, runtime: 
     from ecocli.reports.plots import draw_exit_histogram, draw_tradeoff
     from ecocli.scoring.evaluation_tables import read_exit_table
 
-    evaluation = store.get(inputs["report"], ReportManifest)
-    summary: Mapping[str, Any] = evaluation.manifest.summary
+    evaluation = store.get(inputs["evaluation"], EvaluationManifest)
+    summary = evaluation.manifest.summary
     if not runtime.world.is_main:
         # There is little to do, and one page to write.
         return ReportPage(Path(config.out) / "index.html", ())
-    if summary.get("type") != "evaluation":
-        raise ArtifactError(
-            f"The report {evaluation.digest} is no evaluation but a {summary.get('type', 'report of another kind')}. "
-            "Name an evaluation with --evaluation; `eco eval` makes one."
-        )
     images = read_table(evaluation.path_of("images.parquet"))
     classes = read_table(evaluation.path_of("classes.parquet"))
     num_classes = len(set(classes["category_id"].to_pylist()))
-    table = read_exit_table(images, summary["exit_depths"], num_classes)
-    rows = {row["name"]: row for row in summary["rows"]}
-    gate_shares = rows["gate"]["exit_shares"] if "gate" in rows else None
+    table = read_exit_table(images, summary.exit_depths, num_classes)
+    rows = summary.by_name
+    gate_shares = rows["gate"].exit_shares if "gate" in rows else None
     pictures = {
-        "tradeoff.png": draw_tradeoff(_tradeoff(store, evaluation, table, rows)),
-        "exits.png": draw_exit_histogram(
-            _title(summary), summary["exit_depths"], rows["oracle"]["exit_shares"], gate_shares
-        ),
+        "tradeoff.png": draw_tradeoff(_tradeoff(store, evaluation, table)),
+        "exits.png": draw_exit_histogram(_title(summary), summary.exit_depths, rows["oracle"].exit_shares, gate_shares),
     }
     examples = _examples(config, evaluation, store, runtime, images, image_qualities(table.counts))
     for number, example in enumerate(examples, start=1):
@@ -115,8 +109,8 @@ def run(config: ReportConfig, inputs: Mapping[str, str], store: Store, runtime: 
     return _write(Path(config.out), page, pictures)
 
 
-def _title(summary: Mapping[str, Any]) -> str:
-    return f"{summary['dataset']}, {summary['split']}: {summary['images']} images"
+def _title(summary: EvaluationSummary) -> str:
+    return f"{summary.dataset}, {summary.split}: {summary.images} images"
 
 
 def _write(out: Path, page: str, pictures: Mapping[str, bytes]) -> ReportPage:
@@ -132,22 +126,20 @@ def _write(out: Path, page: str, pictures: Mapping[str, bytes]) -> ReportPage:
     return ReportPage(out / "index.html", tuple(out / name for name in pictures))
 
 
-def _tradeoff(
-    store: Store, evaluation: Artifact[ReportManifest], table: "ExitTable", rows: Mapping[str, Mapping[str, Any]]
-) -> "Tradeoff":
+def _tradeoff(store: Store, evaluation: Artifact[EvaluationManifest], table: "ExitTable") -> "Tradeoff":
     from ecocli.metrics.tradeoff import blend_curve, oracle_curve
     from ecocli.reports.plots import Tradeoff, TradeoffPoint
 
-    def point(label: str, row: Mapping[str, Any]) -> TradeoffPoint:
-        return TradeoffPoint(label, row["gflops"], 0.0 if row["pq"] is None else row["pq"])
+    def point(label: str, row: EvaluationRow) -> TradeoffPoint:
+        return TradeoffPoint(label, row.gflops, 0.0 if row.pq is None else row.pq)
 
-    summary: Mapping[str, Any] = evaluation.manifest.summary
-    fixed = [point(f"exit {depth}", rows[f"exit {depth}"]) for depth in summary["exit_depths"]]
-    gate = point(f"gate, β {summary['gate']['beta']:g}", rows["gate"]) if "gate" in rows else None
-    lead = summary["gate_lead"]
+    summary = evaluation.manifest.summary
+    rows, lead = summary.by_name, summary.gate_lead
+    fixed = [point(f"exit {depth}", rows[f"exit {depth}"]) for depth in summary.exit_depths]
+    gate = None if summary.gate is None else point(f"gate, β {summary.gate.beta:g}", rows["gate"])
     interval = None
     if gate is not None and lead is not None:
-        interval = (gate.pq + lead["low"] - lead["lead"], gate.pq + lead["high"] - lead["lead"])
+        interval = (gate.pq + lead.low - lead.lead, gate.pq + lead.high - lead.lead)
     return Tradeoff(
         title=_title(summary),
         fixed=fixed,
@@ -159,7 +151,7 @@ def _tradeoff(
     )
 
 
-def _other_gates(store: Store, evaluation: Artifact[ReportManifest], table: "ExitTable") -> "list[TradeoffPoint]":
+def _other_gates(store: Store, evaluation: Artifact[EvaluationManifest], table: "ExitTable") -> "list[TradeoffPoint]":
     """Place the store's other gates of the same derived table, by arithmetic on that table.
 
     A gate with a quality head is drawn at other prices as well, since its price can be changed after fitting.
@@ -210,18 +202,18 @@ def _place_gate(
         exit_depths=derived.manifest.exit_depths,
         rows=rows,
     )
-    state = load_tensors(gate.path_of("gate.safetensors"))
+    state = load_tensors(gate.path_of(GATE_FILE))
     bias = state["linear.bias"].double().numpy()
     if beta != manifest.beta:
         bias = bias - (beta - manifest.beta) * np.array(manifest.exit_costs)
     return linear_gate_point(table, images.features, state["linear.weight"].numpy(), bias, manifest.exit_depths)
 
 
-def _class_scores(classes: "pa.Table", summary: Mapping[str, Any]) -> "list[ClassScore]":
+def _class_scores(classes: "pa.Table", summary: EvaluationSummary) -> "list[ClassScore]":
     """Arrange PQ by class: the shallowest and the deepest exit, the gate if there is one, the oracle."""
     from ecocli.reports.evaluation_page import ClassScore
 
-    depths = summary["exit_depths"]
+    depths = summary.exit_depths
     wanted = list(dict.fromkeys([f"exit {depths[0]}", f"exit {depths[-1]}", "gate", "oracle"]))
     scores: dict[int, ClassScore] = {}
     for entry in classes.to_pylist():
@@ -235,7 +227,7 @@ def _class_scores(classes: "pa.Table", summary: Mapping[str, Any]) -> "list[Clas
 
 def _examples(
     config: ReportConfig,
-    evaluation: Artifact[ReportManifest],
+    evaluation: Artifact[EvaluationManifest],
     store: Store,
     runtime: Runtime,
     images: "pa.Table",
@@ -272,18 +264,20 @@ class _Scene:
     device: str
 
 
-def _load_scene(config: EvaluateConfig, evaluation: Artifact[ReportManifest], store: Store, runtime: Runtime) -> _Scene:
+def _load_scene(
+    config: EvaluateConfig, evaluation: Artifact[EvaluationManifest], store: Store, runtime: Runtime
+) -> _Scene:
     from ecocli.artifacts.tensors import load_tensors
     from ecocli.data.datasets import open_dataset
     from ecocli.inference.loading import panoptic_rule, restore_gate, restore_model
 
     parent = store.get(evaluation.manifest.inputs["parent"], ParentManifest)
-    architecture = resolve_config(ArchitectureConfig, parent.manifest.architecture)
-    weights = load_tensors(parent.path_of("model.safetensors"))
+    architecture = parent.manifest.architecture
+    weights = load_tensors(parent.path_of(WEIGHTS_FILE))
     gate = None
     if "gate" in evaluation.manifest.inputs:
         fitted = store.get(evaluation.manifest.inputs["gate"], GateManifest)
-        state = load_tensors(fitted.path_of("gate.safetensors"))
+        state = load_tensors(fitted.path_of(GATE_FILE))
         gate = restore_gate(state, fitted.manifest, runtime.device, fitted.digest, config.beta)
     dataset = open_dataset(config.dataset, config.split)
     expected = evaluation.manifest.dataset_fingerprints[config.split]

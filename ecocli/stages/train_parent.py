@@ -9,9 +9,9 @@ processes, accumulation, workers) is no part of what was asked; on the CPU with 
 the same settings give the same bytes, also after a kill.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from math import ceil
 from pathlib import Path
@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
 
-from ecocli.artifacts.action import Action, run_or_reuse
+from ecocli.artifacts.action import Action, Made, Plan
 from ecocli.artifacts.artifact import Artifact
-from ecocli.artifacts.manifest import FileContents, ParentManifest
+from ecocli.artifacts.lineage import WEIGHTS_FILE
+from ecocli.artifacts.manifest import ParentManifest
 from ecocli.artifacts.store import Store
 from ecocli.config.train_parent import TrainParentConfig, WarmStartedConfig
+from ecocli.data.categories import same_classes
 from ecocli.data.datasets import data_root, open_dataset
 from ecocli.data.panoptic import PanopticDataset
 from ecocli.errors import DataError, UsageError
@@ -34,11 +36,11 @@ if TYPE_CHECKING:
     from ecocli.scoring.subset_evaluator import SubsetEvaluator
 
 STAGE = "train-parent"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)
-class Subject:
+class TrainingData:
     """The data.
 
     Attributes:
@@ -50,39 +52,56 @@ class Subject:
     evaluation: PanopticDataset | None
 
 
-def plan(
-    config: TrainParentConfig, inputs: Mapping[str, str], runtime: Runtime
-) -> tuple[Action, TrainParentConfig, Subject]:
+@dataclass(frozen=True)
+class TrainPlan(Plan[ParentManifest]):
+    """A training.
+
+    Attributes:
+        config: The settings, fitted to the data.
+        data: The data.
+    """
+
+    config: TrainParentConfig = field(kw_only=True)
+    data: TrainingData = field(kw_only=True)
+
+
+def plan(config: TrainParentConfig, inputs: Mapping[str, str], store: Store, runtime: Runtime) -> TrainPlan:
     """Open the data and say exactly what is asked.
 
     Args:
         config: The settings; the number of classes is taken from the data, and so are the steps of ``epochs``.
         inputs: Digest of the parent to start from, as ``init``; may be empty.
+        store: Holds the parent to start from.
         runtime: Where and with whom to run.
-
-    Returns:
-        The action, the settings it holds, and the data.
 
     Raises:
         DataError: The data set or the weights to start from are missing or faulty, or the two splits differ in their
             categories.
         UsageError: There is no such data set or split, or two starts are given.
+        ArtifactError: The parent to start from is damaged. The work finds that it does not fit.
+        InterruptedRunError: From the work: a signal stopped the training; its state is saved.
     """
     if config.init_file is not None and "init" in inputs:
         raise UsageError(
             f"Training is to start both from the file {config.init_file} and from the parent {inputs['init']}. Take "
             "init_file out of the --config file, or leave --init out."
         )
+    initial = store.get(inputs["init"], ParentManifest) if "init" in inputs else None
     init_digest = _file_digest(config, runtime)
     dataset = _open(config, runtime)
     resolved = _fit_to_data(config, dataset)
-    subject = Subject(dataset, _open_evaluation(resolved, dataset) if resolved.evaluates else None)
+    data = TrainingData(dataset, _open_evaluation(resolved, dataset) if resolved.evaluates else None)
     # Listing and hashing a large data set takes a while: once is enough.
-    splits = [split for split in (subject.training, subject.evaluation) if split is not None]
+    splits = [split for split in (data.training, data.evaluation) if split is not None]
     fingerprints = {split.split: split.fingerprint if runtime.world.is_main else "" for split in splits}
     fingerprints = runtime.world.broadcast_object(fingerprints)
     asked = resolved if init_digest is None else WarmStartedConfig(**dict(resolved), init_digest=init_digest)
-    return Action(STAGE, SCHEMA_VERSION, asked, inputs, fingerprints), resolved, subject
+    action = Action(STAGE, SCHEMA_VERSION, asked, inputs, fingerprints)
+
+    def work(folder: Path) -> Made[ParentManifest] | None:
+        return _train(action, resolved, data, initial, runtime, folder)
+
+    return TrainPlan(action, ParentManifest, work, config=resolved, data=data)
 
 
 def _fit_to_data(config: TrainParentConfig, dataset: PanopticDataset) -> TrainParentConfig:
@@ -117,77 +136,28 @@ def _file_digest(config: TrainParentConfig, runtime: Runtime) -> str | None:
     return digest
 
 
-def preview(config: TrainParentConfig, inputs: Mapping[str, str], runtime: Runtime) -> Action | None:
+def preview(config: TrainParentConfig, inputs: Mapping[str, str], store: Store, runtime: Runtime) -> TrainPlan | None:
     """Say what would be asked, without drawing or writing anything.
 
     Args:
         config: The settings.
         inputs: Digest of the parent to start from, as ``init``; may be empty.
+        store: Holds the parent to start from.
         runtime: Told why, if it cannot be said.
 
     Returns:
-        The action; None while the data is not there, since it is part of what is asked.
+        The plan; None while the data is not there, since it is part of what is asked.
     """
     if config.dataset.name == "shapes" and not (data_root(config.dataset) / "shapes").exists():
         runtime.log.warning("The shapes are not drawn yet: what would be reused is known once they are.")
         return None
     try:
-        action, resolved, subject = plan(config, inputs, runtime)
+        planned = plan(config, inputs, store, runtime)
     except DataError as error:
         runtime.log.warning("%s", error)
         return None
-    _say_length(resolved, subject.training, runtime)
-    return action
-
-
-def run(
-    config: TrainParentConfig,
-    inputs: Mapping[str, str],
-    store: Store,
-    runtime: Runtime,
-    *,
-    force: bool = False,
-    names: Sequence[str] = (),
-) -> Artifact[ParentManifest]:
-    """Train a parent, go on with an interrupted training, or return the parent that is there.
-
-    Args:
-        config: The settings.
-        inputs: Digest of the parent to start from, as ``init``; may be empty.
-        store: Where the parent goes; keeps the state of an unfinished training.
-        runtime: Where and with whom to run.
-        force: Train even if the store has the result.
-        names: Names for the result, beside ``parent``.
-
-    Raises:
-        InterruptedRunError: A signal stopped the training; its state is saved.
-        DataError: The data set or the weights file is missing or faulty, the weights are of another model, or the
-            loss is not finite.
-        UsageError: The settings do not fit together, or the store cannot be written.
-        ArtifactError: The parent to start from is damaged or does not fit.
-    """
-    action, resolved, subject = plan(config, inputs, runtime)
-    provenance: dict[str, JsonValue] = {
-        "device": runtime.device,
-        "world_size": runtime.world.world_size,
-        "threads": runtime.threads,
-        "execution": resolved.execution.model_dump(mode="json"),
-    }
-
-    def work(folder: Path) -> tuple[ParentManifest, FileContents]:
-        return _train(action, resolved, subject, inputs, store, runtime, folder, provenance)
-
-    return run_or_reuse(
-        action,
-        ParentManifest,
-        store,
-        work,
-        force=force,
-        names=names,
-        provenance=provenance,
-        world=runtime.world,
-        stop=lambda: runtime.stop.requested,
-    )
+    _say_length(planned.config, planned.data.training, runtime)
+    return planned
 
 
 def _open(config: TrainParentConfig, runtime: Runtime) -> PanopticDataset:
@@ -217,12 +187,10 @@ def _open_evaluation(config: TrainParentConfig, training: PanopticDataset) -> Pa
         dataset = open_dataset(config.dataset, split)
     except (DataError, UsageError) as error:
         raise type(error)(f"{error} Another split is named by --set evaluation.split=NAME. {way_out}") from error
-    # Their ids may differ: training knows ranks alone.
-    expected, found = ([(c.name, c.is_thing) for c in one.categories] for one in (training, dataset))
-    if expected != found:
+    if not same_classes(training.categories, dataset.categories):
         raise DataError(
-            f"The split {split} has {len(found)} categories, the split {config.split} that is trained on has "
-            f"{len(expected)}, and they are not the same, in {dataset.annotation_file} and "
+            f"The split {split} has {len(dataset.categories)} categories, the split {config.split} that is trained on "
+            f"has {len(training.categories)}, and they are not the same, in {dataset.annotation_file} and "
             f"{training.annotation_file}. Prepare both in one way. {way_out}"
         )
     return dataset
@@ -231,13 +199,11 @@ def _open_evaluation(config: TrainParentConfig, training: PanopticDataset) -> Pa
 def _train(
     action: Action,
     config: TrainParentConfig,
-    subject: Subject,
-    inputs: Mapping[str, str],
-    store: Store,
+    data: TrainingData,
+    initial: Artifact[ParentManifest] | None,
     runtime: Runtime,
     folder: Path,
-    provenance: dict[str, JsonValue],
-) -> tuple[ParentManifest, FileContents]:
+) -> Made[ParentManifest] | None:
     # torch is loaded only where something is computed; a result that is there is returned without it.
     from ecocli.artifacts.tensors import write_tensors
     from ecocli.data.training import TrainingDataset
@@ -246,46 +212,45 @@ def _train(
     from ecocli.training.metrics_log import read_metrics
 
     samples = TrainingDataset(
-        subject.training, config.dataset.augmentation, config.seed, cache=config.dataset.cache_images
+        data.training, config.dataset.augmentation, config.seed, cache=config.dataset.cache_images
     )
-    _say_length(config, subject.training, runtime)
-    model = _initial_model(config, inputs, store, runtime)
-    result = Trainer(config, model, samples, runtime, folder, _evaluator(config, subject, runtime)).run()
+    _say_length(config, data.training, runtime)
+    model = _initial_model(config, initial, runtime)
+    result = Trainer(config, model, samples, runtime, folder, _evaluator(config, data, runtime)).run()
+    if not runtime.world.is_main:
+        return None
     steps = config.steps - result.first_step
-    provenance["resumed_at_step"] = result.first_step
-    provenance["training_seconds"] = round(result.seconds, 3)
-    provenance["evaluation_seconds"] = round(result.evaluation_seconds, 3)
-    provenance["images_per_second"] = round(steps * config.batch_size / max(result.seconds, 1e-9), 3)
+    provenance: dict[str, JsonValue] = {
+        "execution": config.execution.model_dump(mode="json"),
+        "resumed_at_step": result.first_step,
+        "training_seconds": round(result.seconds, 3),
+        "evaluation_seconds": round(result.evaluation_seconds, 3),
+        "images_per_second": round(steps * config.batch_size / max(result.seconds, 1e-9), 3),
+    }
     manifest = ParentManifest(
-        schema_version=action.schema_version,
-        stage_config=action.stage_config,
-        inputs=dict(action.inputs),
-        dataset_fingerprints=dict(action.fingerprints),
-        architecture=config.architecture.model_dump(mode="json"),
+        **action.recorded,
+        architecture=config.architecture,
         exit_depths=config.exit_depths,
-        categories=tuple(
-            {**asdict(category), "color": list(category.color)} for category in subject.training.categories
-        ),
+        categories=tuple(category.recorded for category in data.training.categories),
         steps=config.steps,
     )
-    if not runtime.world.is_main:
-        return manifest, {}
-    weights = folder / "model.safetensors"
+    weights = folder / WEIGHTS_FILE
     write_tensors(weights, result.weights)
-    return manifest, {
-        "model.safetensors": weights,
+    files: dict[str, Path | bytes] = {
+        WEIGHTS_FILE: weights,
         "metrics.jsonl": result.metrics,
         "loss.png": draw_loss_curve(read_metrics(result.metrics)),
     }
+    return Made(manifest, files, provenance)
 
 
-def _evaluator(config: TrainParentConfig, subject: Subject, runtime: Runtime) -> "SubsetEvaluator | None":
-    if subject.evaluation is None:
+def _evaluator(config: TrainParentConfig, data: TrainingData, runtime: Runtime) -> "SubsetEvaluator | None":
+    if data.evaluation is None:
         return None
     from ecocli.scoring.subset_evaluator import SubsetEvaluator
 
     return SubsetEvaluator(
-        subject.evaluation,
+        data.evaluation,
         config.architecture,
         config.exit_depths,
         config.dataset.test_resize,
@@ -297,7 +262,7 @@ def _evaluator(config: TrainParentConfig, subject: Subject, runtime: Runtime) ->
 
 
 def _initial_model(
-    config: TrainParentConfig, inputs: Mapping[str, str], store: Store, runtime: Runtime
+    config: TrainParentConfig, initial: Artifact[ParentManifest] | None, runtime: Runtime
 ) -> "Mask2Former":
     from ecocli.artifacts.tensors import load_tensors
     from ecocli.model.builders import build_model
@@ -315,9 +280,8 @@ def _initial_model(
         report = load_published_weights(model, Path(config.init_file))
         if world.is_main:
             runtime.log.info("%s: %s", config.init_file, report.summary())
-    if "init" in inputs:
-        initial = store.get(inputs["init"], ParentManifest)
-        notes = load_initial_weights(model, load_tensors(initial.path_of("model.safetensors")), initial.digest)
+    if initial is not None:
+        notes = load_initial_weights(model, load_tensors(initial.path_of(WEIGHTS_FILE)), initial.digest)
         for note in notes if world.is_main else []:
             runtime.log.info("%s", note)
     return model

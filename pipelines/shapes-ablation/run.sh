@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Weighted, unweighted and single-exit training at equal steps on the built-in data: the paper's table 5 in miniature.
 # Usage: [DEPTHS="2 6"] pipelines/shapes-ablation/run.sh [OUT]; writes OUT/NAME.txt and .json and prints the tables.
-# The names parent and report then stand for the last of these; ECO_STORE=some/folder keeps them apart.
+# The names parent and evaluation then stand for the last of these; ECO_STORE=some/folder keeps them apart.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 out=${1:-ablation}

@@ -7,9 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 from helpers_evaluation import Bench, make_bench
 from helpers_gate import derived_records, put_derived
+from helpers_store import gate_manifest
 
 from ecocli.__main__ import main
-from ecocli.artifacts.manifest import ReportManifest
 from ecocli.artifacts.store import Store
 from ecocli.commands.derive import _read_shard
 from ecocli.errors import UsageError
@@ -65,7 +65,7 @@ def test_fit_gate__price_beyond_all_gain__warns(store: Store, capsys: pytest.Cap
 def test_fit_gate__milliseconds__from_the_list_or_a_report(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     assert fit(store, "--target-ms", "24", "--exit-ms", "20,23,27") == 0
     listed = capsys.readouterr().out
-    manifest = ReportManifest(schema_version=1, stage_config={}, inputs={}, dataset_fingerprints={}, summary={})
+    manifest = gate_manifest()
     timings = {"ms_per_image": {"exit 2": 20.0, "exit 3": 23.0, "exit 4": 27.0, "gate": 24.0}}
     store.put(manifest, {}, provenance=timings, names=["timed"])
     assert fit(store, "--target-ms", "24", "--profile", "timed") == 0
@@ -95,13 +95,13 @@ def test_fit_gate__dry_run__computes_nothing(store: Store, capsys: pytest.Captur
         (["--beta", "1", "--exit-ms", "3,x"], 2, "--exit-ms is '3,x', expected numbers such as"),
         (["--beta", "1", "--exit-ms", "3", "--profile", "p"], 2, "--profile and --exit-ms exclude each other"),
         (["--beta", "1", "--profile", "empty"], 2, "has no milliseconds of every exit (2, 3, 4)"),
-        (["--beta", "1", "--parent", "empty"], 4, "artifact of kind 'report', expected 'parent'"),
+        (["--beta", "1", "--parent", "empty"], 4, "artifact of kind 'gate', expected 'parent'"),
     ],
 )
 def test_fit_gate__impossible_request__one_paragraph_and_its_code(
     store: Store, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, message: str
 ) -> None:
-    empty = ReportManifest(schema_version=1, stage_config={}, inputs={}, dataset_fingerprints={}, summary={"type": "x"})
+    empty = gate_manifest()
     store.put(empty, {}, names=["empty"])
     assert fit(store, *arguments) == code
     shown = capsys.readouterr()

@@ -9,7 +9,7 @@ import pytest
 from helpers_evaluation import IMAGES, Bench, make_bench
 
 from ecocli.__main__ import main
-from ecocli.artifacts.manifest import ReportManifest
+from ecocli.artifacts.manifest import EvaluationManifest
 from ecocli.data.datasets import open_dataset
 from ecocli.metrics import panoptic_quality
 
@@ -51,7 +51,10 @@ def test_eval__table__shows_gate_controls_and_lead(bench: Bench, capsys: pytest.
 def test_eval__json__holds_the_whole_summary(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(typed(bench, "eval", "--json", *QUICK)) == 0
     data = json.loads(capsys.readouterr().out)
-    assert bench.store.get(data["digest"], ReportManifest).manifest.summary["rows"] == data["rows"]
+    assert (
+        bench.store.get(data["digest"], EvaluationManifest).manifest.summary.model_dump(mode="json")["rows"]
+        == data["rows"]
+    )
     assert set(data["ms_per_image"]) == {"exit 1", "exit 2", "exit 3", "gate"}
 
 
@@ -82,6 +85,10 @@ def test_eval__dry_run__says_what_would_be_asked(bench: Bench, capsys: pytest.Ca
         (["--check-with", "panopticapi"], 2, "needs that package, which is not installed"),
         (["--gate", "nowhere"], 4, "To evaluate the fixed exits alone, add --no-gate"),
         (["--split", "test"], 2, "has no split 'test'"),
+        # What the run would refuse, the dry run refuses.
+        (["--beta", "0.01"], 2, "predicts the exit itself, at beta 0.001 only"),
+        (["--beta", "0.01", "--dry-run"], 2, "predicts the exit itself, at beta 0.001 only"),
+        (["--no-gate", "--set", "beta=0.01", "--dry-run"], 2, "a price for a gate to choose exits at"),
     ],
 )
 def test_eval__wrong_request__says_so_with_its_code(

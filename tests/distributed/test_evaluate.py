@@ -5,6 +5,7 @@ from pathlib import Path
 
 from helpers_distributed import run_processes
 from helpers_evaluation import make_bench
+from helpers_stages import run_stage
 
 from ecocli.runtime.context import Runtime
 from ecocli.stages import evaluate
@@ -12,7 +13,7 @@ from ecocli.stages import evaluate
 
 def test_eval__two_processes__give_the_artifact_of_one(tmp_path: Path) -> None:
     bench = make_bench(tmp_path)
-    one = evaluate.run(bench.config(), bench.inputs, bench.store, Runtime.quiet())
+    one = run_stage(evaluate, bench.config(), bench.inputs, bench.store, Runtime.quiet())
     arguments = ["eval", "--store", str(bench.store.root), "--data-root", str(bench.dataset.root), "--device", "cpu"]
     settings = {
         "batch_size": 2,

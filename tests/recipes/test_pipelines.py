@@ -9,7 +9,6 @@ import signal
 import subprocess
 import time
 import tomllib
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -93,15 +92,14 @@ def put_parent(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         config = settings_of(recipe, tmp_path, monkeypatch)
     else:
         config = resolve_config(TrainParentConfig, train_parent_preset({}))
-    categories = [asdict(category) for category in CATEGORIES[config.dataset.name]]
     manifest = ParentManifest(
         schema_version=1,
         stage_config=config.model_dump(mode="json"),
         inputs={},
         dataset_fingerprints={},
-        architecture=config.architecture.model_dump(mode="json"),
+        architecture=config.architecture,
         exit_depths=config.exit_depths,
-        categories=tuple({**category, "color": list(category["color"])} for category in categories),
+        categories=tuple(category.recorded for category in CATEGORIES[config.dataset.name]),
         steps=config.steps,
     )
     return Store(tmp_path / "store").put(manifest, {"model.safetensors": b""}).digest

@@ -15,13 +15,14 @@ from pathlib import Path
 
 from helpers_store import gate_manifest, put_gate
 
-from ecocli.artifacts.action import Action, run_or_reuse
+from ecocli.artifacts.action import Action, Made, Plan, execute
 from ecocli.artifacts.digest import sha256_bytes
 from ecocli.artifacts.files import write_bytes
 from ecocli.artifacts.manifest import FileContents, GateManifest
 from ecocli.artifacts.store import Store
 from ecocli.config.base import Config
 from ecocli.errors import EcoError
+from ecocli.runtime.context import Runtime
 
 
 class _Beta(Config):
@@ -51,26 +52,26 @@ def compute(store: Store, log: str, locks: str) -> None:
     if locks == "broken":
         fcntl.flock = lambda *arguments: None
 
-    def work(run_dir: Path) -> tuple[GateManifest, FileContents]:
+    def work(run_dir: Path) -> Made[GateManifest]:
         with Path(log).open("a") as file:
             file.write("worked\n")
         time.sleep(0.5)
         write_bytes(run_dir / "gate.safetensors", b"weights" * 10_000, run_dir)
-        return gate_manifest(), {"gate.safetensors": run_dir / "gate.safetensors"}
+        return Made(gate_manifest(), {"gate.safetensors": run_dir / "gate.safetensors"})
 
-    _say(run_or_reuse(ACTION, GateManifest, store, work).digest)
+    _say(execute(Plan(ACTION, GateManifest, work), store, Runtime.quiet()).digest)
 
 
 def checkpoint_forever(store: Store) -> None:
     """Start an action, save a checkpoint, and never come to an end."""
 
-    def work(run_dir: Path) -> tuple[GateManifest, FileContents]:
+    def work(run_dir: Path) -> Made[GateManifest]:
         (run_dir / "checkpoint").write_bytes(b"step 5")
         _say("saved")
         time.sleep(600)
         raise AssertionError("the test did not kill this process")
 
-    run_or_reuse(ACTION, GateManifest, store, work)
+    execute(Plan(ACTION, GateManifest, work), store, Runtime.quiet())
 
 
 def fill(store: Store, limit_bytes: str) -> None:
@@ -86,10 +87,10 @@ def write_unprivileged(store: Store) -> None:
         os.setgid(65534)
         os.setuid(65534)
 
-    def never(run_dir: Path) -> tuple[GateManifest, FileContents]:
+    def never(run_dir: Path) -> Made[GateManifest]:
         raise AssertionError("the action was computed again")
 
-    _say(run_or_reuse(ACTION, GateManifest, store, never).digest)
+    _say(execute(Plan(ACTION, GateManifest, never), store, Runtime.quiet()).digest)
     _expect_refusal(store, {"new": b"new"})
 
 

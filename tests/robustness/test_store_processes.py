@@ -17,10 +17,11 @@ import pytest
 from helpers_store import age, gate_manifest, put_gate
 
 from ecocli.artifacts import collecting
-from ecocli.artifacts.action import Action, run_or_reuse
-from ecocli.artifacts.manifest import FileContents, GateManifest
+from ecocli.artifacts.action import Action, Made, Plan, execute
+from ecocli.artifacts.manifest import GateManifest
 from ecocli.artifacts.store import Store
 from ecocli.config.base import Config
+from ecocli.runtime.context import Runtime
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 WORKER = Path(__file__).with_name("store_worker.py")
@@ -102,13 +103,13 @@ def test_put__killed_at_random_moments__keeps_all_it_acknowledged(store: Store, 
     assert store.verify() == ()
 
 
-def test_run_or_reuse__many_processes__compute_once(store: Store, tmp_path: Path) -> None:
+def test_execute__many_processes__compute_once(store: Store, tmp_path: Path) -> None:
     log = tmp_path / "log"
     assert len(set(_swarm(store, tmp_path / "out", None, "compute", log, "held"))) == 1
     assert log.read_text() == "worked\n"
 
 
-def test_run_or_reuse__locks_granted_to_everyone__is_double_work_without_damage(store: Store, tmp_path: Path) -> None:
+def test_execute__locks_granted_to_everyone__is_double_work_without_damage(store: Store, tmp_path: Path) -> None:
     log = tmp_path / "log"
     (digest,) = set(_swarm(store, tmp_path / "out", None, "compute", log, "broken"))
     # The point of the test: they did work at the same time, in one run folder.
@@ -117,17 +118,17 @@ def test_run_or_reuse__locks_granted_to_everyone__is_double_work_without_damage(
     assert store.verify() == ()
 
 
-def test_run_or_reuse__killed__the_next_process_has_lock_and_checkpoint(store: Store) -> None:
+def test_execute__killed__the_next_process_has_lock_and_checkpoint(store: Store) -> None:
     process = _start("checkpoint_forever", store)
     assert process.stdout is not None
     assert process.stdout.readline() == "saved\n"
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
 
-    def work(run_dir: Path) -> tuple[GateManifest, FileContents]:
-        return gate_manifest(), {"state": (run_dir / "checkpoint").read_bytes()}
+    def work(run_dir: Path) -> Made[GateManifest]:
+        return Made(gate_manifest(), {"state": (run_dir / "checkpoint").read_bytes()})
 
-    artifact = run_or_reuse(ACTION, GateManifest, store, work)
+    artifact = execute(Plan(ACTION, GateManifest, work), store, Runtime.quiet())
     assert artifact.path_of("state").read_bytes() == b"step 5"
 
 
@@ -155,7 +156,9 @@ def public_store() -> Iterator[Store]:
 
 def test_put__read_only_store__is_a_clear_error_but_reading_works(public_store: Store) -> None:
     store = public_store
-    digest = run_or_reuse(ACTION, GateManifest, store, lambda run_dir: (gate_manifest(), {"w": b"w"})).digest
+    digest = execute(
+        Plan(ACTION, GateManifest, lambda run_dir: Made(gate_manifest(), {"w": b"w"})), store, Runtime.quiet()
+    ).digest
     for path in (store.root, *store.root.rglob("*")):
         # Permissions do not stop root, so the worker becomes another user where it can; see there.
         path.chmod(0o555 if path.is_dir() else 0o444)

@@ -17,7 +17,9 @@ import pytest
 from helpers_evaluation import Bench, make_bench
 from helpers_inference import EXIT_DEPTHS, RULE, TINY, tiny_model
 from helpers_sizes import SIZES
+from helpers_stages import run_stage
 
+from ecocli.artifacts.action import execute
 from ecocli.artifacts.derived_table import read_derived
 from ecocli.artifacts.manifest import ParentManifest
 from ecocli.artifacts.tables import column_docs, write_table
@@ -33,7 +35,8 @@ from ecocli.runtime.context import Runtime
 from ecocli.scoring import score_stream as derive_stream
 from ecocli.scoring.batches import load_batch
 from ecocli.scoring.score_exits import DerivedRow, derive_rows
-from ecocli.stages.derive import Shard, plan, plan_parts, run, run_shard
+from ecocli.stages import derive
+from ecocli.stages.derive import Shard, plan, plan_parts, take_shard
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +55,7 @@ def inputs(bench: Bench) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def derived(bench: Bench) -> SimpleNamespace:
-    artifact = run(config(bench), inputs(bench), bench.store, Runtime.quiet())
+    artifact = run_stage(derive, config(bench), inputs(bench), bench.store, Runtime.quiet())
     tables = {split: pq.read_table(artifact.path_of(f"{split}.parquet")) for split in ("train", "val")}
     return SimpleNamespace(artifact=artifact, tables=tables)
 
@@ -118,12 +121,12 @@ def test_run__counts__give_the_data_sets_pq_at_every_exit(bench: Bench, derived:
 
 
 def test_run__parts_of_another_size__same_bytes(bench: Bench, derived: SimpleNamespace) -> None:
-    again = run(config(bench, part_images=4), inputs(bench), bench.store, Runtime.quiet(), force=True)
+    again = run_stage(derive, config(bench, part_images=4), inputs(bench), bench.store, Runtime.quiet(), force=True)
     assert again.digest == derived.artifact.digest
 
 
 def test_run__other_batch_size__same_rows(bench: Bench, derived: SimpleNamespace) -> None:
-    other = run(config(bench, batch_size=3, part_images=3), inputs(bench), bench.store, Runtime.quiet())
+    other = run_stage(derive, config(bench, batch_size=3, part_images=3), inputs(bench), bench.store, Runtime.quiet())
     for split, table in derived.tables.items():
         found = pq.read_table(other.path_of(f"{split}.parquet"))
         for name in table.column_names:
@@ -134,18 +137,17 @@ def test_run__other_batch_size__same_rows(bench: Bench, derived: SimpleNamespace
                 assert table[name].to_pylist() == found[name].to_pylist(), name
 
 
-def test_run_shard__three_shards_in_any_order__last_one_joins(bench: Bench, derived: SimpleNamespace) -> None:
+def test_take_shard__three_shards_in_any_order__last_one_joins(bench: Bench, derived: SimpleNamespace) -> None:
     runtime = Runtime.quiet()
-    arguments = (config(bench), inputs(bench), bench.store, runtime)
-    assert run_shard(*arguments, Shard(2, 3), force=True) is None
-    assert run_shard(*arguments, Shard(0, 3), force=True) is None
-    joined = run_shard(*arguments, Shard(1, 3), force=True)
-    assert joined is not None
-    assert joined.digest == derived.artifact.digest
+    planned = plan(config(bench), inputs(bench), bench.store, runtime)
+    assert [take_shard(planned, bench.store, runtime, Shard(i, 3), force=True) for i in (2, 0, 1)] == [
+        False,
+        False,
+        True,
+    ]
+    assert execute(planned, bench.store, runtime, force=True).digest == derived.artifact.digest
     # A late task of the array finds the result.
-    late = run_shard(*arguments, Shard(0, 3))
-    assert late is not None
-    assert late.digest == derived.artifact.digest
+    assert take_shard(planned, bench.store, runtime, Shard(0, 3))
 
 
 def test_run__stop_requested__keeps_finished_parts_and_goes_on(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,11 +155,11 @@ def test_run__stop_requested__keeps_finished_parts_and_goes_on(bench: Bench, mon
     stopped = Runtime.quiet()
     stopped.stop.request("SIGTERM")
     with pytest.raises(InterruptedRunError, match=r"Stopped by SIGTERM after 1 of 3 parts .* goes on from here"):
-        run(settings, inputs(bench), bench.store, stopped)
+        run_stage(derive, settings, inputs(bench), bench.store, stopped)
     computed = []
     original = derive_stream.score_prediction
     monkeypatch.setattr(derive_stream, "score_prediction", lambda *a: computed.append(a[0].image_id) or original(*a))
-    artifact = run(settings, inputs(bench), bench.store, Runtime.quiet())
+    artifact = run_stage(derive, settings, inputs(bench), bench.store, Runtime.quiet())
     # Four of six images were left, each scored at three exits.
     assert len(computed) == 4 * 3
     assert artifact.manifest.rows == {"val": 6}
@@ -173,6 +175,7 @@ from ecocli.config.dataset import DatasetConfig
 from ecocli.config.derive import DeriveConfig
 from ecocli.runtime.context import Runtime
 import ecocli.stages.derive as stage
+from helpers_stages import run_stage
 config = DeriveConfig.model_validate_json(sys.argv[3])
 written = tables.write_table
 def write_and_die(path, table):
@@ -181,7 +184,7 @@ def write_and_die(path, table):
         os.kill(os.getpid(), signal.SIGKILL)
     written(path, table)
 tables.write_table = write_and_die
-stage.run(config, {"parent": sys.argv[2]}, Store(Path(sys.argv[1])), Runtime.quiet())
+run_stage(stage, config, {"parent": sys.argv[2]}, Store(Path(sys.argv[1])))
 """
 
 
@@ -201,39 +204,40 @@ def test_run__killed_in_the_second_part__goes_on_to_the_same_digest(bench: Bench
         timeout=300,
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
-    action, subject = plan(settings, inputs(bench), bench.store, Runtime.quiet())
-    parts = plan_parts(settings, subject, bench.store.run_dir(action.digest))
+    planned = plan(settings, inputs(bench), bench.store, Runtime.quiet())
+    parts = plan_parts(settings, planned.subject, bench.store.run_dir(planned.action.digest))
     assert [part.file.exists() for part in parts] == [True, False, False, False]
-    resumed = run(settings, inputs(bench), bench.store, Runtime.quiet())
-    fresh = run(settings, inputs(bench), bench.store, Runtime.quiet(), force=True)
+    resumed = run_stage(derive, settings, inputs(bench), bench.store, Runtime.quiet())
+    fresh = run_stage(derive, settings, inputs(bench), bench.store, Runtime.quiet(), force=True)
     assert resumed.digest == fresh.digest
 
 
 def test_run__part_with_a_missing_row__is_refused_and_removed(bench: Bench) -> None:
     settings = config(bench, splits=("val",), batch_size=6, part_images=3)
-    action, subject = plan(settings, inputs(bench), bench.store, Runtime.quiet())
-    first, second = plan_parts(settings, subject, bench.store.run_dir(action.digest))
-    whole = pq.read_table(run(config(bench), inputs(bench), bench.store, Runtime.quiet()).path_of("val.parquet"))
+    planned = plan(settings, inputs(bench), bench.store, Runtime.quiet())
+    first, second = plan_parts(settings, planned.subject, bench.store.run_dir(planned.action.digest))
+    whole = pq.read_table(run_stage(derive, config(bench), inputs(bench), bench.store).path_of("val.parquet"))
     write_table(first.file, whole.slice(1, 3))
     write_table(second.file, whole.slice(4))
     with pytest.raises(ArtifactError, match=r"hold 5 rows, expected one for each of the 6 images.*were removed"):
-        run(settings, inputs(bench), bench.store, Runtime.quiet())
-    assert run(settings, inputs(bench), bench.store, Runtime.quiet()).manifest.rows == {"val": 6}
+        run_stage(derive, settings, inputs(bench), bench.store, Runtime.quiet())
+    assert run_stage(derive, settings, inputs(bench), bench.store, Runtime.quiet()).manifest.rows == {"val": 6}
 
 
 def test_run__damaged_part__is_refused_and_removed(bench: Bench) -> None:
     settings = config(bench, splits=("val",), batch_size=5)
-    action, subject = plan(settings, inputs(bench), bench.store, Runtime.quiet())
-    parts = plan_parts(settings, subject, bench.store.run_dir(action.digest))
+    planned = plan(settings, inputs(bench), bench.store, Runtime.quiet())
+    parts = plan_parts(settings, planned.subject, bench.store.run_dir(planned.action.digest))
     parts[0].file.write_bytes(b"no parquet")
     with pytest.raises(ArtifactError, match=r"Cannot read a table .*The parts were removed"):
-        run(settings, inputs(bench), bench.store, Runtime.quiet())
+        run_stage(derive, settings, inputs(bench), bench.store, Runtime.quiet())
     assert not parts[0].file.exists()
 
 
 def test_run__parent_of_other_categories__is_refused(bench: Bench) -> None:
     parent = bench.store.get(bench.inputs["parent"], ParentManifest)
-    categories = (*parent.manifest.categories[:-1], {**parent.manifest.categories[-1], "name": "other"})
+    *kept, last = parent.manifest.categories
+    categories = (*kept, last.model_copy(update={"name": "other"}))
     files = {"model.safetensors": parent.path_of("model.safetensors")}
     strange = bench.store.put(parent.manifest.model_copy(update={"categories": categories}), files)
     with pytest.raises(
@@ -262,10 +266,8 @@ def test_run__cityscapes_ids_of_two_kinds__refused_for_two_splits_and_read_for_o
     two = {"dataset": DatasetConfig.model_validate({"name": str(tmp_path / "two.toml")})}
     with pytest.raises(DataError, match="The splits train and val of two have different categories or category ids"):
         plan(config(bench, splits=("train", "val")).model_copy(update=two), bench.inputs, bench.store, Runtime.quiet())
-    _, subject = plan(
-        config(bench, splits=("train",)).model_copy(update=two), bench.inputs, bench.store, Runtime.quiet()
-    )
-    assert subject.datasets[0].categories[0].id > 100
+    planned = plan(config(bench, splits=("train",)).model_copy(update=two), bench.inputs, bench.store, Runtime.quiet())
+    assert planned.subject.datasets[0].categories[0].id > 100
 
 
 def test_derive_config__same_split_twice__is_refused(bench: Bench) -> None:

@@ -6,9 +6,10 @@ import zipfile
 import pytest
 from helpers_evaluation import IMAGES, Bench, make_bench
 from helpers_inference import EXIT_DEPTHS, RULE, tiny_model
+from helpers_stages import run_stage
 
 from ecocli.artifacts.artifact import Artifact
-from ecocli.artifacts.manifest import DerivedManifest, GateManifest, ParentManifest, ReportManifest
+from ecocli.artifacts.manifest import DerivedManifest, EvaluationManifest, GateManifest, ParentManifest
 from ecocli.artifacts.tables import column_docs, read_table
 from ecocli.config.dataset import ResizeConfig
 from ecocli.config.evaluate import EvaluateExecutionConfig
@@ -34,16 +35,16 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 
 @pytest.fixture(scope="module")
-def report(bench: Bench) -> Artifact[ReportManifest]:
-    return evaluate.run(bench.config(), bench.inputs, bench.store, Runtime.quiet())
+def report(bench: Bench) -> Artifact[EvaluationManifest]:
+    return run_stage(evaluate, bench.config(), bench.inputs, bench.store, Runtime.quiet())
 
 
-def rows_of(report: Artifact[ReportManifest]) -> dict[str, dict[str, object]]:
-    return {row["name"]: row for row in report.manifest.summary["rows"]}
+def rows_of(report: Artifact[EvaluationManifest]) -> dict[str, dict[str, object]]:
+    return {row.name: row.model_dump(mode="json") for row in report.manifest.summary.rows}
 
 
 def test_run__fixed_exits__have_the_pq_of_counts_added_image_by_image(
-    bench: Bench, report: Artifact[ReportManifest]
+    bench: Bench, report: Artifact[EvaluationManifest]
 ) -> None:
     dataset, model = open_dataset(bench.dataset, "val"), tiny_model()
     counts = [[] for _ in EXIT_DEPTHS]
@@ -63,7 +64,7 @@ def test_run__fixed_exits__have_the_pq_of_counts_added_image_by_image(
         assert (row["pq_things"], row["pq_stuff"]) == pytest.approx((quality.things.pq, quality.stuff.pq), abs=1e-12)
 
 
-def test_run__rows__hold_gate_and_all_controls(bench: Bench, report: Artifact[ReportManifest]) -> None:
+def test_run__rows__hold_gate_and_all_controls(bench: Bench, report: Artifact[EvaluationManifest]) -> None:
     rows = rows_of(report)
     assert list(rows) == ["exit 1", "exit 2", "exit 3", "gate", "random", "oracle"]
     shares = [bench.gate_depths.count(depth) / IMAGES for depth in EXIT_DEPTHS]
@@ -80,7 +81,7 @@ def test_run__rows__hold_gate_and_all_controls(bench: Bench, report: Artifact[Re
 
 
 def test_run__files__document_their_columns_and_agree_with_the_rows(
-    bench: Bench, report: Artifact[ReportManifest]
+    bench: Bench, report: Artifact[EvaluationManifest]
 ) -> None:
     images = read_table(report.path_of("images.parquet"))
     assert images["gate_depth"].to_pylist() == list(bench.gate_depths)
@@ -96,26 +97,26 @@ def test_run__files__document_their_columns_and_agree_with_the_rows(
         assert len(archive.namelist()) == IMAGES + 1
 
 
-def test_run__same_request__is_reused_under_both_names(bench: Bench, report: Artifact[ReportManifest]) -> None:
-    again = evaluate.run(bench.config(), bench.inputs, bench.store, Runtime.quiet(), names=["mine"])
+def test_run__same_request__is_reused_under_both_names(bench: Bench, report: Artifact[EvaluationManifest]) -> None:
+    again = run_stage(evaluate, bench.config(), bench.inputs, bench.store, Runtime.quiet(), names=["mine"])
     assert again.digest == report.digest
     names = bench.store.names()
-    assert names["report"] == names["evaluation"] == names["mine"] == report.digest
+    assert names["evaluation"] == names["mine"] == report.digest
 
 
 def test_run__interrupted_and_forced_again__gives_the_same_digest(
-    bench: Bench, report: Artifact[ReportManifest]
+    bench: Bench, report: Artifact[EvaluationManifest]
 ) -> None:
     runtime = Runtime.quiet()
     runtime.stop.request("SIGUSR1")
     with pytest.raises(InterruptedRunError, match="Stopped by SIGUSR1 after 1 of 3 parts"):
-        evaluate.run(bench.config(), bench.inputs, bench.store, runtime, force=True)
-    again = evaluate.run(bench.config(), bench.inputs, bench.store, Runtime.quiet(), force=True)
+        run_stage(evaluate, bench.config(), bench.inputs, bench.store, runtime, force=True)
+    again = run_stage(evaluate, bench.config(), bench.inputs, bench.store, force=True)
     assert again.digest == report.digest
 
 
 def test_run__timings_and_execution__stay_out_of_the_digest(
-    bench: Bench, report: Artifact[ReportManifest], monkeypatch: pytest.MonkeyPatch
+    bench: Bench, report: Artifact[EvaluationManifest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     timed: list[tuple[str, ...]] = []
     original = timing.predict_gated
@@ -126,7 +127,9 @@ def test_run__timings_and_execution__stay_out_of_the_digest(
 
     monkeypatch.setattr(timing, "predict_gated", noted)
     execution = EvaluateExecutionConfig(timed_images=3, part_images=100)
-    again = evaluate.run(bench.config(execution=execution), bench.inputs, bench.store, Runtime.quiet(), force=True)
+    again = run_stage(
+        evaluate, bench.config(execution=execution), bench.inputs, bench.store, Runtime.quiet(), force=True
+    )
     assert again.digest == report.digest
     measured = bench.store.read_provenance(again.digest)["ms_per_image"]
     assert set(measured) == {"exit 1", "exit 2", "exit 3", "gate"}
@@ -137,9 +140,9 @@ def test_run__timings_and_execution__stay_out_of_the_digest(
 
 
 def test_run__bfloat16__is_another_request_with_nearly_the_same_result(
-    bench: Bench, report: Artifact[ReportManifest]
+    bench: Bench, report: Artifact[EvaluationManifest]
 ) -> None:
-    found = evaluate.run(bench.config(precision="bfloat16"), bench.inputs, bench.store, Runtime.quiet())
+    found = run_stage(evaluate, bench.config(precision="bfloat16"), bench.inputs, bench.store, Runtime.quiet())
     assert found.digest != report.digest
     wanted = rows_of(report)
     for name, row in rows_of(found).items():
@@ -152,7 +155,7 @@ def test_run__bfloat16__is_another_request_with_nearly_the_same_result(
     "table", ["fits", "of another split", "of other images", "at another size", "in another precision"]
 )
 def test_run__gate_only__takes_the_controls_pq_from_a_fitting_table_or_runs_for_pq_alone(
-    bench: Bench, report: Artifact[ReportManifest], table: str, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, report: Artifact[EvaluationManifest], table: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = bench.config(every_exit=False, predictions=False)
     inputs, has_table = bench.inputs, table == "fits"
@@ -171,7 +174,7 @@ def test_run__gate_only__takes_the_controls_pq_from_a_fitting_table_or_runs_for_
     ran_exits = []
     original = scoring.derive_rows
     monkeypatch.setattr(scoring, "derive_rows", lambda *args: ran_exits.append(1) or original(*args))
-    found = evaluate.run(config, inputs, bench.store, Runtime.quiet())
+    found = run_stage(evaluate, config, inputs, bench.store, Runtime.quiet())
     rows, full = rows_of(found), rows_of(report)
     assert bool(ran_exits) is not has_table
     assert ("derived" in found.manifest.inputs) is has_table
@@ -184,7 +187,7 @@ def test_run__gate_only__takes_the_controls_pq_from_a_fitting_table_or_runs_for_
     assert read_table(found.path_of("images.parquet")).equals(whole)
 
 
-def test_read_exit_table__written_images__gives_counts_and_costs_back(report: Artifact[ReportManifest]) -> None:
+def test_read_exit_table__written_images__gives_counts_and_costs_back(report: Artifact[EvaluationManifest]) -> None:
     images = read_table(report.path_of("images.parquet"))
     table = read_exit_table(images, EXIT_DEPTHS, 13)
     rows = rows_of(report)
@@ -195,9 +198,9 @@ def test_read_exit_table__written_images__gives_counts_and_costs_back(report: Ar
 
 def test_run__no_gate__evaluates_exits_and_oracle(bench: Bench) -> None:
     config = bench.config(metrics=())
-    found = evaluate.run(config, {"parent": bench.inputs["parent"]}, bench.store, Runtime.quiet())
+    found = run_stage(evaluate, config, {"parent": bench.inputs["parent"]}, bench.store, Runtime.quiet())
     assert list(rows_of(found)) == ["exit 1", "exit 2", "exit 3", "oracle"]
-    assert found.manifest.summary["gate"] is found.manifest.summary["gate_lead"] is None
+    assert found.manifest.summary.gate is found.manifest.summary.gate_lead is None
     assert read_table(found.path_of("images.parquet"))["gate_depth"].null_count == IMAGES
     with zipfile.ZipFile(found.path_of("predictions.zip")) as archive:
         assert len(archive.namelist()) == IMAGES + 1
@@ -236,19 +239,19 @@ def test_run__gate_of_another_parent__is_refused(bench: Bench) -> None:
     )
     gate = variant_gate(bench, other.digest, EXIT_DEPTHS, 1)
     with pytest.raises(ArtifactError, match=f"was fitted for the parent {other.digest}, not for {parent.digest}"):
-        evaluate.run(bench.config(), {**bench.inputs, "gate": gate}, bench.store, Runtime.quiet())
+        run_stage(evaluate, bench.config(), {**bench.inputs, "gate": gate}, bench.store, Runtime.quiet())
 
 
 def test_run__gate_with_other_exits__is_refused(bench: Bench) -> None:
     gate = variant_gate(bench, bench.inputs["parent"], (2, 3, 4), 2)
     with pytest.raises(ArtifactError, match=r"chooses exits at depths \[4\], the parent has \[1, 2, 3\]"):
-        evaluate.run(bench.config(), {**bench.inputs, "gate": gate}, bench.store, Runtime.quiet())
+        run_stage(evaluate, bench.config(), {**bench.inputs, "gate": gate}, bench.store, Runtime.quiet())
 
 
 def test_run__damaged_gate__is_refused(bench: Bench) -> None:
     gate = variant_gate(bench, bench.inputs["parent"], (1, 3), 3)
     with pytest.raises(ArtifactError, match=r"holds linear.weight \[3, 128\] over feature 'res5', expected one row"):
-        evaluate.run(bench.config(), {**bench.inputs, "gate": gate}, bench.store, Runtime.quiet())
+        run_stage(evaluate, bench.config(), {**bench.inputs, "gate": gate}, bench.store, Runtime.quiet())
 
 
 def test_run__parent_of_other_categories__is_refused(bench: Bench) -> None:
@@ -260,7 +263,7 @@ def test_run__parent_of_other_categories__is_refused(bench: Bench) -> None:
         provenance={},
     )
     with pytest.raises(DataError, match="knows 12 categories, the data set own-truth has 13, and they are not"):
-        evaluate.run(bench.config(), {"parent": other.digest}, bench.store, Runtime.quiet())
+        run_stage(evaluate, bench.config(), {"parent": other.digest}, bench.store, Runtime.quiet())
 
 
 def test_run__weights_of_another_architecture__are_refused(bench: Bench) -> None:
@@ -272,7 +275,7 @@ def test_run__weights_of_another_architecture__are_refused(bench: Bench) -> None
         provenance={},
     )
     with pytest.raises(ArtifactError, match=f"weights of the parent {other.digest} do not fit its architecture tiny"):
-        evaluate.run(bench.config(), {"parent": other.digest}, bench.store, Runtime.quiet())
+        run_stage(evaluate, bench.config(), {"parent": other.digest}, bench.store, Runtime.quiet())
 
 
 def test_evaluate_config__folder_of_the_data__is_no_part_of_the_request(bench: Bench) -> None:

@@ -12,6 +12,7 @@ from ecocli.artifacts.manifest import ParentManifest
 from ecocli.artifacts.store import Store
 from ecocli.artifacts.tensors import save_tensors
 from ecocli.config.architecture import ArchitectureConfig
+from ecocli.config.category import CategoryConfig
 from ecocli.config.export_weights import ExportWeightsConfig
 from ecocli.errors import UsageError
 from ecocli.runtime.context import Runtime
@@ -31,9 +32,12 @@ def put_parent(store: Store, architecture: ArchitectureConfig) -> str:
         stage_config={},
         inputs={},
         dataset_fingerprints={},
-        architecture=architecture.model_dump(mode="json"),
+        architecture=architecture,
         exit_depths=(1, 2, 3),
-        categories=tuple({"id": index, "name": f"class-{index}"} for index in range(4)),
+        categories=tuple(
+            CategoryConfig(id=index, name=f"class-{index}", supercategory="", is_thing=True, color=(0, 0, 0))
+            for index in range(4)
+        ),
         steps=5,
     )
     return store.put(manifest, {"model.safetensors": save_tensors(random_model(architecture).state_dict())}).digest

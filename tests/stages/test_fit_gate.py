@@ -10,9 +10,11 @@ import pyarrow as pa
 import pytest
 import torch
 from helpers_gate import derived_records, put_derived
+from helpers_stages import run_stage
 
 from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.derived_table import DerivedRecord, read_derived
+from ecocli.artifacts.lineage import check_tables
 from ecocli.artifacts.manifest import DerivedManifest, GateManifest
 from ecocli.artifacts.store import Store
 from ecocli.artifacts.tensors import load_tensors
@@ -21,7 +23,7 @@ from ecocli.errors import ArtifactError, DataError, UsageError
 from ecocli.metrics.assignment import assignment_pq
 from ecocli.metrics.panoptic_quality import ImageCounts
 from ecocli.runtime.context import Runtime
-from ecocli.stages.fit_gate import check_parent, run
+from ecocli.stages import fit_gate
 
 DEPTHS = (2, 3, 4)
 
@@ -40,7 +42,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory, records: dict[str, list[Der
 
 def fit(shared: tuple[Store, str], **settings: Any) -> Artifact[GateManifest]:
     config = FitGateConfig(**{"bootstrap_replicates": 50, "folds": 3, **settings})
-    return run(config, {"derived": shared[1]}, shared[0], Runtime.quiet())
+    return run_stage(fit_gate, config, {"derived": shared[1]}, shared[0], Runtime.quiet())
 
 
 def choices(gate: Artifact[GateManifest], records: Sequence[DerivedRecord]) -> np.ndarray:
@@ -60,7 +62,7 @@ def test_run__features_that_tell__gate_beats_the_fixed_mixture(
     shared: tuple[Store, str], records: dict[str, list[DerivedRecord]], head: str, loss: str
 ) -> None:
     gate = fit(shared, beta=0.005, head=head, loss=loss)
-    metrics: Any = gate.manifest.metrics
+    metrics: Any = gate.manifest.metrics.model_dump(mode="json")
     assert metrics["scored_on"] == "val"
     assert metrics["lead_interval"][0] > 0.002
     assert metrics["oracle"]["pq"] > metrics["gate"]["pq"] > metrics["blend"]["pq"]
@@ -84,23 +86,25 @@ def test_run__smaller_k__offers_the_first_exits_only(shared: tuple[Store, str]) 
     gate = fit(shared, beta=0.0005, deepest_exit=3)
     assert gate.manifest.exit_depths == (2, 3)
     assert load_tensors(gate.path_of("gate.safetensors"))["linear.weight"].shape == (2, 8)
-    assert [entry["exit_depth"] for entry in gate.manifest.metrics["fixed"]] == [2, 3]  # type: ignore[index, union-attr]
+    assert [entry["exit_depth"] for entry in gate.manifest.metrics.model_dump(mode="json")["fixed"]] == [2, 3]
 
 
 def test_run__k_of_the_shallowest_exit__is_a_constant_gate(shared: tuple[Store, str]) -> None:
     gate = fit(shared, beta=0.0, deepest_exit=2)
     assert gate.manifest.exit_depths == (2,)
-    assert gate.manifest.metrics["gate"]["exit_shares"] == [1.0]  # type: ignore[index, call-overload]
+    assert gate.manifest.metrics.model_dump(mode="json")["gate"]["exit_shares"] == [1.0]
 
 
 def test_run__higher_beta__costs_less(shared: tuple[Store, str]) -> None:
-    costs = [fit(shared, beta=beta).manifest.metrics["gate"]["gflops"] for beta in (0.0, 0.01, 0.04)]  # type: ignore[index, call-overload]
+    costs = [
+        fit(shared, beta=beta).manifest.metrics.model_dump(mode="json")["gate"]["gflops"] for beta in (0.0, 0.01, 0.04)
+    ]
     assert costs == sorted(costs, reverse=True)
     assert costs[0] > costs[-1]
 
 
 def test_run__price_beyond_every_gain__takes_the_shallowest_exit_and_says_so(shared: tuple[Store, str]) -> None:
-    metrics: Any = fit(shared, beta=1.0).manifest.metrics
+    metrics: Any = fit(shared, beta=1.0).manifest.metrics.model_dump(mode="json")
     assert metrics["gate"]["exit_shares"] == [1.0, 0.0, 0.0]
     assert "no better than a fixed mixture of equal cost" in metrics["warnings"][0]
     assert "sends every image to exit 2" in metrics["warnings"][1]
@@ -127,7 +131,7 @@ def test_run__target_gflops__spends_the_budget_and_no_more(
     spent = mean_gflops(records["val"], choices(gate, records["val"])) + 8 * 3 / 1e9
     # One image of 300 moves the mean by at most (18 - 14) / 300.
     assert target - 4 / 300 - 1e-6 <= spent <= target
-    trade_off: Any = gate.manifest.metrics["trade_off"]
+    trade_off: Any = gate.manifest.metrics.model_dump(mode="json")["trade_off"]
     assert len(trade_off) >= 3
     assert [step["beta"] for step in trade_off] == sorted(step["beta"] for step in trade_off)
 
@@ -135,7 +139,7 @@ def test_run__target_gflops__spends_the_budget_and_no_more(
 def test_run__target_gflops_above_every_exit__takes_beta_zero(shared: tuple[Store, str]) -> None:
     gate = fit(shared, target_gflops=1000.0, l2=0.01)
     assert gate.manifest.beta == 0.0
-    assert gate.manifest.metrics["fit"]["offset"] == 0.0  # type: ignore[index, call-overload]
+    assert gate.manifest.metrics.model_dump(mode="json")["fit"]["offset"] == 0.0
 
 
 def test_run__target_ms__is_counted_in_the_given_milliseconds(
@@ -150,7 +154,9 @@ def test_run__target_ms__is_counted_in_the_given_milliseconds(
 
 @pytest.mark.parametrize("head", ["class", "quality"])
 def test_run__max_pq_drop__keeps_to_it_and_saves(shared: tuple[Store, str], head: str) -> None:
-    metrics: Any = fit(shared, max_pq_drop=0.4, head=head, l2=0.01 if head == "class" else None).manifest.metrics
+    metrics: Any = fit(
+        shared, max_pq_drop=0.4, head=head, l2=0.01 if head == "class" else None
+    ).manifest.metrics.model_dump(mode="json")
     deepest = metrics["fixed"][-1]
     assert metrics["gate"]["pq"] >= deepest["pq"] - 0.004
     assert metrics["gate"]["gflops"] < deepest["gflops"] - 1.0
@@ -180,15 +186,15 @@ def test_run__cost_in_gflops__is_the_depths_gate_at_the_matching_price(
 
 def test_run__compare_heads__scores_all_three(shared: tuple[Store, str]) -> None:
     gate = fit(shared, beta=0.005, compare_heads=True)
-    heads: Any = gate.manifest.metrics["heads"]
+    heads: Any = gate.manifest.metrics.model_dump(mode="json")["heads"]
     assert set(heads) == {"class", "quality", "mlp"}
-    assert heads["class"]["pq"] == pytest.approx(gate.manifest.metrics["gate"]["pq"])  # type: ignore[index, call-overload]
+    assert heads["class"]["pq"] == pytest.approx(gate.manifest.metrics.model_dump(mode="json")["gate"]["pq"])
     assert all(entry["lead"] > 0.002 for entry in heads.values())
 
 
 def test_run__same_request_twice__is_reused(shared: tuple[Store, str], monkeypatch: pytest.MonkeyPatch) -> None:
     first = fit(shared, beta=0.007)
-    monkeypatch.setattr("ecocli.stages.fit_gate._fit", None)
+    monkeypatch.setattr("ecocli.stages.fit_gate.work.fit", None)
     assert fit(shared, beta=0.007).digest == first.digest
 
 
@@ -201,7 +207,9 @@ def store_of(tmp_path: Path, splits: dict[str, list[DerivedRecord]], **options: 
 
 
 def test_run__no_val_table__scores_on_rows_held_out(tmp_path: Path) -> None:
-    metrics: Any = fit(store_of(tmp_path, {"train": derived_records(2, 200)}), beta=0.005).manifest.metrics
+    metrics: Any = fit(store_of(tmp_path, {"train": derived_records(2, 200)}), beta=0.005).manifest.metrics.model_dump(
+        mode="json"
+    )
     assert (metrics["scored_on"], metrics["images"]) == ("a fifth of train", 40)
     assert metrics["fit"]["training_images"] == 160
 
@@ -211,13 +219,15 @@ def test_run__rows_without_quality__teach_nothing_but_are_scored(tmp_path: Path)
     nothing = ImageCounts.zeros(3)
     empty = [replace(record, counts=(nothing,) * 3) for record in records[:10]]
     shared = store_of(tmp_path, {"train": [*empty, *records[10:]], "val": [*empty, *records[10:]]})
-    metrics: Any = fit(shared, beta=0.005).manifest.metrics
+    metrics: Any = fit(shared, beta=0.005).manifest.metrics.model_dump(mode="json")
     assert (metrics["fit"]["training_images"], metrics["fit"]["left_out_images"]) == (50, 10)
     assert (metrics["images"], metrics["undefined_images"]) == (60, 10)
     # Images without a segment add nothing to the data set's PQ: without them the gate is the same.
     (tmp_path / "b").mkdir()
     alone = fit(store_of(tmp_path / "b", {"train": records[10:], "val": records[10:]}), beta=0.005)
-    assert metrics["gate"]["pq"] == pytest.approx(alone.manifest.metrics["gate"]["pq"], abs=1e-12)  # type: ignore[index, call-overload]
+    assert metrics["gate"]["pq"] == pytest.approx(
+        alone.manifest.metrics.model_dump(mode="json")["gate"]["pq"], abs=1e-12
+    )
 
 
 def test_run__no_row_with_quality__is_refused(tmp_path: Path) -> None:
@@ -266,11 +276,10 @@ def test_run__row_missing__is_refused(tmp_path: Path) -> None:
         fit(store_of(tmp_path, {"train": derived_records(12, 9)}, change=drop_first), beta=0.0)
 
 
-def test_check_parent__tables_of_another_parent__are_refused(shared: tuple[Store, str]) -> None:
-    derived = shared[0].get(shared[1], DerivedManifest)
-    check_parent(derived, "sha256:" + "1" * 64)
+def test_check_tables__tables_of_another_parent__are_refused(shared: tuple[Store, str]) -> None:
+    check_tables(*shared, "sha256:" + "1" * 64)
     with pytest.raises(ArtifactError, match=r"derived from the parent sha256:1+, not from sha256:2+\. Name the tables"):
-        check_parent(derived, "sha256:" + "2" * 64)
+        check_tables(*shared, "sha256:" + "2" * 64)
 
 
 def test_run__k_out_of_range__says_what_there_is(shared: tuple[Store, str]) -> None:

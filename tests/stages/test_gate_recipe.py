@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from helpers_distributed import run_processes
 from helpers_evaluation import Bench, make_bench
+from helpers_stages import run_stage
 
 from ecocli.config.dataset import DatasetConfig
 from ecocli.config.derive import DeriveConfig
@@ -29,7 +30,7 @@ def dataset(bench: Bench) -> DatasetConfig:
 @pytest.fixture(scope="module")
 def derived(bench: Bench, dataset: DatasetConfig) -> str:
     config = DeriveConfig(dataset=dataset, batch_size=2)
-    return derive.run(config, {"parent": bench.inputs["parent"]}, bench.store, Runtime.quiet()).digest
+    return run_stage(derive, config, {"parent": bench.inputs["parent"]}, bench.store, Runtime.quiet()).digest
 
 
 @pytest.mark.parametrize("settings", [{"head": "class", "l2": 1e-4}, {"head": "quality", "cost": "gflops"}])
@@ -38,7 +39,7 @@ def test_fit_gate__on_a_derived_table__equals_the_gated_run_of_eval(
 ) -> None:
     # Both on the rows of the validation split, so that the gate has something to tell apart.
     config = FitGateConfig(beta=0.0, train_split="val", score_split="train", bootstrap_replicates=20, **settings)
-    gate = fit_gate.run(config, {"derived": derived}, bench.store, Runtime.quiet())
+    gate = run_stage(fit_gate, config, {"derived": derived}, bench.store, Runtime.quiet())
     inputs = {"parent": bench.inputs["parent"], "gate": gate.digest}
     for split in ("train", "val"):
         evaluation = EvaluateConfig(
@@ -50,14 +51,16 @@ def test_fit_gate__on_a_derived_table__equals_the_gated_run_of_eval(
             execution=QUIET,
             bootstrap_replicates=20,
         )
-        summary: Any = evaluate.run(evaluation, inputs, bench.store, Runtime.quiet()).manifest.summary
+        summary: Any = run_stage(
+            evaluate, evaluation, inputs, bench.store, Runtime.quiet()
+        ).manifest.summary.model_dump(mode="json")
         rows = {row["name"]: row for row in summary["rows"]}
         if split == "val":
             # Nothing here is trivial: the exits differ, and the gate takes more than one of them.
             assert len({row["pq"] for name, row in rows.items() if name.startswith("exit")}) == 3
             assert max(rows["gate"]["exit_shares"]) < 1.0
             continue
-        metrics: Any = gate.manifest.metrics
+        metrics: Any = gate.manifest.metrics.model_dump(mode="json")
         assert rows["gate"]["pq"] > 0.0
         assert metrics["gate"]["pq"] == pytest.approx(rows["gate"]["pq"], abs=1e-9)
         assert metrics["gate"]["gflops"] == pytest.approx(rows["gate"]["gflops"], rel=1e-9)
@@ -77,13 +80,15 @@ from ecocli.config.derive import DeriveConfig, DeriveExecutionConfig
 from ecocli.config.dataset import DatasetConfig
 from ecocli.runtime.context import Runtime
 from ecocli.runtime.distributed import setup_world, teardown_world
-from ecocli.stages.derive import run
+from ecocli.artifacts.action import execute
+from ecocli.stages.derive import plan
 from dataclasses import replace
 world = setup_world("cpu")
 runtime = replace(Runtime.quiet(), world=world)
 dataset = DatasetConfig.model_validate_json(sys.argv[3])
 config = DeriveConfig(dataset=dataset, batch_size=2, execution=DeriveExecutionConfig(part_images=2))
-artifact = run(config, {"parent": sys.argv[2]}, Store(Path(sys.argv[1])), runtime, force=True)
+store = Store(Path(sys.argv[1]))
+artifact = execute(plan(config, {"parent": sys.argv[2]}, store, runtime), store, runtime, force=True)
 print(artifact.digest)
 teardown_world(world)
 """

@@ -3,12 +3,12 @@
 import json
 import os
 import pickle
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from helpers_stages import run_stage
 from helpers_weights import RESNET, SWIN, random_model
 
 from ecocli.artifacts.manifest import ParentManifest
@@ -20,7 +20,8 @@ from ecocli.config.loading import resolve_config
 from ecocli.data.categories import CITYSCAPES
 from ecocli.errors import DataError, UsageError
 from ecocli.runtime.context import Runtime
-from ecocli.stages.import_weights import plan, run
+from ecocli.stages import import_weights
+from ecocli.stages.import_weights import read_source
 from ecocli.weights.export import to_pickle, write_huggingface, write_original
 
 CITY = SWIN.model_copy(update={"num_classes": 19})
@@ -38,16 +39,16 @@ def checkpoint(folder: Path, architecture: ArchitectureConfig = CITY) -> Path:
 
 
 def import_file(path: Path, store: Store, **said: Any) -> Any:
-    return run(ImportWeightsConfig(source=str(path), **said), {}, store, Runtime.quiet())
+    return run_stage(import_weights, ImportWeightsConfig(source=str(path), **said), {}, store)
 
 
 def test_run__pickle__parent_with_one_exit_at_full_depth(tmp_path: Path, store: Store) -> None:
     artifact = import_file(checkpoint(tmp_path), store)
     manifest = artifact.manifest
     assert (manifest.exit_depths, manifest.steps) == ((3,), 0)
-    assert [category["name"] for category in manifest.categories] == [category.name for category in CITYSCAPES]
-    assert manifest.categories[0] == json.loads(json.dumps(asdict(CITYSCAPES[0])))
-    assert resolve_config(ArchitectureConfig, manifest.architecture) == CITY.model_copy(update={"name": "imported"})
+    assert [category.name for category in manifest.categories] == [category.name for category in CITYSCAPES]
+    assert manifest.categories[0] == CITYSCAPES[0].recorded
+    assert manifest.architecture == CITY.model_copy(update={"name": "imported"})
     # Origin of the size rule: Mask2Former's Cityscapes test size.
     assert manifest.stage_config["test_resize"] == {"short_edge_px": 1024, "long_edge_px": 2048}
     assert store.resolve("parent", "parent") == artifact.digest
@@ -84,13 +85,13 @@ def test_plan__folder__every_file_counts(tmp_path: Path) -> None:
     for name, content in write_huggingface(CITY, random_model(CITY).state_dict(), labels).items():
         (tmp_path / name).write_bytes(content)
     config = ImportWeightsConfig(source=str(tmp_path))
-    before = plan(config, {})[0].digest
+    store = Store(tmp_path / "store")
+    before = import_weights.plan(config, {}, store, Runtime.quiet()).action.digest
     processor = json.loads((tmp_path / "preprocessor_config.json").read_text())
     processor["image_mean"] = [0.5, 0.5, 0.5]
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
-    action, _, source = plan(config, {})
-    assert action.digest != before
-    assert source.architecture.pixel_mean == (127.5, 127.5, 127.5)
+    assert import_weights.plan(config, {}, store, Runtime.quiet()).action.digest != before
+    assert read_source(tmp_path, None).architecture.pixel_mean == (127.5, 127.5, 127.5)
 
 
 class Touch:
@@ -166,7 +167,7 @@ def test_run__categories_of_an_annotation_file__taken(tmp_path: Path, store: Sto
     }
     (tmp_path / "panoptic.json").write_text(json.dumps(content))
     artifact = import_file(checkpoint(tmp_path, RESNET), store, categories=str(tmp_path / "panoptic.json"))
-    assert [(c["id"], c["is_thing"]) for c in artifact.manifest.categories] == [
+    assert [(c.id, c.is_thing) for c in artifact.manifest.categories] == [
         (1, True),
         (3, True),
         (4, False),

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 from helpers_evaluation import Bench, make_bench
 from helpers_sizes import SIZES
+from helpers_stages import run_stage
 from PIL import Image
 
-from ecocli.artifacts.manifest import GateManifest, ReportManifest
+from ecocli.artifacts.manifest import EvaluationManifest, GateManifest
 from ecocli.config.report import ReportConfig
 from ecocli.errors import ArtifactError, DataError, UsageError
 from ecocli.runtime.context import Runtime
@@ -22,12 +23,12 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 @pytest.fixture(scope="module")
 def evaluation(bench: Bench) -> str:
-    return evaluate.run(bench.config(metrics=()), bench.inputs, bench.store, Runtime.quiet()).digest
+    return run_stage(evaluate, bench.config(metrics=()), bench.inputs, bench.store, Runtime.quiet()).digest
 
 
 def make_page(bench: Bench, evaluation: str, out: Path, examples: int = 2) -> ReportPage:
     config = ReportConfig(out=str(out), examples=examples, data_root=bench.dataset.root)
-    return report.run(config, {"report": evaluation}, bench.store, Runtime.quiet())
+    return report.run(config, {"evaluation": evaluation}, bench.store, Runtime.quiet())
 
 
 def picture_size(path: Path) -> tuple[int, int]:
@@ -57,7 +58,7 @@ def test_run__twice__gives_the_same_bytes(bench: Bench, evaluation: str, tmp_pat
 
 def test_run__no_examples__needs_no_data(bench: Bench, evaluation: str, tmp_path: Path) -> None:
     config = ReportConfig(out=str(tmp_path / "out"), examples=0, data_root=str(tmp_path / "nowhere"))
-    page = report.run(config, {"report": evaluation}, bench.store, Runtime.quiet())
+    page = report.run(config, {"evaluation": evaluation}, bench.store, Runtime.quiet())
     assert len(page.pictures) == 2
     assert not (tmp_path / "nowhere").exists()
 
@@ -96,22 +97,18 @@ def test_run__other_gates_of_the_table__are_drawn_by_arithmetic(
 
 def test_run__no_gate__shows_four_panels(bench: Bench, tmp_path: Path) -> None:
     inputs = {"parent": bench.inputs["parent"]}
-    digest = evaluate.run(bench.config(metrics=()), inputs, bench.store, Runtime.quiet()).digest
+    digest = run_stage(evaluate, bench.config(metrics=()), inputs, bench.store, Runtime.quiet()).digest
     page = make_page(bench, digest, tmp_path, examples=1)
     assert picture_size(page.pictures[2])[0] == 4 * 384 + 5 * 12
 
 
-def test_run__report_of_another_kind__is_refused(bench: Bench, tmp_path: Path) -> None:
-    manifest = ReportManifest(
-        schema_version=1, stage_config={}, inputs={}, dataset_fingerprints={}, summary={"type": "profile"}
-    )
-    digest = bench.store.put(manifest, {}, action=None, provenance={}).digest
-    with pytest.raises(ArtifactError, match=f"The report {digest} is no evaluation but a profile"):
-        make_page(bench, digest, tmp_path)
+def test_run__artifact_of_another_kind__is_refused(bench: Bench, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"is an artifact of kind 'gate', expected 'evaluation'"):
+        make_page(bench, bench.inputs["gate"], tmp_path)
 
 
 def test_run__other_data_in_the_folder__are_refused(bench: Bench, evaluation: str, tmp_path: Path) -> None:
-    found = bench.store.get(evaluation, ReportManifest)
+    found = bench.store.get(evaluation, EvaluationManifest)
     manifest = found.manifest.model_copy(update={"dataset_fingerprints": {"val": "sha256:0"}, "files": ()})
     files = {name: found.path_of(name) for name in ("images.parquet", "classes.parquet")}
     other = bench.store.put(manifest, files, action=None, provenance={})

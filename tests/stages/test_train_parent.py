@@ -15,6 +15,7 @@ from helpers_children import ChildResult, ChildRun, run_children
 from helpers_data import two_halves, write_split
 from helpers_inference import tiny_dataset_config
 from helpers_own_truth import make_own_truth
+from helpers_stages import run_stage
 from helpers_training import tiny_config, tiny_model
 
 from ecocli.artifacts.artifact import Artifact
@@ -29,6 +30,7 @@ from ecocli.data.datasets import open_dataset
 from ecocli.errors import ArtifactError, DataError, UsageError
 from ecocli.runtime.context import Runtime
 from ecocli.stages import evaluate, train_parent
+from ecocli.stages.train_parent import TrainPlan
 from ecocli.weights.export import to_pickle
 
 SHAPES = {"train": 12, "val": 4, "scenes": {"size": 64}}
@@ -46,7 +48,7 @@ def settings(data_root: Path, **changes: Any) -> TrainParentConfig:
 
 
 def parent_of(config: TrainParentConfig, store: Store, **inputs: str) -> Artifact[ParentManifest]:
-    return train_parent.run(config, inputs, store, Runtime.quiet())
+    return run_stage(train_parent, config, inputs, store, Runtime.quiet())
 
 
 @pytest.fixture(scope="module")
@@ -119,8 +121,8 @@ def test_run__evaluated_at_the_end__what_eco_eval_finds(tmp_path: Path) -> None:
         bootstrap_replicates=10,
         execution=EvaluateExecutionConfig(timed_images=0),
     )
-    report = evaluate.run(asked, {"parent": parent.digest}, store, Runtime.quiet())
-    rows = {row["name"]: row for row in report.manifest.summary["rows"]}
+    report = run_stage(evaluate, asked, {"parent": parent.digest}, store, Runtime.quiet())
+    rows = {row.name: row.model_dump() for row in report.manifest.summary.rows}
     told = lines[-1]["evaluation"]["exits"]
     for depth in ("1", "2", "3"):
         assert told[depth] == {name: rows[f"exit {depth}"][name] for name in told["1"]}
@@ -128,11 +130,16 @@ def test_run__evaluated_at_the_end__what_eco_eval_finds(tmp_path: Path) -> None:
     assert set(told["1"]) == {"pq", "sq", "rq", "pq_things"}  # there is no stuff in what the first weights say
 
 
+def plan(config: TrainParentConfig) -> TrainPlan:
+    """Plan a training that starts from no parent."""
+    return train_parent.plan(config, {}, Store("nowhere"), Runtime.quiet())
+
+
 def test_plan__nothing_to_evaluate__split_not_asked_for(data_root: Path) -> None:
     for changes in ({"evaluation": {"every": 0, "split": "none"}}, {"evaluation": {"every": 1}, "steps": 0}):
-        action, _, subject = train_parent.plan(settings(data_root, **changes), {}, Runtime.quiet())
-        assert list(action.fingerprints) == ["train"]
-        assert subject.evaluation is None
+        planned = plan(settings(data_root, **changes))
+        assert list(planned.action.fingerprints) == ["train"]
+        assert planned.data.evaluation is None
 
 
 @pytest.mark.parametrize(
@@ -149,31 +156,31 @@ def test_plan__nothing_to_evaluate__split_not_asked_for(data_root: Path) -> None
 def test_plan__epochs__steps_that_take_them(data_root: Path, epochs: float, batch_size: int, steps: int) -> None:
     # Origin: worked by hand for the 12 training images.
     config = settings(data_root, epochs=epochs, batch_size=batch_size, evaluation={"every": 1}, steps=0)
-    action, resolved, subject = train_parent.plan(config, {}, Runtime.quiet())
-    assert resolved.steps == steps
-    assert subject.evaluation is not None  # the schedule of evaluations follows the steps found
+    planned = plan(config)
+    assert planned.config.steps == steps
+    assert planned.data.evaluation is not None  # the schedule of evaluations follows the steps found
     # The same as if the steps had been said: epochs are a way to say it, no part of what is asked.
     said = settings(data_root, batch_size=batch_size, evaluation={"every": 1}, steps=steps)
-    assert action.digest == train_parent.plan(said, {}, Runtime.quiet())[0].digest
-    assert action.stage_config["steps"] == steps
-    assert "epochs" not in action.stage_config
+    assert planned.action.digest == plan(said).action.digest
+    assert planned.action.stage_config["steps"] == steps
+    assert "epochs" not in planned.action.stage_config
 
 
 def test_plan__epochs_that_binary_numbers_miss__not_rounded_up(tmp_path: Path) -> None:
     # 1.1 x 50 is 55.00000000000001 in binary floating point; 55 steps of one image are 1.1 epochs.
     data = {"root": str(tmp_path), "shapes": {**SHAPES, "train": 50}}
     config = tiny_config(dataset=data, epochs=1.1, batch_size=1)
-    assert train_parent.plan(config, {}, Runtime.quiet())[1].steps == 55
+    assert plan(config).config.steps == 55
 
 
 def test_plan__single_exit_weighed_by_depth__asks_for_plain_mask2former(data_root: Path) -> None:
     single = {"exit_depths": [3], "exits_per_step": "all"}
     digests = {
-        str(alpha): train_parent.plan(settings(data_root, alpha=alpha, **single), {}, Runtime.quiet())[0].digest
+        str(alpha): plan(settings(data_root, alpha=alpha, **single)).action.digest
         for alpha in ("depth", "uniform", [3.0])
     }
     assert digests["depth"] == digests["uniform"] != digests["[3.0]"]
-    several = train_parent.plan(settings(data_root, alpha="depth"), {}, Runtime.quiet())[1]
+    several = plan(settings(data_root, alpha="depth")).config
     assert several.alpha == "depth"
 
 
@@ -191,9 +198,9 @@ def test_run__single_exit__loss_of_weight_one(data_root: Path, tmp_path: Path) -
 
 def test_plan__evaluated_on_the_training_split__opened_once(data_root: Path) -> None:
     config = settings(data_root, evaluation={"every": 1, "split": "train"})
-    action, _, subject = train_parent.plan(config, {}, Runtime.quiet())
-    assert list(action.fingerprints) == ["train"]
-    assert subject.evaluation is subject.training
+    planned = plan(config)
+    assert list(planned.action.fingerprints) == ["train"]
+    assert planned.data.evaluation is planned.data.training
 
 
 def own_data(folder: Path, splits: tuple[str, ...], categories: tuple[Category, ...] = CATEGORIES) -> dict[str, Any]:
@@ -215,18 +222,18 @@ def test_plan__own_data_without_the_split__says_how_to_go_on(tmp_path: Path) -> 
         match=r"has no split 'val'; it has train, test\. .*named by --set evaluation\.split=NAME\. Or train without "
         r"evaluating the exits in between: --eval-every 0\.$",
     ):
-        train_parent.plan(config, {}, Runtime.quiet())
+        plan(config)
     other = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"split": "test"})})
-    assert list(train_parent.plan(other, {}, Runtime.quiet())[0].fingerprints) == ["train", "test"]
+    assert list(plan(other).action.fingerprints) == ["train", "test"]
     (tmp_path / "test.json").unlink()
     with pytest.raises(DataError, match=r"annotation file was not found; tried .*test\.json\. .*--eval-every 0\.$"):
-        train_parent.plan(other, {}, Runtime.quiet())
+        plan(other)
 
 
 def test_plan__splits_of_other_categories__refused(tmp_path: Path) -> None:
     config = tiny_config(dataset=own_data(tmp_path, ("train", "val"), CATEGORIES[:5]), evaluation={"every": 1})
     with pytest.raises(DataError, match=r"The split val has 5 categories, the split train .* has 13, .*--eval-every 0"):
-        train_parent.plan(config, {}, Runtime.quiet())
+        plan(config)
 
 
 def test_run__same_settings_executed_otherwise__reused(

@@ -2,18 +2,19 @@
 
 import hashlib
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar, cast
 
 import pytest
 from helpers_store import flip_bit, gate_manifest, overwrite
 
-from ecocli.artifacts.action import Action, run_or_reuse
-from ecocli.artifacts.manifest import FileContents, GateManifest
+from ecocli.artifacts.action import Action, Made, Plan, execute
+from ecocli.artifacts.manifest import GateManifest
 from ecocli.artifacts.store import Store
 from ecocli.config.base import Config
 from ecocli.errors import ArtifactError, DataError, UsageError
+from ecocli.runtime.context import Runtime
 from ecocli.runtime.distributed import World
 
 T = TypeVar("T")
@@ -44,13 +45,13 @@ class _Work:
         self.runs = 0
         self.content = content
 
-    def __call__(self, run_dir: Path) -> tuple[GateManifest, FileContents]:
+    def __call__(self, run_dir: Path) -> Made[GateManifest]:
         self.runs += 1
         (run_dir / "gate.safetensors").write_bytes(self.content)
-        return gate_manifest(), {"gate.safetensors": run_dir / "gate.safetensors"}
+        return Made(gate_manifest(), {"gate.safetensors": run_dir / "gate.safetensors"}, {"seconds": 2.5})
 
 
-def _never(run_dir: Path) -> tuple[GateManifest, FileContents]:
+def _never(run_dir: Path) -> Made[GateManifest]:
     raise AssertionError("the action was computed again")
 
 
@@ -84,72 +85,71 @@ def test_digest__any_part_differs__is_another(other: Action) -> None:
     assert other.digest != Action("fit-gate", 1, _FitConfig()).digest
 
 
-def test_run_or_reuse__twice__computes_once_and_names_both_times(
-    store: Store, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_execute__twice__computes_once_and_names_both_times(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     work = _Work()
-    first = run_or_reuse(ACTION, GateManifest, store, work, names=["mine"], provenance={"world_size": 3})
+    first = execute(Plan(ACTION, GateManifest, work), store, Runtime.quiet(), names=["mine"])
     assert store.names() == {"gate": first.digest, "mine": first.digest}
-    assert store.read_provenance(first.digest)["world_size"] == 3
+    recorded = store.read_provenance(first.digest)
+    assert [recorded[key] for key in ("device", "world_size", "threads", "seconds")] == ["cpu", 1, 1, 2.5]
     store.refs.path("gate").unlink()
     with caplog.at_level(logging.INFO):
-        again = run_or_reuse(ACTION, GateManifest, store, _never, names=["other"])
+        again = execute(Plan(ACTION, GateManifest, _never), store, Runtime.quiet(), names=["other"])
     assert again == first
     assert work.runs == 1
     assert store.names() == dict.fromkeys(["gate", "mine", "other"], first.digest)
     assert f"Reusing the gate {first.digest}." in caplog.text
 
 
-def test_run_or_reuse__force__computes_again(store: Store) -> None:
-    first = run_or_reuse(ACTION, GateManifest, store, _Work(b"one"))
-    second = run_or_reuse(ACTION, GateManifest, store, _Work(b"two"), force=True)
+def test_execute__force__computes_again(store: Store) -> None:
+    first = execute(Plan(ACTION, GateManifest, _Work(b"one")), store, Runtime.quiet())
+    second = execute(Plan(ACTION, GateManifest, _Work(b"two")), store, Runtime.quiet(), force=True)
     assert first.digest != second.digest
     assert store.find_action(ACTION.digest) == store.names()["gate"] == second.digest
 
 
 @pytest.mark.parametrize("damaged", [b"weightX", b"wei"])
-def test_run_or_reuse__damaged_artifact__is_refused_and_repaired_by_force(store: Store, damaged: bytes) -> None:
-    first = run_or_reuse(ACTION, GateManifest, store, _Work())
+def test_execute__damaged_artifact__is_refused_and_repaired_by_force(store: Store, damaged: bytes) -> None:
+    first = execute(Plan(ACTION, GateManifest, _Work()), store, Runtime.quiet())
     overwrite(first.path_of("gate.safetensors"), damaged)
     with pytest.raises(ArtifactError, match=r"file gate\.safetensors .*--force"):
-        run_or_reuse(ACTION, GateManifest, store, _Work())
-    assert run_or_reuse(ACTION, GateManifest, store, _Work(), force=True) == first
-    assert run_or_reuse(ACTION, GateManifest, store, _never) == first
+        execute(Plan(ACTION, GateManifest, _Work()), store, Runtime.quiet())
+    assert execute(Plan(ACTION, GateManifest, _Work()), store, Runtime.quiet(), force=True) == first
+    assert execute(Plan(ACTION, GateManifest, _never), store, Runtime.quiet()) == first
 
 
-def test_run_or_reuse__damaged_manifest__is_refused(store: Store) -> None:
-    first = run_or_reuse(ACTION, GateManifest, store, _Work())
+def test_execute__damaged_manifest__is_refused(store: Store) -> None:
+    first = execute(Plan(ACTION, GateManifest, _Work()), store, Runtime.quiet())
     flip_bit(store.blobs.path(first.digest))
     with pytest.raises(ArtifactError, match=f"Damaged blob of artifact {first.digest}"):
-        run_or_reuse(ACTION, GateManifest, store, _never)
+        execute(Plan(ACTION, GateManifest, _never), store, Runtime.quiet())
 
 
-def test_run_or_reuse__missing_blob__computes_again(store: Store) -> None:
-    first = run_or_reuse(ACTION, GateManifest, store, _Work())
+def test_execute__missing_blob__computes_again(store: Store) -> None:
+    first = execute(Plan(ACTION, GateManifest, _Work()), store, Runtime.quiet())
     first.path_of("gate.safetensors").unlink()
     work = _Work()
-    assert run_or_reuse(ACTION, GateManifest, store, work) == first
+    assert execute(Plan(ACTION, GateManifest, work), store, Runtime.quiet()) == first
     assert work.runs == 1
 
 
-def test_run_or_reuse__killed_work__finds_its_checkpoint_again(store: Store) -> None:
-    def dies(run_dir: Path) -> tuple[GateManifest, FileContents]:
+def test_execute__killed_work__finds_its_checkpoint_again(store: Store) -> None:
+    def dies(run_dir: Path) -> Made[GateManifest]:
         (run_dir / "checkpoint").write_bytes(b"step 5")
         raise KeyboardInterrupt
 
-    def resumes(run_dir: Path) -> tuple[GateManifest, FileContents]:
-        return gate_manifest(), {"state": (run_dir / "checkpoint").read_bytes()}
+    def resumes(run_dir: Path) -> Made[GateManifest]:
+        return Made(gate_manifest(), {"state": (run_dir / "checkpoint").read_bytes()})
 
     with pytest.raises(KeyboardInterrupt):
-        run_or_reuse(ACTION, GateManifest, store, dies)
+        execute(Plan(ACTION, GateManifest, dies), store, Runtime.quiet())
     assert store.names() == {}
-    artifact = run_or_reuse(ACTION, GateManifest, store, resumes)
+    artifact = execute(Plan(ACTION, GateManifest, resumes), store, Runtime.quiet())
     assert artifact.path_of("state").read_bytes() == b"step 5"
 
 
-def test_run_or_reuse__impossible_name__is_refused_before_work(store: Store) -> None:
+def test_execute__impossible_name__is_refused_before_work(store: Store) -> None:
     with pytest.raises(UsageError, match="'x/y' cannot be a name"):
-        run_or_reuse(ACTION, GateManifest, store, _never, names=["x/y"])
+        execute(Plan(ACTION, GateManifest, _never), store, Runtime.quiet(), names=["x/y"])
 
 
 @pytest.mark.parametrize(
@@ -161,32 +161,30 @@ def test_run_or_reuse__impossible_name__is_refused_before_work(store: Store) -> 
         (Action("fit-gate", 1, _BetaConfig(), {}, {"train": "x"}), "dataset_fingerprints"),
     ],
 )
-def test_run_or_reuse__manifest_of_another_request__is_a_bug(store: Store, action: Action, field: str) -> None:
+def test_execute__manifest_of_another_request__is_a_bug(store: Store, action: Action, field: str) -> None:
     with pytest.raises(ValueError, match=f"The manifest's {field} is .*, the action's is"):
-        run_or_reuse(action, GateManifest, store, _Work())
+        execute(Plan(action, GateManifest, _Work()), store, Runtime.quiet())
     assert store.list() == ()
 
 
-def test_run_or_reuse__other_process_finishes_first__uses_its_result(
-    store: Store, caplog: pytest.LogCaptureFixture
-) -> None:
-    def overtaken(run_dir: Path) -> tuple[GateManifest, FileContents]:
+def test_execute__other_process_finishes_first__uses_its_result(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    def overtaken(run_dir: Path) -> Made[GateManifest]:
         # What a second process does where locks do not hold: it puts the artifact and clears the run folder.
-        manifest, files = _Work()(run_dir)
-        store.put(manifest, files, action=ACTION.digest)
-        return manifest, files
+        made = _Work()(run_dir)
+        store.put(made.manifest, made.files, action=ACTION.digest)
+        return made
 
-    artifact = run_or_reuse(ACTION, GateManifest, store, overtaken)
+    artifact = execute(Plan(ACTION, GateManifest, overtaken), store, Runtime.quiet())
     assert store.get(artifact.digest, GateManifest) == artifact
     assert "Another process finished the same action first; using its result." in caplog.text
 
 
-def test_run_or_reuse__work_fails_on_its_data__is_passed_on(store: Store) -> None:
-    def fails(run_dir: Path) -> tuple[GateManifest, FileContents]:
+def test_execute__work_fails_on_its_data__is_passed_on(store: Store) -> None:
+    def fails(run_dir: Path) -> Made[GateManifest]:
         raise DataError("image 7 is truncated")
 
     with pytest.raises(DataError, match="image 7 is truncated"):
-        run_or_reuse(ACTION, GateManifest, store, fails)
+        execute(Plan(ACTION, GateManifest, fails), store, Runtime.quiet())
 
 
 @dataclass(frozen=True)
@@ -202,23 +200,27 @@ class _Rank(World):
         return cast("T", self.broadcasts.pop(0))
 
 
-def test_run_or_reuse__several_processes__all_work_and_the_main_one_writes(store: Store) -> None:
+def ranked(world: World) -> Runtime:
+    return replace(Runtime.quiet(), world=world)
+
+
+def test_execute__several_processes__all_work_and_the_main_one_writes(store: Store) -> None:
     broadcasts: list[object] = []
     main, other = _Work(), _Work(b"not written")
-    artifact = run_or_reuse(ACTION, GateManifest, store, main, world=_Rank(0, 2, 0, broadcasts))
+    artifact = execute(Plan(ACTION, GateManifest, main), store, ranked(_Rank(0, 2, 0, broadcasts)))
     assert broadcasts == [None, None, artifact.digest]
-    assert run_or_reuse(ACTION, GateManifest, store, other, world=_Rank(1, 2, 1, broadcasts)) == artifact
+    assert execute(Plan(ACTION, GateManifest, other), store, ranked(_Rank(1, 2, 1, broadcasts))) == artifact
     assert (main.runs, other.runs) == (1, 1)
     assert broadcasts == []
 
 
-def test_run_or_reuse__several_processes__reuse_needs_no_work(store: Store) -> None:
-    artifact = run_or_reuse(ACTION, GateManifest, store, _Work())
+def test_execute__several_processes__reuse_needs_no_work(store: Store) -> None:
+    artifact = execute(Plan(ACTION, GateManifest, _Work()), store, Runtime.quiet())
     broadcasts: list[object] = []
-    assert run_or_reuse(ACTION, GateManifest, store, _never, world=_Rank(0, 2, 0, broadcasts)) == artifact
-    assert run_or_reuse(ACTION, GateManifest, store, _never, world=_Rank(1, 2, 1, broadcasts)) == artifact
+    assert execute(Plan(ACTION, GateManifest, _never), store, ranked(_Rank(0, 2, 0, broadcasts))) == artifact
+    assert execute(Plan(ACTION, GateManifest, _never), store, ranked(_Rank(1, 2, 1, broadcasts))) == artifact
 
 
-def test_run_or_reuse__main_process_sends_nothing__is_a_bug(store: Store) -> None:
+def test_execute__main_process_sends_nothing__is_a_bug(store: Store) -> None:
     with pytest.raises(RuntimeError, match="The main process of the run sent no digest"):
-        run_or_reuse(ACTION, GateManifest, store, _Work(), world=_Rank(1, 2, 1, [None, None, None]))
+        execute(Plan(ACTION, GateManifest, _Work()), store, ranked(_Rank(1, 2, 1, [None, None, None])))

@@ -47,7 +47,7 @@ def test_canonical_bytes__gate__reads_back_equal() -> None:
 
 
 def test_canonical_bytes__not_finite_metric__is_refused() -> None:
-    manifest = gate_manifest().model_copy(update={"metrics": {"pq": float("nan")}})
+    manifest = gate_manifest().model_copy(update={"beta": float("nan")})
     with pytest.raises(ValueError, match="JSON compliant"):
         manifest.canonical_bytes()
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers_store import age, flip_bit, gate_manifest, overwrite, parent_manifest, put_gate
+from helpers_store import age, flip_bit, gate_manifest, gate_metrics, overwrite, parent_manifest, put_gate
 
 from ecocli.artifacts import store as module
 from ecocli.artifacts.artifact import Artifact
@@ -43,7 +43,7 @@ def test_put__gate__has_the_pinned_digest(store: Store) -> None:
     # Computed with hashlib and json from the image-spec's form, apart from this code (see the next test); pinned so
     # that nobody changes the addressing unaware: every stored digest would become another one.
     artifact = put_gate(store, files={"gate.safetensors": b"weights"})
-    assert artifact.digest == "sha256:4a89909a4d6ee0aeda52f4e68fae7b4c46f2b1a65d276ba68c04ef7db350dac3"
+    assert artifact.digest == "sha256:784b522502873eda7b987e61cb8280945a9077038dd1ae27d0185394d8f2d6a5"
 
 
 def test_put__gate__is_an_oci_artifact_of_plain_json_and_hashlib(store: Store) -> None:
@@ -64,7 +64,7 @@ def test_put__gate__is_an_oci_artifact_of_plain_json_and_hashlib(store: Store) -
             "exit_depths": [2, 3],
             "beta": 0.1,
             "feature": "res5",
-            "metrics": {},
+            "metrics": gate_metrics().model_dump(mode="json"),
             "head": "class",
             "cost": "depth",
             "exit_costs": [],

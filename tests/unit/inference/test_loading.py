@@ -1,22 +1,18 @@
 """Gates restored from their artifact, at their own and at other prices of compute."""
 
-from dataclasses import dataclass
-
 import pytest
 import torch
 from helpers_inference import TINY, tiny_model
+from helpers_store import gate_manifest
 
+from ecocli.artifacts.manifest import GateManifest
 from ecocli.errors import ArtifactError, UsageError
 from ecocli.inference.loading import restore_gate, restore_model
 
 
-@dataclass(frozen=True)
-class Fitted:
-    head: str = "quality"
-    feature: str = "res5"
-    exit_depths: tuple[int, ...] = (2, 4, 6)
-    beta: float = 0.01
-    exit_costs: tuple[float, ...] = (2.0, 4.0, 6.0)
+def fitted(**changes: object) -> GateManifest:
+    known = {"head": "quality", "exit_depths": (2, 4, 6), "exit_costs": (2.0, 4.0, 6.0)}
+    return gate_manifest(0.01).model_copy(update={**known, **changes})
 
 
 # Expected quality of the exits: 0.50, 0.54, 0.56 for a feature of 0, and 0.04 more at exit 6 per unit of it. At beta
@@ -35,7 +31,7 @@ STATE = {"linear.weight": torch.tensor([[0.0], [0.0], [0.04]]), "linear.bias": t
     ],
 )
 def test_restore_gate__other_price__chooses_as_if_fitted_at_it(beta: float | None, depths: list[int]) -> None:
-    gate = restore_gate(STATE, Fitted(), "cpu", "sha256:1", beta)
+    gate = restore_gate(STATE, fitted(), "cpu", "sha256:1", beta)
     assert gate.choose({"res5": torch.tensor([[0.0], [1.0]])}).tolist() == depths
 
 
@@ -43,12 +39,12 @@ def test_restore_gate__class_head_at_another_price__says_how_to_get_one() -> Non
     with pytest.raises(
         UsageError, match=r"the gate sha256:1 predicts the exit itself, at beta 0.01 only. Fit one with"
     ):
-        restore_gate(STATE, Fitted(head="class"), "cpu", "sha256:1", 0.02)
+        restore_gate(STATE, fitted(head="class"), "cpu", "sha256:1", 0.02)
 
 
 def test_restore_gate__weights_of_other_exits__says_what_was_found() -> None:
     with pytest.raises(ArtifactError, match=r"holds linear.weight \[3, 1\] over feature 'res5', expected one row"):
-        restore_gate(STATE, Fitted(exit_depths=(2, 4)), "cpu", "sha256:1")
+        restore_gate(STATE, fitted(exit_depths=(2, 4)), "cpu", "sha256:1")
 
 
 def test_restore_model__bfloat16__computes_products_in_it_and_nothing_else_changes() -> None:

@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from ecocli.artifacts.summaries import EvaluatedGate, EvaluationRow, EvaluationSummary, LeadSummary
 from ecocli.reports.evaluation_page import ClassScore, Example, PageContent, build_page
 from ecocli.reports.page import Card, Figure, Section, Table, render_page
 
@@ -45,39 +46,37 @@ def test_render_page__special_characters__are_escaped_and_nothing_is_loaded() ->
     assert not re.search(r"https?://|url\(|@import", page)
 
 
-def row(name: str, pq: float, gflops: float) -> dict[str, object]:
-    values = dict.fromkeys(("sq", "rq", "pq_things", "pq_stuff", "miou", "ap"))
-    return {
-        "name": name,
-        "pq": pq,
-        **values,
-        "gflops": gflops,
-        "encoder_gflops": 1.0,
-        "mean_depth": 2.5,
-        "exit_shares": [0.5, 0.5],
-    }
+def row(name: str, pq: float, gflops: float) -> EvaluationRow:
+    unknown = dict.fromkeys(("sq", "rq", "pq_things", "pq_stuff", "miou", "ap", "ap50"))
+    return EvaluationRow(
+        name=name, pq=pq, **unknown, gflops=gflops, encoder_gflops=1.0, mean_depth=2.5, exit_shares=(0.5, 0.5)
+    )
 
 
-def content(lead: dict[str, object] | None, gate: bool = True) -> PageContent:
+def content(lead: LeadSummary | None, gate: bool = True) -> PageContent:
     rows = [row("exit 2", 0.4, 8.0), row("exit 3", 0.5, 10.0), row("oracle", 0.6, 9.0)]
     if gate:
         rows.insert(2, row("gate", 0.48, 8.5))
-    summary = {
-        "dataset": "shapes",
-        "split": "val",
-        "images": 7,
-        "exit_depths": [2, 3],
-        "gate": {"feature": "res5", "beta": 0.001} if gate else None,
-        "gate_lead": lead,
-        "rows": rows,
-    }
+    summary = EvaluationSummary(
+        dataset="shapes",
+        split="val",
+        images=7,
+        undefined_images=0,
+        ap_truth=None,
+        exit_depths=(2, 3),
+        gate=EvaluatedGate(digest="sha256:2", feature="res5", beta=0.001, exit_depths=(2, 3)) if gate else None,
+        gate_lead=lead,
+        rows=tuple(rows),
+    )
     scores = [ClassScore("zebra", "thing", {"gate": None}), ClassScore("ant", "thing", {"gate": 0.25})]
     ms = {"exit 3": 20.0, "gate": 15.0} if gate else {}
     return PageContent(summary, ms, PNG, PNG, [Example(PNG, "Image 1: why.")], scores, [("parent", "sha256:1")])
 
 
-def lead_of(low: float, high: float) -> dict[str, object]:
-    return {"mixture": [0.75, 0.25], "control_pq": 0.45, "lead": 0.03, "low": low, "high": high}
+def lead_of(low: float, high: float) -> LeadSummary:
+    return LeadSummary(
+        mixture=(0.75, 0.25), control_pq=0.45, lead=0.03, low=low, high=high, confidence=0.95, replicates=100
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,118 @@
+"""Which parent a table and a gate belong to: opens them for the stages that use them together."""
+
+from ecocli.artifacts.artifact import Artifact
+from ecocli.artifacts.manifest import DerivedManifest, GateManifest, ParentManifest
+from ecocli.artifacts.store import Store
+from ecocli.config.fit_gate import GateFitConfig
+from ecocli.errors import ArtifactError, UsageError
+
+WEIGHTS_FILE = "model.safetensors"
+"""A parent's state dict under Mask2Former's names."""
+
+GATE_FILE = "gate.safetensors"
+"""A gate's ``linear.weight`` [E, D] and ``linear.bias`` [E]."""
+
+
+def parent_of_gate(store: Store, gate_digest: str) -> str:
+    """Return the digest of the parent that a gate was fitted for.
+
+    Raises:
+        ArtifactError: The gate is missing or damaged, or does not say.
+    """
+    derived = store.read_base(gate_digest).inputs.get("derived")
+    parent = store.read_base(derived).inputs.get("parent") if derived is not None else None
+    if parent is None:
+        raise ArtifactError(f"The gate {gate_digest} does not say which parent it was fitted for. Fit it again.")
+    return parent
+
+
+def open_gate(
+    store: Store, digest: str, parent: Artifact[ParentManifest], beta: float | None = None
+) -> Artifact[GateManifest]:
+    """Open a gate to be run with a parent.
+
+    Args:
+        store: Holds the gate.
+        digest: The gate's.
+        parent: What it is to be run with.
+        beta: The price that it shall choose at; None for the one it was fitted at.
+
+    Raises:
+        ArtifactError: The gate is damaged, was fitted for another parent, or chooses exits that the parent lacks.
+        UsageError: The gate has one price only; see `check_price`.
+    """
+    gate = store.get(digest, GateManifest)
+    origin = parent_of_gate(store, digest)
+    if origin != parent.digest:
+        raise ArtifactError(
+            f"The gate {digest} was fitted for the parent {origin}, not for {parent.digest}. Name its own parent with "
+            "--parent, fit a gate for this one, or run without a gate."
+        )
+    strange = sorted(set(gate.manifest.exit_depths) - set(parent.manifest.exit_depths))
+    if strange:
+        raise ArtifactError(
+            f"The gate {digest} chooses exits at depths {strange}, the parent has "
+            f"{list(parent.manifest.exit_depths)}. Fit the gate again."
+        )
+    check_price(gate.manifest, digest, beta)
+    return gate
+
+
+def check_price(gate: GateManifest, digest: str, beta: float | None) -> None:
+    """Make sure that a gate can choose at a price.
+
+    Raises:
+        UsageError: It predicts the exit itself, which it does at one price only.
+    """
+    if beta is not None and gate.head != "quality":
+        raise UsageError(
+            f"--beta chooses the price of a gate that predicts quality, but the gate {digest} predicts the exit "
+            f"itself, at beta {gate.beta:g} only. Fit one with `eco fit-gate --head quality`, or drop --beta."
+        )
+
+
+def check_tables(store: Store, derived: str, parent: str) -> None:
+    """Make sure that tables were derived from a parent.
+
+    Raises:
+        ArtifactError: They were not.
+    """
+    origin = store.read_base(derived).inputs.get("parent")
+    if origin != parent:
+        raise ArtifactError(
+            f"The tables {derived} were derived from the parent {origin}, not from {parent}. Name the tables of "
+            "this parent with --derived, or derive them with `eco derive`."
+        )
+
+
+def open_tables(store: Store, digest: str, config: GateFitConfig, *, needs_ms: bool) -> Artifact[DerivedManifest]:
+    """Open the tables that gates are to be fitted on.
+
+    Args:
+        store: Holds the tables.
+        digest: Theirs.
+        config: How gates are to be fitted.
+        needs_ms: Whether milliseconds of each exit are needed.
+
+    Raises:
+        ArtifactError: The artifact is damaged.
+        UsageError: The split or the feature to fit on is not there, or milliseconds are not known.
+    """
+    derived = store.get(digest, DerivedManifest)
+    manifest = derived.manifest
+    if config.train_split not in manifest.splits:
+        raise UsageError(
+            f"The derived table {digest} has the splits {', '.join(manifest.splits)}, expected "
+            f"{config.train_split!r} to fit on. Derive it, or name one with --set train_split=NAME."
+        )
+    if config.feature not in manifest.feature_sizes:
+        raise UsageError(
+            f"The derived table {digest} has the features {', '.join(manifest.feature_sizes)}, expected "
+            f"{config.feature!r}. Name one of them with --feature, or derive the table again."
+        )
+    if needs_ms and len(config.exit_ms) != len(manifest.exit_depths):
+        raise UsageError(
+            f"Milliseconds are known for {len(config.exit_ms)} of the {len(manifest.exit_depths)} exits. Measure them "
+            "with `eco profile` and name its report with --profile, or give --exit-ms."
+        )
+    return derived

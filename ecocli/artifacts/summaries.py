@@ -1,0 +1,326 @@
+"""What manifests tell of gates, evaluations, profiles and sweeps. PQ stays in 0..1; NaN becomes null."""
+
+import math
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
+
+from ecocli.config.base import Config
+from ecocli.config.fit_gate import CostName, FeatureName, HeadName
+from ecocli.config.profile_model import ConventionName
+
+
+def _null_for_nan(value: Any) -> Any:
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+Number = Annotated[float | None, BeforeValidator(_null_for_nan)]
+"""A number, or null where undefined: JSON knows no NaN."""
+
+Interval = tuple[Number, Number]
+
+
+class ChoiceSummary(Config):
+    """One way of choosing exits; see ``metrics.controls.Choice``."""
+
+    pq: Number
+    cost: Number
+    gflops: Number
+    encoder_gflops: Number
+    mean_depth: Number
+    exit_shares: tuple[float, ...]
+
+
+class ExitSummary(ChoiceSummary):
+    """Every image at one exit."""
+
+    exit_depth: int
+
+
+class MajoritySummary(ExitSummary):
+    """Every image at the exit that is the target of most training images, and how often that hits the target."""
+
+    accuracy: Number
+
+
+class GateSummary(ChoiceSummary):
+    """The gate's own choice, and how often it hits the target."""
+
+    pq_interval: Interval
+    accuracy: Number
+
+
+class RandomSummary(ChoiceSummary):
+    """An image-blind gate of the same mixture, and the deviation of its PQ."""
+
+    pq_spread: Number
+
+
+class VerdictSummary(Config):
+    """A gate beside its controls; see ``metrics.controls.Verdict``."""
+
+    gate: GateSummary
+    fixed: tuple[ExitSummary, ...]
+    best_fixed: ExitSummary
+    majority: MajoritySummary
+    blend: ChoiceSummary | None
+    lead: Number
+    lead_interval: Interval
+    random: RandomSummary
+    oracle: ChoiceSummary
+    utility_oracle: ChoiceSummary
+
+
+class FitSummary(Config):
+    """How the linear layer was found.
+
+    Attributes:
+        training_images: Images fitted on.
+        left_out_images: Training images without a defined quality.
+        features: Length of the feature.
+        l2: Regularisation strength.
+        l2_path: Strengths that the cross-validation saw, each with its loss.
+        gradient_norm: At the end.
+        evaluations: Passes over the features of the final fit.
+        offset: What a budget took off the class head's scores per unit of cost.
+    """
+
+    training_images: int
+    left_out_images: int
+    features: int
+    l2: float
+    l2_path: tuple[tuple[float, ...], ...]
+    gradient_norm: float
+    evaluations: int
+    offset: float
+
+
+class TradeOffStep(Config):
+    """A beta that a search for a budget looked at, and what the gate was like there."""
+
+    beta: float
+    value: Number
+    pq: Number
+    gflops: Number
+
+
+class HeadSummary(Config):
+    """A head of the comparison at the gate's beta; its lead is over a blend of its own cost."""
+
+    pq: Number
+    cost: Number
+    gflops: Number
+    accuracy: Number
+    lead: Number
+    lead_interval: Interval
+
+
+class GateMetrics(VerdictSummary):
+    """Scores of a gate beside their controls.
+
+    Attributes:
+        scored_on: The images, in words.
+        images: Their number.
+        undefined_images: Those of them without a defined quality.
+        warnings: Where the result is not what it seems.
+        fit: How the layer was found.
+        trade_off: What a search for a budget saw; empty where beta was given.
+        heads: Both heads and a small MLP by name; None where they were not compared.
+    """
+
+    scored_on: str
+    images: int
+    undefined_images: int
+    warnings: tuple[str, ...]
+    fit: FitSummary
+    trade_off: tuple[TradeOffStep, ...] = ()
+    heads: dict[str, HeadSummary] | None = None
+
+
+class SweepRow(Config):
+    """One gate of a sweep beside its controls; each field is a column of ``sweep.parquet``, described there."""
+
+    head: HeadName
+    deepest_exit: int
+    beta: float
+    pq: Number
+    pq_low: Number
+    pq_high: Number
+    cost: Number
+    gflops: Number
+    encoder_gflops: Number
+    mean_depth: Number
+    exit_shares: tuple[float, ...]
+    lead: Number
+    lead_low: Number
+    lead_high: Number
+    blend_pq: Number
+    random_pq: Number
+    best_fixed_exit: int
+    best_fixed_pq: Number
+    majority_exit: int
+    majority_pq: Number
+    accuracy: Number
+    majority_accuracy: Number
+    oracle_pq: Number
+    oracle_gflops: Number
+    target_pq: Number
+    target_gflops: Number
+    l2: float
+    evaluations: int
+
+
+class SweepSummary(Config):
+    """All gates of a sweep.
+
+    Attributes:
+        scored_on: The images, in words.
+        images: Their number.
+        cost: What beta is a price of.
+        exit_depths: The parent's exits.
+        fixed: Deepest exit on offer, as text, to the fixed exits up to it.
+        rows: The gates.
+    """
+
+    scored_on: str
+    images: int
+    cost: CostName
+    exit_depths: tuple[int, ...]
+    fixed: dict[str, tuple[ExitSummary, ...]]
+    rows: tuple[SweepRow, ...]
+
+
+class EvaluatedGate(Config):
+    """The gate of an evaluation, at the beta it was run at."""
+
+    digest: str
+    beta: float
+    feature: FeatureName
+    exit_depths: tuple[int, ...]
+
+
+class EvaluationRow(Config):
+    """A row of the scorecard; see ``metrics.scorecard.ScoreRow``. None where not measured or undefined."""
+
+    name: str
+    pq: float | None
+    sq: float | None
+    rq: float | None
+    pq_things: float | None
+    pq_stuff: float | None
+    miou: float | None
+    ap: float | None
+    ap50: float | None
+    gflops: float
+    encoder_gflops: float
+    mean_depth: float
+    exit_shares: tuple[float, ...]
+
+
+class LeadSummary(Config):
+    """The gate's PQ less that of the best blend of equal cost; see ``metrics.scorecard.GateLead``."""
+
+    mixture: tuple[float, ...]
+    control_pq: float
+    lead: float
+    low: float
+    high: float
+    confidence: float
+    replicates: int
+
+
+class EvaluationSummary(Config):
+    """The numbers of an evaluation.
+
+    Attributes:
+        dataset: Name of the data set.
+        split: The split.
+        images: Number of images.
+        undefined_images: Images with nothing to score.
+        ap_truth: What AP was measured against, in words; None without AP.
+        exit_depths: The fixed exits.
+        gate: The gate; None without one.
+        rows: The fixed exits, the gate, a random mixture like the gate's, the oracle.
+        gate_lead: The gate against the best blend; None without a gate, or where PQ is undefined.
+    """
+
+    dataset: str
+    split: str
+    images: int
+    undefined_images: int
+    ap_truth: str | None
+    exit_depths: tuple[int, ...]
+    gate: EvaluatedGate | None
+    rows: tuple[EvaluationRow, ...]
+    gate_lead: LeadSummary | None
+
+    @property
+    def by_name(self) -> dict[str, EvaluationRow]:
+        """The rows by name."""
+        return {row.name: row for row in self.rows}
+
+
+class ProfiledExit(Config):
+    """GFLOPs of one exit by part."""
+
+    exit_depth: int
+    backbone: float
+    pixel_decoder: float
+    encoder: float
+    upsampling: float
+    transformer_decoder: float
+    post_processing: float
+    total: float
+
+
+class ExpectedCost(Config):
+    """Mean cost under a gate's choice of exits on the images it was scored on; its own cost included."""
+
+    digest: str
+    beta: float
+    exit_depths: tuple[int, ...]
+    exit_shares: tuple[float, ...]
+    scored_on: str
+    mean_depth: float
+    pixel_decoder: float
+    total: float
+
+
+class ProfiledInput(Config):
+    """Mean cost of images that share one row.
+
+    Attributes:
+        input: What the table calls them.
+        images: Their number.
+        padded_sizes: Sizes that the network sees, in pixels.
+        exits: Every exit.
+        gate_gflops: What a gate costs by itself.
+        gate: Cost under a gate; None without one.
+    """
+
+    input: str
+    images: int
+    padded_sizes: tuple[tuple[int, int], ...]
+    exits: tuple[ProfiledExit, ...]
+    gate_gflops: float
+    gate: ExpectedCost | None
+
+
+class ProfileSummary(Config):
+    """GFLOPs of a model.
+
+    Attributes:
+        architecture: Its name.
+        num_classes: Classes without "no object".
+        convention: What counts as an operation.
+        exit_depths: The exits shown.
+        parameters: Number of parameters by part.
+        inputs: By kind of image.
+    """
+
+    architecture: str
+    num_classes: int
+    convention: ConventionName
+    exit_depths: tuple[int, ...]
+    parameters: dict[str, int]
+    inputs: tuple[ProfiledInput, ...]

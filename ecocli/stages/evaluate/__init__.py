@@ -1,0 +1,86 @@
+"""Evaluation of a parent and its gate beside their controls.
+
+Inputs: ``parent``; ``gate``, optional; ``derived``, added here when only the gate is to be run: the table that the gate
+was fitted on tells the fixed exits' counts, if it has this split. The summary holds the rows shown on screen. Files:
+``images.parquet`` (PQ of each image at each exit, the gate's and the oracle's choice), ``classes.parquet`` (every row
+by class), and ``predictions.zip`` (the gate's panoptic maps, else the deepest exit's, as panopticapi reads them).
+
+Images are scored in parts that follow from the data set alone; processes share the parts, parts survive a kill, and
+sums run in the order of the data set. So the numbers are the same for any number of processes. Milliseconds belong to
+the machine and stand in the provenance.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from ecocli.artifacts.action import Action, Made, Plan
+from ecocli.artifacts.artifact import Artifact
+from ecocli.artifacts.digest import sha256_file
+from ecocli.artifacts.lineage import open_gate
+from ecocli.artifacts.manifest import DerivedManifest, EvaluationManifest, GateManifest, ParentManifest
+from ecocli.artifacts.store import Store
+from ecocli.config.evaluate import EvaluateConfig
+from ecocli.data.categories import check_trained_categories
+from ecocli.data.datasets import open_dataset
+from ecocli.errors import UsageError
+from ecocli.runtime.context import Runtime
+from ecocli.stages.evaluate.subject import EvaluationSubject
+
+STAGE = "eval"
+SCHEMA_VERSION = 3
+
+
+def plan(config: EvaluateConfig, inputs: Mapping[str, str], store: Store, runtime: Runtime) -> Plan[EvaluationManifest]:
+    """Open what is needed, check that it fits together, and say exactly what is asked.
+
+    Args:
+        config: The settings.
+        inputs: Digests by role, see the module.
+        store: Holds the inputs.
+        runtime: Where and with whom to run.
+
+    Raises:
+        ArtifactError: An input is damaged, or the gate was fitted for another parent.
+        DataError: The data set is missing, faulty, or of other categories than the parent.
+        UsageError: There is no such data set, or no gate that chooses at this price.
+        InterruptedRunError: From the work: a signal stopped the evaluation; finished parts are kept.
+    """
+    parent = store.get(inputs["parent"], ParentManifest)
+    if config.beta is not None and "gate" not in inputs:
+        raise UsageError(f"beta is {config.beta:g}, a price for a gate to choose exits at, and there is no gate.")
+    gate = open_gate(store, inputs["gate"], parent, config.beta) if "gate" in inputs else None
+    dataset = open_dataset(config.dataset, config.split)
+    check_trained_categories(parent.digest, parent.manifest.categories, dataset.name, dataset.categories)
+    fingerprint = runtime.world.broadcast_object(dataset.fingerprint if runtime.world.is_main else "")
+    derived = None if config.every_exit or gate is None else _find_derived(store, gate, config, fingerprint)
+    roles = {**inputs, **({} if derived is None else {"derived": derived.digest})}
+    fingerprints = {config.split: fingerprint}
+    if dataset.instance_file is not None and "ap" in config.metrics:
+        fingerprints[f"{config.split}-instances"] = sha256_file(dataset.instance_file)
+    action = Action(STAGE, SCHEMA_VERSION, config, roles, fingerprints)
+    subject = EvaluationSubject(parent, gate, dataset, derived)
+
+    def work(folder: Path) -> Made[EvaluationManifest] | None:
+        # torch is loaded only where something is computed; a result that is there is returned without it.
+        from ecocli.stages.evaluate.work import evaluate
+
+        return evaluate(action, config, subject, runtime, folder)
+
+    return Plan(action, EvaluationManifest, work)
+
+
+def _find_derived(
+    store: Store, gate: Artifact[GateManifest], config: EvaluateConfig, fingerprint: str
+) -> Artifact[DerivedManifest] | None:
+    """Return the gate's derived table if it measured these very images at this very size, in the same precision."""
+    derived = store.get(gate.manifest.inputs["derived"], DerivedManifest)
+    manifest = derived.manifest
+    dataset = manifest.stage_config.get("dataset")
+    resize = dataset.get("test_resize") if isinstance(dataset, Mapping) else None
+    fits = (
+        config.split in manifest.splits
+        and manifest.dataset_fingerprints.get(config.split) == fingerprint
+        and resize == config.dataset.test_resize.model_dump(mode="json")
+        and manifest.stage_config.get("precision", "float32") == config.precision
+    )
+    return derived if fits else None

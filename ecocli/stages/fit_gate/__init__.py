@@ -1,0 +1,69 @@
+"""Fitting of a gate from the derived table alone: no images and no network.
+
+Input: ``derived``. File: ``gate.safetensors`` with ``linear.weight`` [E, D] and ``linear.bias`` [E], everything folded
+in: feature standardisation, and beta or the offset that meets a budget. The manifest's metrics hold the gate beside
+its controls, scored on held-out images.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ecocli.artifacts.action import Action, Made, Plan
+from ecocli.artifacts.lineage import open_tables
+from ecocli.artifacts.manifest import GateManifest
+from ecocli.artifacts.store import Store
+from ecocli.config.fit_gate import FitGateConfig
+from ecocli.errors import UsageError
+from ecocli.runtime.context import Runtime
+
+STAGE = "fit-gate"
+SCHEMA_VERSION = 2
+
+
+def plan(config: FitGateConfig, inputs: Mapping[str, str], store: Store, runtime: Runtime) -> Plan[GateManifest]:
+    """Check that the settings fit the table, and say exactly what is asked.
+
+    Args:
+        config: The settings.
+        inputs: Digests by role, see the module.
+        store: Holds the table.
+        runtime: Where to run.
+
+    Raises:
+        ArtifactError: The derived table is damaged. The work finds damage inside of it.
+        UsageError: The settings do not fit the table. The work finds that a budget is not feasible.
+        DataError: From the work: no image of the table has a defined quality.
+    """
+    needs_ms = config.cost == "ms" or config.target_ms is not None
+    derived = open_tables(store, inputs["derived"], config, needs_ms=needs_ms)
+    depths = offered_exits(derived.manifest.exit_depths, config.deepest_exit)
+    action = Action(STAGE, SCHEMA_VERSION, config, inputs)
+
+    def work(_folder: Path) -> Made[GateManifest]:
+        # torch is loaded only where something is computed; a result that is there is returned without it.
+        from ecocli.stages.fit_gate.work import fit
+
+        return fit(action, config, derived, depths)
+
+    return Plan(action, GateManifest, work)
+
+
+def offered_exits(parent_depths: Sequence[int], deepest: int | None) -> tuple[int, ...]:
+    """Return the parent's exits up to a depth.
+
+    Raises:
+        UsageError: The depth is deeper than the parent, or above it no exit is left.
+    """
+    deepest = parent_depths[-1] if deepest is None else deepest
+    listed = ", ".join(map(str, parent_depths))
+    if deepest > parent_depths[-1]:
+        raise UsageError(
+            f"--K is {deepest}, but the parent's deepest exit is {parent_depths[-1]} (its exits: {listed}). Give a "
+            "depth up to that, or train a deeper parent."
+        )
+    if deepest < parent_depths[0]:
+        raise UsageError(
+            f"--K is {deepest}, but the parent's shallowest exit is {parent_depths[0]} (its exits: {listed}). Give a "
+            "depth from there on."
+        )
+    return tuple(depth for depth in parent_depths if depth <= deepest)
