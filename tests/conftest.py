@@ -2,7 +2,6 @@
 
 import logging
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -37,6 +36,7 @@ _VARIABLES_OF_THE_MACHINE = (
 def _isolated_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ECO_STORE", str(tmp_path / "store"))
     monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("OMP_NUM_THREADS", _THREADS)
     for name in _VARIABLES_OF_THE_MACHINE:
         monkeypatch.delenv(name, raising=False)
 
@@ -53,14 +53,12 @@ def _fresh_logging() -> None:
         package.removeHandler(handler)
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _few_threads() -> Iterator[None]:
+@pytest.fixture(autouse=True)
+def _few_threads() -> None:
+    # Commands set the number for the whole process; the next test begins with its own again.
     import torch
 
-    before = torch.get_num_threads()
     torch.set_num_threads(int(_THREADS))
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import pytest
 from helpers_evaluation import IMAGES, Bench, make_bench
 from helpers_inference import EXIT_DEPTHS, RULE, tiny_model
 from helpers_stages import run_stage
+from PIL import Image
 
 from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.manifest import DerivedManifest, EvaluationManifest, GateManifest, ParentManifest
@@ -15,6 +16,7 @@ from ecocli.config.dataset import ResizeConfig
 from ecocli.config.evaluate import EvaluateExecutionConfig
 from ecocli.data.batching import ImageBatch
 from ecocli.data.datasets import open_dataset
+from ecocli.data.panoptic import decode_id_map
 from ecocli.errors import ArtifactError, DataError, InterruptedRunError
 from ecocli.inference.predictor import ExitGate, ImagePrediction
 from ecocli.metrics.assignment import assignment_pq
@@ -202,8 +204,15 @@ def test_run__no_gate__evaluates_exits_and_oracle(bench: Bench) -> None:
     assert list(rows_of(found)) == ["exit 1", "exit 2", "exit 3", "oracle"]
     assert found.manifest.summary.gate is found.manifest.summary.gate_lead is None
     assert read_table(found.path_of("images.parquet"))["gate_depth"].null_count == IMAGES
+    # Without a gate the maps are the deepest exit's. The truth of images 2 and 5 is what that exit predicts for them.
+    dataset, same = open_dataset(bench.dataset, "val"), []
     with zipfile.ZipFile(found.path_of("predictions.zip")) as archive:
         assert len(archive.namelist()) == IMAGES + 1
+        for record in dataset.records:
+            (name,) = [name for name in archive.namelist() if name.endswith(f"{record.image_id}.png")]
+            with archive.open(name) as file, Image.open(file) as picture:
+                same.append((decode_id_map(picture) == dataset.load_panoptic(record)).mean())
+    assert min(same[2], same[5]) > 0.99 > max(same[0], same[3])
 
 
 def put_gate(bench: Bench, derived: str, exit_depths: tuple[int, ...]) -> str:

@@ -121,6 +121,16 @@ def test_training_dataset__cached__file_read_once(dataset: PanopticDataset) -> N
     assert torch.equal(training[(1, 0)].masks, first.masks)
 
 
+@pytest.mark.parametrize("ids", [(254, 255), (255, 256)])
+def test_training_dataset__cached_ids_about_a_byte__same_masks(tmp_path: Path, ids: tuple[int, int]) -> None:
+    scene = two_halves(1, (ids[0], 90), (ids[1], 92))
+    opened = open_dataset(DatasetConfig(name=str(write_custom(tmp_path, [scene], COCO))), "val")
+    training = TrainingDataset(opened, STILL, seed=0, cache=True)
+    first, again = training[(0, 0)].masks, training[(1, 0)].masks
+    assert first.sum(dim=(1, 2)).tolist() == [20, 20]
+    assert torch.equal(again, first)
+
+
 def test_training_dataset__damaged_png__data_error(dataset: PanopticDataset) -> None:
     dataset.panoptic_path(dataset.records[0]).write_bytes(b"no PNG")
     with pytest.raises(DataError, match="cannot be decoded"):

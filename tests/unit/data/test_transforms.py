@@ -25,11 +25,14 @@ class ScriptedGenerator(np.random.Generator):
     def __init__(self, *numbers: float) -> None:
         super().__init__(np.random.PCG64(0))
         self.numbers: Iterator[float] = iter(numbers)
+        self.ranges: list[tuple[object, ...]] = []
 
     def uniform(self, *arguments: object, **keywords: object) -> float:  # type: ignore[override]
+        self.ranges.append(arguments)
         return float(next(self.numbers))
 
     def integers(self, *arguments: object, **keywords: object) -> int:  # type: ignore[override]
+        self.ranges.append(arguments)
         return int(next(self.numbers))
 
 
@@ -132,6 +135,23 @@ def test_augment__jitter_recipe__order_flip_scale_crop() -> None:
     assert np.array_equal(result[1], expected[1])
 
 
+def test_augment__jitter_recipe_with_colors__colours_change_last() -> None:
+    recipe = AugmentationConfig(scale_range=(0.1, 2.0), crop_height_px=16, crop_width_px=16, color="mild")
+    image, id_map = picture(16, 16)
+    # No flip (0.7 > 0.5), factor 1/2, position 0, then brightness times 1.1 and 10 more, of the grey padding too.
+    result, _ = augment(image, id_map, recipe, ScriptedGenerator(0.7, 0.5, 0.0, 1.1, 10.0))
+    plain, _ = jitter_scale(image, id_map, (16, 16), factor=0.5, position=0.0)
+    assert np.array_equal(result, np.clip(plain * 1.1 + 10.0, 0, 255).astype(np.uint8))
+
+
+def test_augment__crop_of_a_picture_one_pixel_larger__both_places_occur() -> None:
+    recipe = AugmentationConfig(flip_ratio=0.0, crop_height_px=4, crop_width_px=4)
+    id_map = np.arange(25, dtype=np.int32).reshape(5, 5)
+    image = np.zeros((5, 5, 3), np.uint8)
+    corners = {int(augment(image, id_map, recipe, np.random.default_rng(seed))[1][0, 0]) for seed in range(40)}
+    assert corners == {0, 1, 5, 6}
+
+
 @pytest.mark.parametrize("flip_ratio, flipped", [(0.0, False), (1.0, True)])
 def test_augment__flip_only__both_or_none(flip_ratio: float, flipped: bool) -> None:
     image, id_map = picture(7, 9)
@@ -212,3 +232,17 @@ def test_change_colors__ssd_saturation__red_fades() -> None:
     # Half the saturation at equal value: (200, 100, 100).
     changed = change_colors(RED, AugmentationConfig(color="ssd"), ScriptedGenerator(0, 0, 1, 0.5, 0, 0))
     assert np.abs(changed[0, 0].astype(int) - [200, 100, 100]).max() <= 2
+
+
+def test_change_colors__ssd__published_ranges() -> None:
+    # Origin: detectron2's ColorAugSSDTransform: brightness within 32, contrast and saturation times 0.5 to 1.5, hue
+    # within 18 of OpenCV's steps, both ends included; each of the five chances is one in two.
+    rng = ScriptedGenerator(1, 0.0, 1, 1, 1.0, 1, 1.0, 1, 0)
+    change_colors(np.full((2, 2, 3), 90, np.uint8), AugmentationConfig(color="ssd"), rng)
+    chance = (2,)
+    assert rng.ranges == [
+        *(chance, (-32.0, 32.0)),
+        *(chance, chance, (0.5, 1.5)),
+        *(chance, (0.5, 1.5)),
+        *(chance, (-18, 19)),
+    ]

@@ -112,12 +112,14 @@ _ENTRY_FIELDS = ("image", "exit_index", "class_index", "iou_sum", "tp", "fp", "f
 
 
 def test_oracle_assignment__ties_and_undefined__take_the_shallower() -> None:
-    # By hand: a tie at exits 0 and 2; a maximum at 1; undefined at one exit; a tie in decimals but not in binary:
-    # 0.51 - 3 * 0.01 is 0.48 and so is 0.50 - 2 * 0.01.
-    utilities = np.array(
-        [[0.5, 0.4, 0.5], [0.1, 0.3, 0.2], [np.nan, 0.9, 0.1], [0.50 - 2 * 0.01, 0.51 - 3 * 0.01, 0.0]]
-    )
-    assert oracle_assignment(utilities).tolist() == [0, 1, 0, 0]
+    # By hand: a tie at exits 0 and 2; a maximum at 1; undefined at one exit.
+    utilities = np.array([[0.5, 0.4, 0.5], [0.1, 0.3, 0.2], [np.nan, 0.9, 0.1]])
+    assert oracle_assignment(utilities).tolist() == [0, 1, 0]
+
+
+def test_oracle_assignment__sums_that_round_apart__are_a_tie() -> None:
+    # 0.1 + 0.2 is 0.30000000000000004: which of two equal sums is larger must not follow from the order of adding.
+    assert oracle_assignment(np.array([[0.3, 0.1 + 0.2], [0.3, 0.3 + 1e-9]])).tolist() == [0, 1]
 
 
 def test_mixture_of__counts_shares() -> None:
@@ -165,6 +167,13 @@ def test_best_fixed_mixture__deeper_is_worse__keeps_the_cheap_exit() -> None:
 
 def test_best_fixed_mixture__budget_below_every_exit__is_none() -> None:
     assert best_fixed_mixture(random_table(0, 5, 2, 2), np.array([2.0, 3.0]), 1.9) is None
+
+
+def test_best_fixed_mixture__budget_of_an_exit_rounded_below_it__affords_the_exit() -> None:
+    # The gate that sends everybody to exit 0 has its cost, added in another order.
+    found = best_fixed_mixture(random_table(0, 4, 2, 3), np.array([0.1 + 0.2, 1.0]), 0.3)
+    assert found is not None
+    assert found[0] == pytest.approx(1.0)
 
 
 def test_fixed_hull__exit_below_the_line__is_left_out() -> None:
