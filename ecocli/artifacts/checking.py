@@ -2,18 +2,16 @@
 
 from collections import defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ecocli.artifacts.blobs import NO_FILE, Fault
 from ecocli.artifacts.digest import is_digest
 from ecocli.artifacts.oci import Descriptor, parse_index
+from ecocli.artifacts.references import resolve
+from ecocli.artifacts.store import Store
 from ecocli.errors import ArtifactError, UsageError
 
-if TYPE_CHECKING:
-    from ecocli.artifacts.store import Store
 
-
-def verify(store: "Store", reference: str | None = None) -> tuple[Fault, ...]:
+def verify(store: Store, reference: str | None = None) -> tuple[Fault, ...]:
     """Return all damage; every file is read once.
 
     An index that lags behind the names is no damage: the next writer brings it up to date.
@@ -27,7 +25,7 @@ def verify(store: "Store", reference: str | None = None) -> tuple[Fault, ...]:
         UsageError: There is no store.
     """
     if reference is not None:
-        digest = store.resolve(reference, None)
+        digest = resolve(store, reference, None)
         faults = store.closure_faults(digest, full=True)
         return tuple(faults or _contradiction(store, digest))
     if not store.layout.is_store():
@@ -38,7 +36,7 @@ def verify(store: "Store", reference: str | None = None) -> tuple[Fault, ...]:
     return (*_layout_faults(store), *_blob_faults(store), *_entry_faults(store))
 
 
-def _contradiction(store: "Store", digest: str) -> list[Fault]:
+def _contradiction(store: Store, digest: str) -> list[Fault]:
     try:
         store.read_base(digest)
     except ArtifactError as error:
@@ -46,7 +44,7 @@ def _contradiction(store: "Store", digest: str) -> list[Fault]:
     return []
 
 
-def _layout_faults(store: "Store") -> list[Fault]:
+def _layout_faults(store: Store) -> list[Fault]:
     faults = []
     try:
         store.layout.check_marker()
@@ -62,7 +60,7 @@ def _layout_faults(store: "Store") -> list[Fault]:
     return faults
 
 
-def _blob_faults(store: "Store") -> list[Fault]:
+def _blob_faults(store: Store) -> list[Fault]:
     owners: dict[Path, list[str]] = defaultdict(list)
     faults = []
     for digest in store.digests():
@@ -87,7 +85,7 @@ def _blob_faults(store: "Store") -> list[Fault]:
     return faults
 
 
-def _entry_faults(store: "Store") -> list[Fault]:
+def _entry_faults(store: Store) -> list[Fault]:
     faults = []
     for name in store.refs.listed():
         path = store.refs.path(name)

@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
@@ -21,10 +20,8 @@ from ecocli.artifacts.checking import verify
 from ecocli.artifacts.digest import is_digest
 from ecocli.artifacts.files import storage_errors
 from ecocli.artifacts.locking import locked
+from ecocli.artifacts.store import Store
 from ecocli.errors import ArtifactError
-
-if TYPE_CHECKING:
-    from ecocli.artifacts.store import Store
 
 DEFAULT_GRACE_S = 14 * 24 * 3600.0
 _SCRATCH_GRACE_S = 24 * 3600.0
@@ -49,7 +46,9 @@ class Collected:
     freed_bytes: int = 0
 
 
-def collect(store: "Store", grace_s: float, *, dry_run: bool, damaged: bool) -> Collected:
+def collect(
+    store: Store, grace_s: float = DEFAULT_GRACE_S, *, dry_run: bool = False, damaged: bool = False
+) -> Collected:
     """Remove artifacts, blobs and leftovers that nothing needs.
 
     Args:
@@ -74,7 +73,7 @@ def collect(store: "Store", grace_s: float, *, dry_run: bool, damaged: bool) -> 
 
 
 class _Collector:
-    def __init__(self, store: "Store", grace_s: float, dry_run: bool) -> None:
+    def __init__(self, store: Store, grace_s: float, dry_run: bool) -> None:
         self._store = store
         self._grace_s = grace_s
         self._dry_run = dry_run
@@ -204,7 +203,7 @@ class _Collector:
                 path.unlink(missing_ok=True)
 
 
-def _is_faulty(store: "Store", digest: str, faults: Iterable[Fault]) -> bool:
+def _is_faulty(store: Store, digest: str, faults: Iterable[Fault]) -> bool:
     owners = {digest, f"artifact {digest}"}
     return any(fault.owner in owners for fault in faults)
 

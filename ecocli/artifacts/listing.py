@@ -2,12 +2,9 @@
 
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from ecocli.artifacts.store import Store
 from ecocli.errors import ArtifactError
-
-if TYPE_CHECKING:
-    from ecocli.artifacts.store import Store
 
 
 @dataclass(frozen=True)
@@ -31,7 +28,7 @@ class Listing:
     problem: str = ""
 
 
-def list_artifacts(store: "Store", kind: str | None = None) -> tuple[Listing, ...]:
+def list_artifacts(store: Store, kind: str | None = None) -> tuple[Listing, ...]:
     """Return a line on every artifact, newest first.
 
     Args:
@@ -46,7 +43,7 @@ def list_artifacts(store: "Store", kind: str | None = None) -> tuple[Listing, ..
     return tuple(sorted(wanted, key=lambda line: (line.created_at, line.digest), reverse=True))
 
 
-def _line(store: "Store", digest: str, names: tuple[str, ...]) -> Listing:
+def _line(store: Store, digest: str, names: tuple[str, ...]) -> Listing:
     created_at = str(store.read_provenance(digest).get("created_at", ""))
     try:
         oci = store.read_oci(digest)

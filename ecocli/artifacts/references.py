@@ -7,21 +7,18 @@ digest. Prefixes have at least 4 hexadecimal digits and must be unique among the
 import difflib
 import logging
 import re
-from typing import TYPE_CHECKING
 
 from ecocli.artifacts.artifact import wrong_kind_error
 from ecocli.artifacts.digest import is_digest
 from ecocli.artifacts.names import is_name
+from ecocli.artifacts.store import Store
 from ecocli.errors import ArtifactError
-
-if TYPE_CHECKING:
-    from ecocli.artifacts.store import Store
 
 _PREFIX = re.compile(r"(sha256:)?([0-9a-f]{4,64})")
 _log = logging.getLogger(__name__)
 
 
-def resolve(store: "Store", reference: str, kind: str | None) -> str:
+def resolve(store: Store, reference: str, kind: str | None) -> str:
     """Return the digest that a reference stands for.
 
     Args:
@@ -67,14 +64,14 @@ def _starts(digest: str, prefix: str) -> bool:
     return digest.startswith(prefix, len("sha256:"))
 
 
-def _kind(store: "Store", digest: str) -> str | None:
+def _kind(store: Store, digest: str) -> str | None:
     try:
         return store.read_oci(digest).kind
     except ArtifactError:
         return None
 
 
-def _unknown(store: "Store", reference: str, kind: str | None) -> ArtifactError:
+def _unknown(store: Store, reference: str, kind: str | None) -> ArtifactError:
     names = [name for name, ref in store.refs.read_all().items() if kind is None or ref.kind == kind]
     near = difflib.get_close_matches(reference, names, n=3)
     if near:

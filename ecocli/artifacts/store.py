@@ -14,7 +14,6 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pydantic import JsonValue, ValidationError
 
@@ -37,10 +36,6 @@ from ecocli.artifacts.names import Names, Ref, check_name
 from ecocli.artifacts.oci import EMPTY_BYTES, Descriptor, OciManifest, build_manifest, parse_manifest
 from ecocli.artifacts.provenance import local_provenance
 from ecocli.errors import ArtifactError
-
-if TYPE_CHECKING:
-    from ecocli.artifacts.collecting import Collected
-    from ecocli.artifacts.listing import Listing
 
 _log = logging.getLogger(__name__)
 _PUT_ATTEMPTS = 3
@@ -301,39 +296,3 @@ class Store:
         known |= {digest for action in self.actions.listed() if (digest := self.actions.read(action))}
         known |= set(digests_of_files(self.layout.provenance))
         return sorted(known)
-
-    def resolve(self, reference: str, kind: str | None) -> str:
-        """Return the digest that a name, a digest or a unique digest prefix stands for; see `references.resolve`."""
-        from ecocli.artifacts.references import resolve
-
-        return resolve(self, reference, kind)
-
-    def list(self, kind: str | None = None) -> "tuple[Listing, ...]":
-        """Return a line on every artifact, newest first; see `listing.list_artifacts`."""
-        from ecocli.artifacts.listing import list_artifacts
-
-        return list_artifacts(self, kind)
-
-    def verify(self, reference: str | None = None) -> tuple[Fault, ...]:
-        """Read everything, or one artifact, and return all damage found; see `checking.verify`."""
-        from ecocli.artifacts.checking import verify
-
-        return verify(self, reference)
-
-    def gc(self, *, grace_s: float | None = None, dry_run: bool = False, damaged: bool = False) -> "Collected":
-        """Remove what nothing needs any more; see `collecting.collect`."""
-        from ecocli.artifacts.collecting import DEFAULT_GRACE_S, collect
-
-        return collect(self, DEFAULT_GRACE_S if grace_s is None else grace_s, dry_run=dry_run, damaged=damaged)
-
-    def push(self, reference: str, target: Path, *, name: str | None = None, with_inputs: bool = False) -> str:
-        """Copy an artifact into another OCI layout; see `transfer.push`."""
-        from ecocli.artifacts.transfer import push
-
-        return push(self, reference, target, name=name, with_inputs=with_inputs)
-
-    def pull(self, source: Path, reference: str, *, name: str | None = None, with_inputs: bool = False) -> str:
-        """Copy an artifact from another OCI layout into this store; see `transfer.pull`."""
-        from ecocli.artifacts.transfer import pull
-
-        return pull(self, source, reference, name=name, with_inputs=with_inputs)

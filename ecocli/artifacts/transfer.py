@@ -13,6 +13,7 @@ from ecocli.artifacts.layout import Layout
 from ecocli.artifacts.names import check_name, is_name
 from ecocli.artifacts.oci import LAYOUT_BYTES, Descriptor, build_index, index_entry, parse_index
 from ecocli.artifacts.provenance import local_provenance
+from ecocli.artifacts.references import resolve
 from ecocli.artifacts.store import Store
 from ecocli.errors import ArtifactError, UsageError
 
@@ -36,7 +37,7 @@ def push(store: Store, reference: str, target: Path, *, name: str | None = None,
         ArtifactError: The artifact is unknown or damaged.
         UsageError: The target is something else, or cannot be written.
     """
-    digest = store.resolve(reference, None)
+    digest = resolve(store, reference, None)
     name = _name(store, reference, name)
     digests = _with_inputs(store, digest) if with_inputs else [digest]
     _check_all(store, digests)
@@ -75,7 +76,7 @@ def pull(store: Store, source: Path, reference: str, *, name: str | None = None,
     """
     other = Store(source)
     other.layout.check_marker()
-    digest = other.resolve(reference, None) if other.layout.is_store() else _find_in_index(other, reference)
+    digest = resolve(other, reference, None) if other.layout.is_store() else _find_in_index(other, reference)
     name = _name(other, reference, name)
     digests = _with_inputs(other, digest) if with_inputs else [digest]
     _check_all(other, digests)

@@ -1,15 +1,14 @@
 """Milliseconds of each exit, as ``--profile`` and ``--exit-ms`` give them."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
+from ecocli.artifacts.manifest import DerivedManifest
+from ecocli.artifacts.references import resolve
+from ecocli.artifacts.store import Store
 from ecocli.errors import UsageError
 
-if TYPE_CHECKING:
-    from ecocli.artifacts.store import Store
 
-
-def read_exit_ms(store: "Store", derived: str, profile: str | None, listed: str | None) -> list[float] | None:
+def read_exit_ms(store: Store, derived: str, profile: str | None, listed: str | None) -> list[float] | None:
     """Return the milliseconds of each of the parent's exits, or None where neither option was given.
 
     Args:
@@ -30,10 +29,8 @@ def read_exit_ms(store: "Store", derived: str, profile: str | None, listed: str 
             raise UsageError(f"--exit-ms is {listed!r}, expected numbers such as 30.5,34,38.") from error
     if profile is None:
         return None
-    from ecocli.artifacts.manifest import DerivedManifest
-
     depths = store.get(derived, DerivedManifest).manifest.exit_depths
-    digest = store.resolve(profile, None)
+    digest = resolve(store, profile, None)
     measured = store.read_provenance(digest).get("ms_per_image")
     found = measured if isinstance(measured, Mapping) else {}
     times = [found.get(f"exit {depth}") for depth in depths]

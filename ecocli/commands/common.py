@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from ecocli.artifacts import references
 from ecocli.artifacts.action import Plan, execute
 from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.manifest import ManifestT
@@ -195,7 +196,7 @@ def resolve_input(store: Store, kind: str, reference: str | None, log: logging.L
         ArtifactError: Nothing, or more than one artifact, fits.
     """
     wanted = kind if reference is None else reference
-    digest = store.resolve(wanted, kind)
+    digest = references.resolve(store, wanted, kind)
     log.info("%s %s (%s)", kind, digest, "the latest" if reference is None else wanted)
     return digest
 

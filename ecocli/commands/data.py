@@ -17,14 +17,13 @@ from ecocli.commands.common import (
     environment_data_root,
     resolve,
 )
+from ecocli.commands.tables import make_list
 from ecocli.config.dataset import DatasetConfig
 from ecocli.errors import DataError
 from ecocli.runtime.distributed import World
 from ecocli.runtime.progress import Progress
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from ecocli.data.checking import SplitReport
     from ecocli.data.panoptic import PanopticDataset
 
@@ -60,16 +59,6 @@ def _resolve(
         flags={"name": name, "root": None if root is None else str(root), **settings},
         assignments=assignments,
     )
-
-
-def _table(*columns: str) -> "Table":
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for position, column in enumerate(columns):
-        table.add_column(column, justify="right" if position else "left")
-    return table
 
 
 @app.command("shapes")
@@ -111,7 +100,15 @@ def shapes(
     splits = [open_dataset(settings, split) for split in ("train", "val")]
     if preview is not None:
         _write_preview(splits[1], preview)
-    table = _table("split", "images", "size", "segments", "per image", "crowds")
+    table = make_list(
+        "split",
+        "images",
+        "size",
+        "segments",
+        "per image",
+        "crowds",
+        right=["images", "size", "segments", "per image", "crowds"],
+    )
     rows = []
     for dataset in splits:
         segments = [segment for record in dataset.records for segment in record.segments]
@@ -209,7 +206,16 @@ def _print_check(name: str, reports: "list[SplitReport]", names: dict[int, str],
     lines = [f"{fault.split}: {fault.text}" for fault in faults[:_SHOWN_FAULTS]]
     if len(faults) > _SHOWN_FAULTS:
         lines.append(f"... and {len(faults) - _SHOWN_FAULTS} more faults")
-    table = _table("split", "images", "checked", "segments", "crowds", "unlabelled", "faults")
+    table = make_list(
+        "split",
+        "images",
+        "checked",
+        "segments",
+        "crowds",
+        "unlabelled",
+        "faults",
+        right=["images", "checked", "segments", "crowds", "unlabelled", "faults"],
+    )
     splits = []
     for report in reports:
         table.add_row(

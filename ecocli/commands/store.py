@@ -4,21 +4,20 @@ stdout carries the table or the JSON object. ``verify`` leaves with code 4 when 
 these commands; none of them loads torch.
 """
 
+import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from ecocli.artifacts import checking, collecting, listing, references, transfer
+from ecocli.artifacts.store import Store
 from ecocli.commands.common import JsonOption, StoreOption, emit_result, open_store
+from ecocli.commands.tables import make_list
 from ecocli.errors import ArtifactError
 from ecocli.runtime.distributed import World
 from ecocli.runtime.logging import configure_logging
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from ecocli.artifacts.store import Store
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -33,18 +32,7 @@ OtherNameOption = Annotated[
 ]
 
 
-def _table(*columns: str) -> "Table":
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for column in columns:
-        # Folded, never cut: digests and paths are copied from the screen.
-        table.add_column(column, overflow="fold", justify="right" if column == "bytes" else "left")
-    return table
-
-
-def _open(store: Path | None) -> "Store":
+def _open(store: Path | None) -> Store:
     configure_logging(World())
     return open_store(store)
 
@@ -57,8 +45,8 @@ def list_artifacts(
 ) -> None:
     """List all artifacts, newest first."""
     opened = _open(store)
-    listings = opened.list(kind)
-    table = _table("kind", "digest", "names", "bytes", "created (UTC)")
+    listings = listing.list_artifacts(opened, kind)
+    table = make_list("kind", "digest", "names", "bytes", "created (UTC)", right=["bytes"])
     for line in listings:
         created = line.created_at.removesuffix("+00:00").replace("T", " ")
         label = line.kind or "damaged"
@@ -70,10 +58,8 @@ def list_artifacts(
 @app.command("show")
 def show(reference: ReferenceArgument, store: StoreOption = None, as_json: JsonOption = False) -> None:
     """Show one artifact: its names, manifest, files and where it was made."""
-    import json
-
     opened = _open(store)
-    digest = opened.resolve(reference, None)
+    digest = references.resolve(opened, reference, None)
     opened.read_base(digest)
     oci = opened.read_oci(digest)
     manifest = json.loads(opened.blobs.read(oci.config, f"artifact {digest}"))
@@ -92,7 +78,7 @@ def show(reference: ReferenceArgument, store: StoreOption = None, as_json: JsonO
     lines = [f"{oci.kind} {digest}", f"names: {', '.join(names) or 'none'}", "manifest:"]
     lines += [f"  {key}: {json.dumps(value)}" for key, value in manifest.items()]
     lines += ["provenance:", *(f"  {key}: {json.dumps(value)}" for key, value in provenance.items()), "files:"]
-    table = _table("file", "bytes", "path")
+    table = make_list("file", "bytes", "path", right=["bytes"])
     for entry in files:
         table.add_row(entry["name"], f"{entry['size_bytes']:,}", paths[entry["name"]])
     emit_result(World(), data, text="\n".join(lines), table=table, as_json=as_json)
@@ -106,8 +92,8 @@ def verify(
 ) -> None:
     """Read everything and list all damage; leaves with code 4 if there is any."""
     opened = _open(store)
-    faults = opened.verify(reference)
-    table = _table("problem", "of", "file", "expected", "found")
+    faults = checking.verify(opened, reference)
+    table = make_list("problem", "of", "file", "expected", "found")
     for fault in faults:
         table.add_row(fault.problem, fault.owner, str(fault.path), fault.expected, fault.found)
     data = {"store": str(opened.root), "faults": [{**asdict(fault), "path": str(fault.path)} for fault in faults]}
@@ -134,8 +120,8 @@ def collect(
     as_json: JsonOption = False,
 ) -> None:
     """Remove what no name needs and nobody used lately."""
-    found = _open(store).gc(grace_s=grace_days * _DAY_S, dry_run=dry_run, damaged=damaged)
-    table = _table("removed" if not dry_run else "would remove", "which")
+    found = collecting.collect(_open(store), grace_days * _DAY_S, dry_run=dry_run, damaged=damaged)
+    table = make_list("removed" if not dry_run else "would remove", "which")
     rows = [("name", name) for name in found.names]
     rows += [("artifact", digest) for digest in found.artifacts]
     rows += [("blob", str(path)) for path in found.blobs]
@@ -165,7 +151,7 @@ def push(
     as_json: JsonOption = False,
 ) -> None:
     """Copy an artifact to another store or OCI layout; from there skopeo takes it to a registry."""
-    digest = _open(store).push(reference, target, name=name, with_inputs=with_inputs)
+    digest = transfer.push(_open(store), reference, target, name=name, with_inputs=with_inputs)
     emit_result(World(), {"digest": digest, "target": str(target)}, text=digest, as_json=as_json)
 
 
@@ -179,5 +165,5 @@ def pull(
     as_json: JsonOption = False,
 ) -> None:
     """Copy an artifact from another store or OCI layout into this one."""
-    digest = _open(store).pull(source, reference, name=name, with_inputs=with_inputs)
+    digest = transfer.pull(_open(store), source, reference, name=name, with_inputs=with_inputs)
     emit_result(World(), {"digest": digest, "source": str(source)}, text=digest, as_json=as_json)

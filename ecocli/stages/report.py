@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.lineage import GATE_FILE, WEIGHTS_FILE
+from ecocli.artifacts.listing import list_artifacts
 from ecocli.artifacts.manifest import DerivedManifest, EvaluationManifest, GateManifest, ParentManifest
 from ecocli.artifacts.store import Store
 from ecocli.artifacts.summaries import EvaluationRow, EvaluationSummary
@@ -171,7 +172,7 @@ def _other_gates(store: Store, evaluation: Artifact[EvaluationManifest], table: 
     if split not in derived.manifest.splits or not same_images:
         return []
     points: dict[tuple[float, float], str] = {}
-    for listing in store.list("gate"):
+    for listing in list_artifacts(store, "gate"):
         if listing.problem:
             continue
         gate = store.get(listing.digest, GateManifest)

@@ -18,8 +18,11 @@ from helpers_store import age, gate_manifest, put_gate
 
 from ecocli.artifacts import collecting
 from ecocli.artifacts.action import Action, Made, Plan, execute
+from ecocli.artifacts.checking import verify
+from ecocli.artifacts.collecting import collect
 from ecocli.artifacts.manifest import GateManifest
 from ecocli.artifacts.store import Store
+from ecocli.artifacts.transfer import pull
 from ecocli.config.base import Config
 from ecocli.runtime.context import Runtime
 
@@ -79,7 +82,7 @@ def test_put__many_processes__loses_no_name_and_the_index_agrees(store: Store, t
     assert {name: names[name] for name in told} == told
     assert names["latest"] in told.values()
     assert _index_names(store) == names
-    assert store.verify() == ()
+    assert verify(store) == ()
     assert list(store.layout.scratch.iterdir()) == []
 
 
@@ -91,16 +94,16 @@ def test_put__killed_at_random_moments__keeps_all_it_acknowledged(store: Store, 
     names = store.names()
     assert len(told) >= 3 * PROCESSES * 2
     assert {name: names[name] for name in told} == told
-    assert store.verify() == ()
+    assert verify(store) == ()
     for digest in told.values():
         assert store.get(digest, GateManifest).path_of("shared").read_bytes() == b"shared" * 5000
     # The next writer heals the index; the collector takes what the killed ones left behind.
     put_gate(store, names=("healed",))
     assert _index_names(store) == store.names()
     age(store.layout.scratch, 2 * 24 * 3600.0)
-    store.gc()
+    collect(store)
     assert list(store.layout.scratch.iterdir()) == []
-    assert store.verify() == ()
+    assert verify(store) == ()
 
 
 def test_execute__many_processes__compute_once(store: Store, tmp_path: Path) -> None:
@@ -115,7 +118,7 @@ def test_execute__locks_granted_to_everyone__is_double_work_without_damage(store
     # The point of the test: they did work at the same time, in one run folder.
     assert log.read_text().count("worked") > 1
     assert store.get(digest, GateManifest).path_of("gate.safetensors").read_bytes() == b"weights" * 10_000
-    assert store.verify() == ()
+    assert verify(store) == ()
 
 
 def test_execute__killed__the_next_process_has_lock_and_checkpoint(store: Store) -> None:
@@ -139,7 +142,7 @@ def test_put__full_disk__is_a_clear_error_and_leaves_nothing(store: Store) -> No
     assert "File too large. Nothing half-written was left behind." in out
     assert list(store.names()) == ["small"]
     assert list(store.layout.scratch.iterdir()) == []
-    assert store.verify() == ()
+    assert verify(store) == ()
 
 
 @pytest.fixture
@@ -166,7 +169,7 @@ def test_put__read_only_store__is_a_clear_error_but_reading_works(public_store: 
     assert first == digest
     assert second.startswith("UsageError 2 Cannot write ")
     assert "Permission denied. Make it writable for you, or choose another place" in second
-    assert store.verify() == ()
+    assert verify(store) == ()
 
 
 def test_collect__put_of_an_old_unneeded_blob_meanwhile__keeps_it(
@@ -184,9 +187,9 @@ def test_collect__put_of_an_old_unneeded_blob_meanwhile__keeps_it(
         return needed
 
     monkeypatch.setattr(collecting._Collector, "_blobs_of", mark_then_put)
-    assert doomed.digest in store.gc().artifacts
+    assert doomed.digest in collect(store).artifacts
     assert store.get(made[0].digest, GateManifest).path_of("w").read_bytes() == b"shared"
-    assert store.verify() == ()
+    assert verify(store) == ()
 
 
 @pytest.mark.skipif(shutil.which("skopeo") is None, reason="skopeo is not installed")
@@ -195,5 +198,5 @@ def test_push__through_skopeo_and_back__keeps_digest_and_bytes(store: Store, tmp
     copied = tmp_path / "copied"
     subprocess.run(["skopeo", "copy", f"oci:{store.root}:mine", f"oci:{copied}:mine"], check=True, capture_output=True)
     other = Store(tmp_path / "other")
-    assert other.pull(copied, "mine") == artifact.digest
+    assert pull(other, copied, "mine") == artifact.digest
     assert other.get(artifact.digest, GateManifest).manifest == artifact.manifest

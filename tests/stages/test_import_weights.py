@@ -12,6 +12,7 @@ from helpers_stages import run_stage
 from helpers_weights import RESNET, SWIN, random_model
 
 from ecocli.artifacts.manifest import ParentManifest
+from ecocli.artifacts.references import resolve
 from ecocli.artifacts.store import Store
 from ecocli.artifacts.tensors import load_tensors
 from ecocli.config.architecture import ArchitectureConfig
@@ -51,7 +52,7 @@ def test_run__pickle__parent_with_one_exit_at_full_depth(tmp_path: Path, store: 
     assert manifest.architecture == CITY.model_copy(update={"name": "imported"})
     # Origin of the size rule: Mask2Former's Cityscapes test size.
     assert manifest.stage_config["test_resize"] == {"short_edge_px": 1024, "long_edge_px": 2048}
-    assert store.resolve("parent", "parent") == artifact.digest
+    assert resolve(store, "parent", "parent") == artifact.digest
     expected = random_model(CITY).state_dict()
     found = load_tensors(artifact.path_of("model.safetensors"))
     assert found.keys() == expected.keys()

@@ -9,6 +9,7 @@ from helpers_stages import run_stage
 from helpers_store import gate_metrics
 
 from ecocli.artifacts.manifest import GateManifest
+from ecocli.artifacts.references import resolve
 from ecocli.artifacts.store import Store
 from ecocli.config.architecture import ARCHITECTURES
 from ecocli.config.dataset import DatasetConfig
@@ -109,7 +110,7 @@ def test_run__latency__measured_anew_into_the_provenance(bench: Bench) -> None:
     again = run_stage(profile_model, config, inputs, bench.store, Runtime.quiet())
     assert again.digest == report.digest
     assert bench.store.read_provenance(again.digest)["ms_per_image"] != first["ms_per_image"]
-    assert bench.store.resolve("profile", "profile") == report.digest
+    assert resolve(bench.store, "profile", "profile") == report.digest
 
 
 def test_run__same_profile_again__is_reused(bench: Bench) -> None:

@@ -18,17 +18,7 @@ def test_import_contract__whole_package__is_kept(
     assert status == EXIT_STATUS_SUCCESS, capsys.readouterr().out
 
 
-# Goes with the methods of Store that only pass on to collecting, checking, listing, transfer and references.
-_CIRCLE_OF_STORE = pytest.mark.xfail(strict=True, raises=graphlib.CycleError, reason="Store passes on to its own users")
-
-
-@pytest.mark.parametrize(
-    "package",
-    [
-        pytest.param(path.parent.name, marks=_CIRCLE_OF_STORE if path.parent.name == "artifacts" else ())
-        for path in sorted((ROOT / "ecocli").glob("*/__init__.py"))
-    ],
-)
+@pytest.mark.parametrize("package", [path.parent.name for path in sorted((ROOT / "ecocli").glob("*/__init__.py"))])
 def test_imports__within_a_package__form_no_circle(package: str) -> None:
     # Imports inside functions and for type checkers count: they hide a circle, they do not open it.
     graph = grimp.build_graph("ecocli", cache_dir=None)

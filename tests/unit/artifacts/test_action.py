@@ -10,6 +10,7 @@ import pytest
 from helpers_store import flip_bit, gate_manifest, overwrite
 
 from ecocli.artifacts.action import Action, Made, Plan, execute
+from ecocli.artifacts.listing import list_artifacts
 from ecocli.artifacts.manifest import GateManifest
 from ecocli.artifacts.store import Store
 from ecocli.config.base import Config
@@ -164,7 +165,7 @@ def test_execute__impossible_name__is_refused_before_work(store: Store) -> None:
 def test_execute__manifest_of_another_request__is_a_bug(store: Store, action: Action, field: str) -> None:
     with pytest.raises(ValueError, match=f"The manifest's {field} is .*, the action's is"):
         execute(Plan(action, GateManifest, _Work()), store, Runtime.quiet())
-    assert store.list() == ()
+    assert list_artifacts(store) == ()
 
 
 def test_execute__other_process_finishes_first__uses_its_result(store: Store, caplog: pytest.LogCaptureFixture) -> None:

@@ -7,6 +7,7 @@ import pytest
 from helpers_store import flip_bit, overwrite, parent_manifest, put_gate
 
 from ecocli.artifacts.artifact import Artifact
+from ecocli.artifacts.checking import verify
 from ecocli.artifacts.digest import canonical_json
 from ecocli.artifacts.manifest import GateManifest
 from ecocli.artifacts.oci import build_manifest
@@ -22,25 +23,25 @@ def store(tmp_path: Path) -> Store:
 
 
 def _problems(store: Store, reference: str | None = None) -> list[tuple[str, str]]:
-    return [(fault.problem, fault.path.name) for fault in store.verify(reference)]
+    return [(fault.problem, fault.path.name) for fault in verify(store, reference)]
 
 
 def test_verify__sound_store__finds_nothing(store: Store) -> None:
     put_gate(store, names=("mine",), action=ACTION)
     store.put(parent_manifest(), {})
-    assert store.verify() == store.verify("mine") == ()
+    assert verify(store) == verify(store, "mine") == ()
 
 
 def test_verify__no_store__is_refused(store: Store) -> None:
     with pytest.raises(UsageError, match=r"There is no store at .*: expected a folder made by eco"):
-        store.verify()
+        verify(store)
 
 
 def test_verify__flipped_bit__names_all_owners_expected_and_found(store: Store) -> None:
     first = put_gate(store, 0.1, {"w": b"same"})
     second = put_gate(store, 0.2, {"w": b"same"})
     flip_bit(first.path_of("w"))
-    faults = store.verify()
+    faults = verify(store)
     assert sorted(fault.owner for fault in faults) == sorted([first.digest, second.digest])
     assert {fault.path for fault in faults} == {first.path_of("w")}
     assert first.manifest.files[0].digest in faults[0].expected
@@ -52,7 +53,7 @@ def test_verify__blob_of_nobody__is_checked_too(store: Store) -> None:
     store.create()
     path = store.blobs.path(store.blobs.put_bytes(b"abc").digest)
     flip_bit(path)
-    assert [(fault.owner, fault.path) for fault in store.verify()] == [("", path)]
+    assert [(fault.owner, fault.path) for fault in verify(store)] == [("", path)]
 
 
 def test_verify__truncated_and_missing__are_both_listed(store: Store) -> None:
@@ -125,4 +126,4 @@ def test_verify__config_that_is_no_manifest__is_named(store: Store) -> None:
 def test_verify__unknown_reference__is_refused(store: Store) -> None:
     put_gate(store)
     with pytest.raises(ArtifactError, match="'nothing' is unknown"):
-        store.verify("nothing")
+        verify(store, "nothing")

@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 from helpers_store import age, flip_bit, parent_manifest, put_gate
 
+from ecocli.artifacts.checking import verify
+from ecocli.artifacts.collecting import collect
 from ecocli.artifacts.digest import hex_of
+from ecocli.artifacts.listing import list_artifacts
 from ecocli.artifacts.manifest import GateManifest, ParentManifest
 from ecocli.artifacts.store import Store
 from ecocli.errors import ArtifactError
@@ -25,7 +28,7 @@ def _files(store: Store) -> set[str]:
 
 
 def test_collect__no_store__does_nothing(store: Store) -> None:
-    assert store.gc().artifacts == []
+    assert collect(store).artifacts == []
     assert not store.root.exists()
 
 
@@ -34,19 +37,19 @@ def test_collect__old_and_unnamed__is_removed_with_all_its_files(store: Store) -
     before = _files(store)
     digest = put_gate(store, action=ACTION).digest
     age(store.root, 15 * DAY_S)
-    found = store.gc()
+    found = collect(store)
     assert found.artifacts == [digest]
     # Both files, the config and the OCI manifest.
     assert len(found.blobs) == 4
     assert found.freed_bytes > 0
     assert _files(store) - {"eco/locks/gc.lock"} == before
-    assert store.list() == ()
+    assert list_artifacts(store) == ()
 
 
 def test_collect__within_the_grace_period__stays(store: Store) -> None:
     artifact = put_gate(store, action=ACTION)
     age(store.root, 13 * DAY_S)
-    assert store.gc().blobs == []
+    assert collect(store).blobs == []
     assert store.get(artifact.digest, GateManifest) == artifact
 
 
@@ -54,7 +57,7 @@ def test_collect__used_lately__stays(store: Store) -> None:
     artifact = put_gate(store, action=ACTION)
     age(store.root, 15 * DAY_S)
     assert store.find_action(ACTION) == artifact.digest
-    assert store.gc().artifacts == []
+    assert collect(store).artifacts == []
     assert store.get(artifact.digest, GateManifest) == artifact
 
 
@@ -64,7 +67,7 @@ def test_collect__named__keeps_the_inputs_of_its_inputs(store: Store) -> None:
     gate = put_gate(store, 0.2, inputs={"derived": derived.digest}, names=("gate",))
     doomed = put_gate(store, 0.3)
     age(store.root, 100 * DAY_S)
-    assert store.gc().artifacts == [doomed.digest]
+    assert collect(store).artifacts == [doomed.digest]
     assert store.get(gate.digest, GateManifest) == gate
     assert store.get(parent.digest, ParentManifest) == parent
 
@@ -72,14 +75,14 @@ def test_collect__named__keeps_the_inputs_of_its_inputs(store: Store) -> None:
 def test_collect__input_that_was_never_here__is_no_hindrance(store: Store) -> None:
     gate = put_gate(store, inputs={"parent": OTHER}, names=("gate",))
     age(store.root, 100 * DAY_S)
-    assert store.gc().artifacts == []
+    assert collect(store).artifacts == []
     assert store.get(gate.digest, GateManifest) == gate
 
 
 def test_collect__shared_blob__stays_for_the_named_one(store: Store) -> None:
     named = put_gate(store, 0.1, {"w": b"same"}, names=("a",))
     put_gate(store, 0.2, {"w": b"same"})
-    assert len(store.gc(grace_s=0.0).blobs) == 2
+    assert len(collect(store, 0.0).blobs) == 2
     assert store.get(named.digest, GateManifest) == named
 
 
@@ -88,9 +91,9 @@ def test_collect__dry_run__says_the_same_and_removes_nothing(store: Store) -> No
     store.run_dir(OTHER)
     age(store.root, 15 * DAY_S)
     before = _files(store)
-    told = store.gc(dry_run=True)
+    told = collect(store, dry_run=True)
     assert _files(store) == before
-    assert store.gc() == told
+    assert collect(store) == told
     assert told.artifacts != []
 
 
@@ -104,9 +107,9 @@ def test_collect__leftovers__go_when_old_enough(store: Store) -> None:
     lock = store.layout.locks / f"{hex_of(OTHER)}.lock"
     age(store.root, 2 * DAY_S)
     # Temporary files are useless after a day; runs and locks have the whole grace period.
-    assert store.gc().leftovers == [scratch]
+    assert collect(store).leftovers == [scratch]
     age(store.root, 15 * DAY_S)
-    assert store.gc().leftovers == [run, lock]
+    assert collect(store).leftovers == [run, lock]
     assert not run.exists()
 
 
@@ -114,7 +117,7 @@ def test_collect__run_in_progress__stays_however_old(store: Store) -> None:
     run = store.run_dir(ACTION)
     with store.lock(ACTION):
         age(store.root, 100 * DAY_S)
-        assert store.gc().leftovers == []
+        assert collect(store).leftovers == []
     assert run.exists()
 
 
@@ -123,14 +126,14 @@ def test_collect__fresh_file_deep_in_an_old_run__keeps_it(store: Store) -> None:
     age(store.root, 100 * DAY_S)
     (run / "parts").mkdir()
     (run / "parts" / "0.parquet").write_bytes(b"x")
-    assert store.gc().leftovers == []
+    assert collect(store).leftovers == []
 
 
 def test_collect__damaged_live_artifact__is_refused(store: Store) -> None:
     digest = put_gate(store, names=("mine",)).digest
     flip_bit(store.blobs.path(digest))
     with pytest.raises(ArtifactError, match=r"Nothing was collected, because .* --damaged"):
-        store.gc()
+        collect(store)
 
 
 @pytest.mark.parametrize("dry_run", [False, True])
@@ -143,11 +146,11 @@ def test_collect__damaged__goes_with_its_names_and_leaves_a_sound_store(store: S
     store.refs.path("garbage").write_bytes(b"{")
     stray = store.blobs.path(store.blobs.put_bytes(b"stray").digest)
     flip_bit(stray)
-    found = store.gc(damaged=True, dry_run=dry_run)
+    found = collect(store, damaged=True, dry_run=dry_run)
     assert found.names == ["broken", "garbage", "gate", "lost"]
     assert found.artifacts == sorted([broken.digest, no_manifest.digest])
     assert found.blobs == sorted([broken.path_of("w"), stray])
-    assert (store.verify() == ()) is not dry_run
+    assert (verify(store) == ()) is not dry_run
     if not dry_run:
         assert store.names() == {"sound": sound.digest}
         assert store.find_action(ACTION) is None
@@ -157,4 +160,4 @@ def test_collect__damaged__goes_with_its_names_and_leaves_a_sound_store(store: S
 def test_collect__store_without_blobs_folder__is_no_hindrance(store: Store) -> None:
     store.create()
     shutil.rmtree(store.root / "blobs")
-    assert store.gc(dry_run=True).blobs == []
+    assert collect(store, dry_run=True).blobs == []

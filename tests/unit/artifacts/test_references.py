@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from helpers_store import flip_bit, parent_manifest, put_gate
 
+from ecocli.artifacts.references import resolve
 from ecocli.artifacts.store import Store
 from ecocli.errors import ArtifactError
 
@@ -36,23 +37,23 @@ def _twins(store: Store) -> tuple[str, str]:
 def test_resolve__digest_prefix_and_name__give_the_digest(store: Store) -> None:
     digest = put_gate(store, names=("mine",)).digest
     for reference in (digest, digest[7:], digest[:11], digest[7:11], "mine"):
-        assert store.resolve(reference, "gate") == digest
-        assert store.resolve(reference, None) == digest
+        assert resolve(store, reference, "gate") == digest
+        assert resolve(store, reference, None) == digest
 
 
 def test_resolve__ambiguous_prefix__lists_the_candidates(store: Store) -> None:
     first, second = sorted(_twins(store))
     with pytest.raises(ArtifactError, match=rf"ambiguous: found {first} \(gate\), {second} \(gate\)\. Type more"):
-        store.resolve(first[:11], "gate")
-    assert store.resolve(first, "gate") == first
+        resolve(store, first[:11], "gate")
+    assert resolve(store, first, "gate") == first
 
 
 def test_resolve__prefix_of_two_kinds__takes_the_kind_wanted(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = put_gate(store).digest
     parent = store.put(parent_manifest(), {}).digest
     monkeypatch.setattr("ecocli.artifacts.references._starts", lambda digest, prefix: True)
-    assert store.resolve("sha256:0000", "gate") == gate
-    assert store.resolve("sha256:0000", "parent") == parent
+    assert resolve(store, "sha256:0000", "gate") == gate
+    assert resolve(store, "sha256:0000", "parent") == parent
 
 
 def test_resolve__damaged_candidate__is_named_as_such(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,8 +61,8 @@ def test_resolve__damaged_candidate__is_named_as_such(store: Store, monkeypatch:
     flip_bit(store.blobs.path(other))
     monkeypatch.setattr("ecocli.artifacts.references._starts", lambda digest, prefix: True)
     with pytest.raises(ArtifactError, match=rf"{other} \(damaged\)"):
-        store.resolve("0000", "gate")
-    assert store.resolve(gate, "gate") == gate
+        resolve(store, "0000", "gate")
+    assert resolve(store, gate, "gate") == gate
 
 
 def test_resolve__name_that_reads_like_a_digest__wins_with_a_warning(
@@ -72,28 +73,28 @@ def test_resolve__name_that_reads_like_a_digest__wins_with_a_warning(
     name = digest[7:13]
     store.set_name(name, other)
     with caplog.at_level(logging.WARNING):
-        assert store.resolve(name, "gate") == other
+        assert resolve(store, name, "gate") == other
     assert f"{name} is a name and a digest prefix: took the name. Type sha256:{name} for the digest." in caplog.text
-    assert store.resolve(f"sha256:{name}", "gate") == digest
+    assert resolve(store, f"sha256:{name}", "gate") == digest
 
 
 def test_resolve__name_of_another_kind__is_refused(store: Store) -> None:
     put_gate(store, names=("mine",))
     with pytest.raises(ArtifactError, match="The name 'mine' is an artifact of kind 'gate', expected 'parent'"):
-        store.resolve("mine", "parent")
+        resolve(store, "mine", "parent")
 
 
 def test_resolve__digest_of_another_kind__is_refused(store: Store) -> None:
     digest = put_gate(store).digest
     with pytest.raises(ArtifactError, match=f"{digest} is an artifact of kind 'gate', expected 'parent'"):
-        store.resolve(digest[:20], "parent")
+        resolve(store, digest[:20], "parent")
 
 
 def test_resolve__misspelt_name__lists_near_names_of_the_kind(store: Store) -> None:
     put_gate(store, names=("coco-beta5", "coco-beta7"))
     store.set_name("other", put_gate(store).digest)
     with pytest.raises(ArtifactError, match=r"'coco-bta5' is unknown .* Near names: coco-beta5, coco-beta7\."):
-        store.resolve("coco-bta5", "gate")
+        resolve(store, "coco-bta5", "gate")
 
 
 @pytest.mark.parametrize(
@@ -109,11 +110,11 @@ def test_resolve__unknown__says_what_there_is(
 ) -> None:
     put_gate(store, names=names)
     with pytest.raises(ArtifactError, match=advice):
-        store.resolve("zzzzzzzz", kind)
+        resolve(store, "zzzzzzzz", kind)
 
 
 @pytest.mark.parametrize("reference", ["abc", "sha256:abc", "sha256:" + "0" * 65, "sha256:XYZW", "a/b", "", "beef"])
 def test_resolve__no_reference__is_unknown(store: Store, reference: str) -> None:
     put_gate(store)
     with pytest.raises(ArtifactError, match=r"is unknown in the store .* unique digest prefix of at least 4 digits"):
-        store.resolve(reference, None)
+        resolve(store, reference, None)

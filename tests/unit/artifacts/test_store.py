@@ -13,6 +13,7 @@ from helpers_store import age, flip_bit, gate_manifest, gate_metrics, overwrite,
 from ecocli.artifacts import store as module
 from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.digest import canonical_json, hex_of, sha256_bytes
+from ecocli.artifacts.listing import list_artifacts
 from ecocli.artifacts.manifest import GateManifest, ParentManifest
 from ecocli.artifacts.oci import Descriptor, build_manifest
 from ecocli.artifacts.store import Store
@@ -35,7 +36,7 @@ def test_default__environment__names_the_folder(monkeypatch: pytest.MonkeyPatch)
 
 def test_init__missing_folder__is_not_made(tmp_path: Path) -> None:
     assert Store(tmp_path / "x").names() == {}
-    assert Store(tmp_path / "x").list() == ()
+    assert list_artifacts(Store(tmp_path / "x")) == ()
     assert not (tmp_path / "x").exists()
 
 
@@ -123,7 +124,7 @@ def test_put__impossible_name__is_refused_before_anything_is_written(store: Stor
 def test_put__missing_file__makes_nothing_visible(store: Store, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"Cannot read .*missing to store it"):
         put_gate(store, files={"a": tmp_path / "missing"}, names=("x",), action=ACTION)
-    assert store.list() == ()
+    assert list_artifacts(store) == ()
     assert store.find_action(ACTION) is None
 
 

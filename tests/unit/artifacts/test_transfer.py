@@ -6,9 +6,12 @@ from pathlib import Path
 import pytest
 from helpers_store import flip_bit, parent_manifest, put_gate
 
+from ecocli.artifacts.checking import verify
+from ecocli.artifacts.listing import list_artifacts
 from ecocli.artifacts.manifest import GateManifest
 from ecocli.artifacts.oci import EMPTY_DIGEST
 from ecocli.artifacts.store import Store
+from ecocli.artifacts.transfer import pull, push
 from ecocli.errors import ArtifactError, UsageError
 
 
@@ -32,7 +35,7 @@ def _index(folder: Path) -> list[tuple[str, str]]:
 def test_push__missing_folder__makes_a_plain_layout(store: Store, tmp_path: Path) -> None:
     artifact = put_gate(store, names=("mine",))
     target = tmp_path / "disk" / "layout"
-    assert store.push("mine", target) == artifact.digest
+    assert push(store, "mine", target) == artifact.digest
     assert sorted(path.name for path in target.iterdir()) == ["blobs", "index.json", "oci-layout"]
     assert [path.name for path in (target / "blobs").iterdir()] == ["sha256"]
     assert _index(target) == [("mine", artifact.digest)]
@@ -46,11 +49,11 @@ def test_push__layout_of_another_tool__keeps_its_entries(store: Store, tmp_path:
     theirs = {"mediaType": "x", "digest": "sha256:" + "9" * 64, "size": 3, "extra": 1}
     (target / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [theirs]}))
     first, second = put_gate(store, 0.1, names=("mine",)).digest, put_gate(store, 0.2).digest
-    store.push("mine", target)
-    store.push("mine", target)
-    store.push(second, target)
+    push(store, "mine", target)
+    push(store, "mine", target)
+    push(store, second, target)
     assert _index(target) == [(None, "sha256:" + "9" * 64), ("mine", first), (None, second)]
-    store.push(second, target, name="mine")
+    push(store, second, target, name="mine")
     assert _index(target) == [(None, "sha256:" + "9" * 64), (None, second), ("mine", second)]
     assert json.loads((target / "index.json").read_bytes())["manifests"][0] == theirs
 
@@ -58,10 +61,10 @@ def test_push__layout_of_another_tool__keeps_its_entries(store: Store, tmp_path:
 def test_push__store__sets_name_and_provenance_there(store: Store, other: Store) -> None:
     put_gate(other, 0.5, names=("theirs",))
     artifact = store.put(parent_manifest(), {}, provenance={"world_size": 8})
-    store.push(artifact.digest, other.root, name="taken")
+    push(store, artifact.digest, other.root, name="taken")
     assert other.names()["taken"] == artifact.digest
     assert other.read_provenance(artifact.digest)["world_size"] == 8
-    assert other.verify() == ()
+    assert verify(other) == ()
     assert store.names() == {}
 
 
@@ -70,20 +73,20 @@ def test_push__folder_with_other_files__is_refused(store: Store, tmp_path: Path)
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "x.tex").write_text("x")
     with pytest.raises(ArtifactError, match=r"thesis is no OCI image layout: oci-layout has 'no file'"):
-        store.push("mine", tmp_path / "thesis")
+        push(store, "mine", tmp_path / "thesis")
 
 
 def test_push__damaged__copies_nothing(store: Store, tmp_path: Path) -> None:
     flip_bit(put_gate(store, names=("mine",)).path_of("notes.json"))
     with pytest.raises(ArtifactError, match=r"Damaged file notes\.json"):
-        store.push("mine", tmp_path / "layout")
+        push(store, "mine", tmp_path / "layout")
     assert not (tmp_path / "layout").exists()
 
 
 def test_push__impossible_name__is_refused(store: Store, tmp_path: Path) -> None:
     digest = put_gate(store).digest
     with pytest.raises(UsageError, match="'a/b' cannot be a name"):
-        store.push(digest, tmp_path / "layout", name="a/b")
+        push(store, digest, tmp_path / "layout", name="a/b")
 
 
 def test_push__index_rewritten_all_the_time__gives_up(
@@ -92,7 +95,7 @@ def test_push__index_rewritten_all_the_time__gives_up(
     put_gate(store, names=("mine",))
     monkeypatch.setattr("ecocli.artifacts.transfer.build_index", lambda entries: b'{"manifests":[]}')
     with pytest.raises(UsageError, match=r"Other processes keep rewriting .*index\.json"):
-        store.push("mine", tmp_path / "layout")
+        push(store, "mine", tmp_path / "layout")
 
 
 @pytest.mark.parametrize("plain", [True, False])
@@ -100,18 +103,18 @@ def test_pull__pushed_before__comes_back_the_same(store: Store, other: Store, tm
     artifact = put_gate(store, names=("mine",))
     source = tmp_path / "layout" if plain else store.root
     if plain:
-        store.push("mine", source)
+        push(store, "mine", source)
     for reference in ("mine", artifact.digest, artifact.digest[7:15]):
-        assert other.pull(source, reference) == artifact.digest
+        assert pull(other, source, reference) == artifact.digest
     assert other.names() == {"mine": artifact.digest}
     assert other.get(artifact.digest, GateManifest).manifest == artifact.manifest
     assert other.read_provenance(artifact.digest)["pulled_from"] == str(source)
-    assert other.verify() == ()
+    assert verify(other) == ()
 
 
 def test_pull__other_name__sets_only_that(store: Store, other: Store) -> None:
     digest = put_gate(store, names=("mine",)).digest
-    other.pull(store.root, "mine", name="yours")
+    pull(other, store.root, "mine", name="yours")
     assert other.names() == {"yours": digest}
 
 
@@ -119,58 +122,58 @@ def test_pull__with_inputs__brings_everything_it_was_made_from(store: Store, oth
     parent = store.put(parent_manifest(), {"model": b"p"}).digest
     derived = put_gate(store, 0.1, inputs={"parent": parent}).digest
     put_gate(store, 0.2, inputs={"derived": derived, "parent": parent}, names=("gate",))
-    other.pull(store.root, "gate")
+    pull(other, store.root, "gate")
     assert len(other.digests()) == 1
-    other.pull(store.root, "gate", with_inputs=True)
+    pull(other, store.root, "gate", with_inputs=True)
     assert other.digests() == store.digests()
-    store.push("gate", tmp_path / "layout", with_inputs=True)
+    push(store, "gate", tmp_path / "layout", with_inputs=True)
     assert sorted(digest for _, digest in _index(tmp_path / "layout")) == store.digests()
 
 
 def test_pull__input_is_not_there__is_refused(store: Store, other: Store) -> None:
     put_gate(store, inputs={"parent": "sha256:" + "7" * 64}, names=("gate",))
     with pytest.raises(ArtifactError, match="There is no artifact sha256:777"):
-        other.pull(store.root, "gate", with_inputs=True)
+        pull(other, store.root, "gate", with_inputs=True)
 
 
 def test_pull__damaged_source__leaves_the_store_as_it_was(store: Store, other: Store, tmp_path: Path) -> None:
     artifact = put_gate(store, names=("mine",))
-    store.push("mine", tmp_path / "layout")
+    push(store, "mine", tmp_path / "layout")
     flip_bit(Store(tmp_path / "layout").blobs.path(artifact.manifest.files[0].digest))
     with pytest.raises(ArtifactError, match=r"Damaged file gate\.safetensors of artifact"):
-        other.pull(tmp_path / "layout", "mine")
+        pull(other, tmp_path / "layout", "mine")
     assert not other.root.exists()
 
 
 def test_pull__no_layout__is_refused(other: Store, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="is no OCI image layout: oci-layout has 'no file'"):
-        other.pull(tmp_path / "nothing", "mine")
+        pull(other, tmp_path / "nothing", "mine")
 
 
 def test_pull__unknown_reference__lists_the_names(store: Store, other: Store, tmp_path: Path) -> None:
     put_gate(store, names=("mine",))
-    store.push("mine", tmp_path / "layout")
+    push(store, "mine", tmp_path / "layout")
     with pytest.raises(ArtifactError, match=r"'yours' is not in the layout .*; the index has mine\."):
-        other.pull(tmp_path / "layout", "yours")
+        pull(other, tmp_path / "layout", "yours")
     (tmp_path / "layout" / "index.json").unlink()
     with pytest.raises(ArtifactError, match=r"the index has no names\."):
-        other.pull(tmp_path / "layout", "mine")
+        pull(other, tmp_path / "layout", "mine")
 
 
 def test_pull__ambiguous_prefix__lists_the_candidates(store: Store, other: Store, tmp_path: Path) -> None:
     target = tmp_path / "layout"
     put_gate(store, names=("mine",))
-    store.push("mine", target)
+    push(store, "mine", target)
     twins = ["sha256:beef" + "0" * 60, "sha256:beef" + "1" * 60]
     entries = [{"mediaType": "x", "digest": twin, "size": 1} for twin in twins]
     (target / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": entries}))
     with pytest.raises(ArtifactError, match=f"'beef' is ambiguous: found {twins[0]}, {twins[1]}"):
-        other.pull(target, "beef")
+        pull(other, target, "beef")
 
 
 def test_push__artifact_without_files__carries_its_placeholder(store: Store, tmp_path: Path) -> None:
     put_gate(store, files={}, names=("mine",))
-    store.push("mine", tmp_path / "layout")
+    push(store, "mine", tmp_path / "layout")
     assert Store(tmp_path / "layout").blobs.path(EMPTY_DIGEST).read_bytes() == b"{}"
 
 
@@ -185,5 +188,5 @@ def test_push__file_changes_while_copied__is_refused(
 
     monkeypatch.setattr(Store, "closure_faults", damage_after_check)
     with pytest.raises(ArtifactError, match=r"Damaged file notes\.json"):
-        store.push("mine", other.root)
-    assert other.list() == ()
+        push(store, "mine", other.root)
+    assert list_artifacts(other) == ()

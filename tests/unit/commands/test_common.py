@@ -12,6 +12,7 @@ import pytest
 import rich.table
 from pydantic import Field
 
+from ecocli.artifacts.store import Store
 from ecocli.commands.common import (
     emit_result,
     environment_data_root,
@@ -143,12 +144,12 @@ def test_resolve_input__reference_or_latest__is_said(
 ) -> None:
     asked: list[tuple[str, str | None]] = []
 
-    def answer(reference: str, kind: str | None) -> str:
+    def answer(_store: Store, reference: str, kind: str | None) -> str:
         asked.append((reference, kind))
         return "sha256:12"
 
     store = open_store(None)
-    monkeypatch.setattr(store, "resolve", answer)
+    monkeypatch.setattr("ecocli.artifacts.references.resolve", answer)
     log = Runtime.quiet().log
     with caplog.at_level("INFO"):
         assert resolve_input(store, "parent", None, log) == "sha256:12"
