@@ -7,6 +7,7 @@ import torch
 
 from ecocli.config.architecture import (
     ArchitectureConfig,
+    DeformableEncoderConfig,
     PixelDecoderConfig,
     ResNetConfig,
     TransformerDecoderConfig,
@@ -28,7 +29,9 @@ EXIT_DEPTHS = (1, 2, 3)
 TINY = ArchitectureConfig(
     name="tiny",
     backbone=ResNetConfig(blocks=(1, 1, 1, 1), stem_channels=8, res2_channels=16, bottleneck_channels=8, norm="gn"),
-    pixel_decoder=PixelDecoderConfig(hidden_dim=32, mask_dim=32, encoder_layers=3, heads=4, feedforward_dim=32),
+    pixel_decoder=PixelDecoderConfig(
+        hidden_dim=32, mask_dim=32, encoder=DeformableEncoderConfig(layers=3, heads=4, feedforward_dim=32)
+    ),
     transformer_decoder=TransformerDecoderConfig(layers=1, heads=4, feedforward_dim=32, num_queries=8),
     num_classes=len(SHAPES),
     object_mask_threshold=0.3,

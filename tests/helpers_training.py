@@ -25,10 +25,7 @@ TINY_ARCHITECTURE: dict[str, Any] = {
     "pixel_decoder": {
         "hidden_dim": 32,
         "mask_dim": 16,
-        "encoder_layers": 3,
-        "heads": 2,
-        "points": 2,
-        "feedforward_dim": 32,
+        "encoder": {"kind": "deformable", "layers": 3, "heads": 2, "points": 2, "feedforward_dim": 32},
     },
     "transformer_decoder": {"layers": 1, "heads": 2, "feedforward_dim": 32, "num_queries": 6},
     "num_classes": 3,

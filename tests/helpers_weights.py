@@ -4,6 +4,7 @@ import torch
 
 from ecocli.config.architecture import (
     ArchitectureConfig,
+    DeformableEncoderConfig,
     PixelDecoderConfig,
     ResNetConfig,
     SwinConfig,
@@ -15,7 +16,9 @@ from ecocli.model.mask2former import Mask2Former
 SWIN = ArchitectureConfig(
     name="small-swin",
     backbone=SwinConfig(embed_dim=8, depths=(1, 1, 2, 1), num_heads=(1, 2, 2, 4), window_size=4),
-    pixel_decoder=PixelDecoderConfig(hidden_dim=32, mask_dim=32, encoder_layers=3, feedforward_dim=32),
+    pixel_decoder=PixelDecoderConfig(
+        hidden_dim=32, mask_dim=32, encoder=DeformableEncoderConfig(layers=3, feedforward_dim=32)
+    ),
     transformer_decoder=TransformerDecoderConfig(layers=2, feedforward_dim=32, num_queries=6),
     num_classes=4,
 )

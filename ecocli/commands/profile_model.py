@@ -158,9 +158,8 @@ def _preset(store: Store, parent: str | None, arch: str | None, settings: Mappin
     named = named.get("name") if isinstance(named, Mapping) else None
     if arch is not None:
         data = str(named or ("shapes" if arch == "m2f-shapes" else "coco"))
-        layers = ARCHITECTURES[arch].pixel_decoder.encoder_layers
         layer["architecture"] = _with_classes(arch, data)
-        layer["exit_depths"] = list(range(min(2, layers), layers + 1))
+        layer["exit_depths"] = list(ARCHITECTURES[arch].exits.default_depths())
         if "sizes" not in settings:
             layer["dataset"] = {"name": data, "root": environment_data_root()}
     elif "sizes" not in settings:

@@ -145,7 +145,7 @@ def train_parent(
                 "dataset.root": None if data_root is None else str(data_root),
                 "init_file": init_file,
                 "architecture.name": arch,
-                "architecture.pixel_decoder.encoder_layers": layers,
+                "architecture.pixel_decoder.encoder.layers": layers,
                 "exit_depths": None if exits is None else _numbers("--exits", exits, int),
                 "alpha": None if alpha is None else _numbers("--alpha", alpha, float, ("depth", "uniform")),
                 "exits_per_step": None if exits_per_step is None else _count_or_all("--exits-per-step", exits_per_step),

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from ecocli.config.base import Config
+from ecocli.exits import ExitPlan
 
 NormName = Literal["frozen_bn", "bn", "sync_bn", "gn"]
 
@@ -64,15 +65,61 @@ class SwinConfig(Config):
 BackboneConfig = Annotated[ResNetConfig | SwinConfig, Field(discriminator="kind")]
 
 
-class PixelDecoderConfig(Config):
-    """The multi-scale deformable pixel decoder; its encoder layers are what exits skip."""
+class DeformableEncoderConfig(Config):
+    """Mask2Former's encoder: every layer updates the tokens of all levels; it can be left after any layer.
 
-    hidden_dim: PositiveInt = 256
-    mask_dim: PositiveInt = 256
-    encoder_layers: PositiveInt = 6
+    Attributes:
+        layers: The deepest exit.
+        heads: Attention heads.
+        points: Sampling points per head and level.
+        feedforward_dim: Width of the feed-forward nets.
+    """
+
+    kind: Literal["deformable"] = "deformable"
+    layers: PositiveInt = 6
     heads: PositiveInt = 8
     points: PositiveInt = 4
     feedforward_dim: PositiveInt = 1024
+
+    @property
+    def exits(self) -> ExitPlan:
+        """Its exits."""
+        return ExitPlan(self.layers, tuple(range(1, self.layers + 1)))
+
+
+class InterleavedEncoderConfig(Config):
+    """Lite-M2F's encoder: all layers but the last update the two coarse levels only; the last one follows every exit.
+
+    Attributes:
+        layers: Including the last one, which is no exit.
+        heads: Attention heads.
+        points: Sampling points per head and level.
+        feedforward_dim: Width of the feed-forward nets.
+        small_ffn: Whether the last layer's fine tokens take a feed-forward net of their own, as narrow as the tokens.
+    """
+
+    kind: Literal["interleaved"] = "interleaved"
+    layers: int = Field(default=6, ge=2)
+    heads: PositiveInt = 8
+    points: PositiveInt = 4
+    feedforward_dim: PositiveInt = 1024
+    small_ffn: bool = False
+
+    @property
+    def exits(self) -> ExitPlan:
+        """Its exits: each is followed by the last layer."""
+        return ExitPlan(self.layers, tuple(range(1, self.layers)), tail=(self.layers - 1,))
+
+
+EncoderConfig = Annotated[DeformableEncoderConfig | InterleavedEncoderConfig, Field(discriminator="kind")]
+
+
+class PixelDecoderConfig(Config):
+    """The pixel decoder; its encoder layers are what exits skip."""
+
+    hidden_dim: PositiveInt = 256
+    mask_dim: PositiveInt = 256
+    encoder: EncoderConfig = DeformableEncoderConfig()
 
 
 class TransformerDecoderConfig(Config):
@@ -105,6 +152,11 @@ class ArchitectureConfig(Config):
     object_mask_threshold: float = Field(default=0.8, ge=0, le=1)
     overlap_threshold: float = Field(default=0.8, ge=0, le=1)
 
+    @property
+    def exits(self) -> ExitPlan:
+        """The exits of its encoder."""
+        return self.pixel_decoder.encoder.exits
+
 
 _SWIN_S = SwinConfig(depths=(2, 2, 18, 2))
 _SWIN_B = SwinConfig(embed_dim=128, depths=(2, 2, 18, 2), num_heads=(4, 8, 16, 32))
@@ -135,7 +187,7 @@ ARCHITECTURES: dict[str, ArchitectureConfig] = {
             blocks=(1, 1, 1, 1), stem_channels=16, res2_channels=32, bottleneck_channels=16, norm="gn"
         ),
         pixel_decoder=PixelDecoderConfig(
-            hidden_dim=64, mask_dim=64, encoder_layers=6, heads=4, points=4, feedforward_dim=128
+            hidden_dim=64, mask_dim=64, encoder=DeformableEncoderConfig(heads=4, feedforward_dim=128)
         ),
         transformer_decoder=TransformerDecoderConfig(layers=3, heads=8, feedforward_dim=128, num_queries=24),
         num_classes=13,

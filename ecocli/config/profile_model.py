@@ -61,9 +61,7 @@ class ProfileModelConfig(Config):
     @model_validator(mode="after")
     def _exits_fit(self) -> "ProfileModelConfig":
         if self.architecture is not None:
-            layers = self.architecture.pixel_decoder.encoder_layers
-            if not self.exit_depths or not all(depth <= layers for depth in self.exit_depths):
-                raise ValueError(f"exit_depths must lie in 1..{layers}, the encoder layers of the architecture")
+            self.architecture.exits.check(self.exit_depths)
         if tuple(sorted(set(self.exit_depths))) != self.exit_depths:
             raise ValueError("exit_depths must ascend")
         return self

@@ -10,9 +10,9 @@ import difflib
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, TypeAdapter, ValidationError, model_validator
 
-from ecocli.config.architecture import ARCHITECTURES, ArchitectureConfig, NormName
+from ecocli.config.architecture import ARCHITECTURES, ArchitectureConfig, EncoderConfig, NormName
 from ecocli.config.base import Config
 from ecocli.config.dataset import DatasetConfig
 from ecocli.config.loading import deep_merge
@@ -175,14 +175,12 @@ class TrainParentConfig(Config):
 
     @model_validator(mode="after")
     def _check_exits(self) -> "TrainParentConfig":
-        layers = self.architecture.pixel_decoder.encoder_layers
         if list(self.exit_depths) != sorted(set(self.exit_depths)):
             raise ValueError(f"exit_depths must ascend, each depth once, found {list(self.exit_depths)}")
-        if self.exit_depths[-1] > layers:
-            raise ValueError(
-                f"exit_depths ends with {self.exit_depths[-1]}, but the encoder has {layers} layers: leave out "
-                "deeper exits, or raise --layers"
-            )
+        try:
+            self.architecture.exits.check(self.exit_depths)
+        except ValueError as error:
+            raise ValueError(f"{error}. Leave out the others, or raise --layers") from error
         if not isinstance(self.alpha, str) and len(self.alpha) != len(self.exit_depths):
             raise ValueError(f"alpha has {len(self.alpha)} weights for {len(self.exit_depths)} exits: give one each")
         if self.exits_per_step != "all" and self.exits_per_step > len(self.exit_depths):
@@ -317,16 +315,22 @@ def train_parent_preset(
         "backbone": backbone,
         "num_classes": recipe["architecture"]["num_classes"],
     }
-    pixel_decoder = _section(deep_merge(architecture, said), "pixel_decoder")
-    layers = pixel_decoder.get("encoder_layers")
-    deepest = layers if isinstance(layers, int) and layers >= 1 else sizes.pixel_decoder.encoder_layers
-    exits = list(range(min(2, deepest), deepest + 1))
+    exits = list(_exits(sizes.pixel_decoder.encoder, _section(_section(said, "pixel_decoder"), "encoder")))
     said_exits = settings.get("exit_depths", exits)
     count = len(said_exits) if isinstance(said_exits, list | tuple) else len(exits)
     sampling = _fitting_exits(recipe, count)
     if settings.get("exits_per_step") == 1:  # one exit per step leaves no room for the recipe's rule
         sampling["keep_deepest"] = False
     return deep_merge(recipe, {"dataset": {}, "architecture": architecture, "exit_depths": exits, **sampling})
+
+
+def _exits(encoder: EncoderConfig, said: Mapping[str, Any]) -> tuple[int, ...]:
+    """The usual exits of an encoder as it was said; of the one below it while that makes no sense."""
+    try:
+        wanted = TypeAdapter[EncoderConfig](EncoderConfig).validate_python({**encoder.model_dump(), **said})
+    except ValidationError:
+        wanted = encoder
+    return wanted.exits.default_depths()
 
 
 def _fitting_exits(recipe: Mapping[str, Any], count: int) -> dict[str, object]:

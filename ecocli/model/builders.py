@@ -1,9 +1,17 @@
 """The one place where an architecture's config becomes modules."""
 
-from torch import nn
+from functools import partial
 
-from ecocli.config.architecture import ArchitectureConfig, ResNetConfig, SwinConfig
+from ecocli.config.architecture import (
+    ArchitectureConfig,
+    EncoderConfig,
+    InterleavedEncoderConfig,
+    ResNetConfig,
+    SwinConfig,
+)
 from ecocli.config.detr import DetrConfig
+from ecocli.model.contracts import Backbone
+from ecocli.model.deformable import DeformableEncoder
 from ecocli.model.detr import Detr
 from ecocli.model.mask2former import Mask2Former
 from ecocli.model.pixel_decoder import PixelDecoder
@@ -12,7 +20,7 @@ from ecocli.model.swin import SwinTransformer
 from ecocli.model.transformer_decoder import TransformerDecoder
 
 
-def build_backbone(config: ResNetConfig | SwinConfig) -> tuple[nn.Module, dict[str, int]]:
+def build_backbone(config: ResNetConfig | SwinConfig) -> tuple[Backbone, dict[str, int]]:
     """Build a backbone.
 
     Returns:
@@ -42,6 +50,22 @@ def build_backbone(config: ResNetConfig | SwinConfig) -> tuple[nn.Module, dict[s
     return backbone, backbone.channels
 
 
+def build_encoder(config: EncoderConfig, channels: int, levels: int) -> DeformableEncoder:
+    """Build the encoder of a pixel decoder over tokens of this width and number of levels."""
+    interleaved = isinstance(config, InterleavedEncoderConfig)
+    return DeformableEncoder(
+        channels,
+        levels,
+        config.heads,
+        config.points,
+        config.feedforward_dim,
+        config.exits,
+        # Of Mask2Former's three levels the coarsest two, as Lite-DETR's H2L1.
+        updated_levels=levels - 1 if interleaved else None,
+        small_ffn=isinstance(config, InterleavedEncoderConfig) and config.small_ffn,
+    )
+
+
 def build_model(config: ArchitectureConfig) -> Mask2Former:
     """Build a model with fresh weights drawn from torch's global generator."""
     backbone, channels = build_backbone(config.backbone)
@@ -52,10 +76,7 @@ def build_model(config: ArchitectureConfig) -> Mask2Former:
             in_channels=channels,
             hidden_dim=pixel.hidden_dim,
             mask_dim=pixel.mask_dim,
-            layers=pixel.encoder_layers,
-            heads=pixel.heads,
-            points=pixel.points,
-            feedforward_dim=pixel.feedforward_dim,
+            build_encoder=partial(build_encoder, pixel.encoder),
         ),
         transformer_decoder=TransformerDecoder(
             hidden_dim=pixel.hidden_dim,

@@ -14,8 +14,22 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ecocli.exits import ExitPlan
+from ecocli.model.parts import Part
+
 Size = tuple[int, int]
 """Height and width, in pixels."""
+
+
+class Backbone(nn.Module):
+    """Normalised images to maps by name, ``res2`` (stride 4) to ``res5``."""
+
+    def seed_drop_path(self, seeds: Sequence[int] | None) -> None:
+        """Decide what the images of the next training batches lose to stochastic depth; here there is none.
+
+        Args:
+            seeds: One per image, in the order of the batch; None for torch's global generator.
+        """
 
 
 @runtime_checkable
@@ -60,7 +74,7 @@ class ExitPredictions(Protocol):
 
 
 class ExitModel(nn.Module):
-    """A model whose encoder can be left after any layer.
+    """A model whose encoder can be left at its exits.
 
     Attributes:
         size_divisor: Padded inputs are multiples of it.
@@ -70,7 +84,7 @@ class ExitModel(nn.Module):
     """
 
     size_divisor: ClassVar[int]
-    backbone: nn.Module
+    backbone: Backbone
 
     def __init__(self, pixel_mean: Sequence[float], pixel_std: Sequence[float]) -> None:
         super().__init__()
@@ -95,13 +109,18 @@ class ExitModel(nn.Module):
 
     @property
     def encoder_layers(self) -> nn.ModuleList:
-        """The layers that exits skip."""
+        """The encoder's layers, by the index that ``exits`` gives them."""
         raise NotImplementedError
 
     @property
-    def num_encoder_layers(self) -> int:
-        """The deepest exit."""
-        return len(self.encoder_layers)
+    def exits(self) -> ExitPlan:
+        """The exits of the encoder, and which of its layers each of them runs."""
+        raise NotImplementedError
+
+    @property
+    def class_head(self) -> nn.Module:
+        """The layer that gives the class logits."""
+        raise NotImplementedError
 
     def transformer_layers(self) -> Iterator[nn.Module]:
         """All layers of encoder and decoder, whose activations may be recomputed in training."""
@@ -133,6 +152,19 @@ class ExitModel(nn.Module):
         Args:
             depths: Encoder layers to run, per image.
         """
+        raise NotImplementedError
+
+    def parts(self, exit_depth: int, all_layers: bool = False) -> tuple[Part, ...]:
+        """The steps of one exit, from ``images`` to its prediction, for those who time, count or write them.
+
+        Args:
+            exit_depth: The exit.
+            all_layers: As in ``decode``, with every layer's prediction at full size.
+        """
+        raise NotImplementedError
+
+    def layer_parts(self, exit_depth: int) -> tuple[Part, ...]:
+        """The part ``encoder`` of ``parts``, layer by layer."""
         raise NotImplementedError
 
     def predict_supervised(

@@ -2,15 +2,16 @@
 
 Shapes: B images, N tokens (levels in the order stride 32, 16, 8, each row-major), C channels, M heads, L levels,
 P points per level, S = M L P samples of a query.
-Source: Deformable DETR (arXiv 2010.04159) as used by Mask2Former (modeling/pixel_decoder/msdeformattn.py, 9b0651c);
-state-dict names are the original's. Differences: padding is never masked (as in Mask2Former), so reference points are
-plain cell centres, computed once per size; no compiled operator (see ``ecocli.model.sampling``); the encoder yields the
-tokens of any set of depths; without gradients on a CPU, a layer runs in tiles of tokens whose intermediate results fit
-the cache.
+Source: Deformable DETR (arXiv 2010.04159) as used by Mask2Former (modeling/pixel_decoder/msdeformattn.py, 9b0651c), and
+its interleaved form of Lite-DETR (arXiv 2303.07335; IDEA-Research/Lite-DETR at 6392353), here with Mask2Former's levels
+and token order; state-dict names are the originals'. Differences: padding is never masked (as in Mask2Former), so
+reference points are plain cell centres, computed once per size; no compiled operator (see ``ecocli.model.sampling``);
+the encoder yields the tokens of any set of exits; without gradients on a CPU, a layer runs in tiles of tokens whose
+intermediate results fit the cache.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -18,6 +19,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ecocli.exits import ExitPlan
+from ecocli.model.exit_encoder import run_each, run_exits
 from ecocli.model.sampling import (
     SamplingTable,
     SpatialShapes,
@@ -96,36 +99,66 @@ class DeformableAttention(nn.Module):
 
     def forward(
         self,
-        query: Float[Tensor, "B N C"],
+        query: Float[Tensor, "B Nq C"],
         value_source: Float[Tensor, "B N C"],
         shapes: SpatialShapes,
-    ) -> Float[Tensor, "B N C"]:
+    ) -> Float[Tensor, "B Nq C"]:
         """Attend from every token of ``query`` (positions added) to ``value_source`` (positions not added).
 
         Args:
-            query: Tokens with their position and level embedding.
+            query: The first tokens, all or some, with their position and level embedding.
             value_source: Tokens to sample from.
             shapes: Height and width of every level, in cells.
         """
         value = self.value_proj(value_source).unflatten(-1, (self.heads, -1))
         projected = F.linear(query, *self.projection())
         sample = sample_with_gather_sum if self.gathers(value) else sample_with_grid_sample
-        attended: Tensor = self.output_proj(sample(value, projected, self.table(shapes, query.device)))
+        table = self.table(shapes, query.device).of_first(query.shape[1])
+        attended: Tensor = self.output_proj(sample(value, projected, table))
         return attended
 
 
 class DeformableEncoderLayer(nn.Module):
-    """Deformable attention and a feed-forward net, each with a residual and a layer norm after it (post-norm)."""
+    """Deformable attention and a feed-forward net, each with a residual and a layer norm after it (post-norm).
 
-    def __init__(self, channels: int, levels: int, heads: int, points: int, feedforward_dim: int) -> None:
+    Args:
+        channels: C.
+        levels: L.
+        heads: Attention heads.
+        points: Sampling points per head and level.
+        feedforward_dim: Width of the feed-forward net.
+        updated_levels: How many of the coarsest levels the layer updates; it samples from all levels, and the tokens
+            of the others pass through unchanged.
+        small_ffn_from: First level whose tokens take the second, narrow feed-forward net (``linear12``, ``linear22``,
+            ``norm22``); None where there is no such net.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        levels: int,
+        heads: int,
+        points: int,
+        feedforward_dim: int,
+        updated_levels: int | None = None,
+        small_ffn_from: int | None = None,
+    ) -> None:
         super().__init__()
         self.self_attn = DeformableAttention(channels, levels, heads, points)
         self.norm1 = nn.LayerNorm(channels)
         self.linear1 = nn.Linear(channels, feedforward_dim)
         self.linear2 = nn.Linear(feedforward_dim, channels)
         self.norm2 = nn.LayerNorm(channels)
-        for linear in (self.linear1, self.linear2):
+        linears = [self.linear1, self.linear2]
+        if small_ffn_from is not None:
+            self.linear12 = nn.Linear(channels, channels)
+            self.linear22 = nn.Linear(channels, channels)
+            self.norm22 = nn.LayerNorm(channels)
+            linears += [self.linear12, self.linear22]
+        for linear in linears:
             nn.init.xavier_uniform_(linear.weight)
+        self.updated_levels = levels if updated_levels is None else updated_levels
+        self.small_ffn_from = small_ffn_from
 
     def forward(
         self,
@@ -144,10 +177,27 @@ class DeformableEncoderLayer(nn.Module):
         """
         if padded is not None:
             return self._forward_in_tiles(tokens, positions, shapes, padded)
-        attended = self.self_attn(tokens + positions, tokens, shapes)
-        tokens = self.norm1(tokens + attended)
-        expanded = self.linear2(F.relu(self.linear1(tokens)))
-        normed: Tensor = self.norm2(tokens + expanded)
+        updated = _tokens_of(shapes[: self.updated_levels])
+        own = tokens[:, :updated]
+        attended = self.norm1(own + self.self_attn(own + positions[:updated], tokens, shapes))
+        parts = [self._feed_forward(attended[:, span], small) for span, small in self._spans(shapes)]
+        if updated < tokens.shape[1]:
+            parts.append(tokens[:, updated:])
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+    def _spans(self, shapes: SpatialShapes) -> list[tuple[slice, bool]]:
+        """Which of the updated tokens take which feed-forward net: ranges, and whether it is the small one."""
+        updated = _tokens_of(shapes[: self.updated_levels])
+        if self.small_ffn_from is None:
+            return [(slice(0, updated), False)]
+        border = _tokens_of(shapes[: self.small_ffn_from])
+        return [(slice(0, border), False), (slice(border, updated), True)]
+
+    def _feed_forward(self, attended: Float[Tensor, "B n C"], small: bool) -> Float[Tensor, "B n C"]:
+        first, second, norm = (
+            (self.linear12, self.linear22, self.norm22) if small else (self.linear1, self.linear2, self.norm2)
+        )
+        normed: Tensor = norm(attended + second(F.relu_(first(attended))))
         return normed
 
     def make_workspace(
@@ -172,27 +222,65 @@ class DeformableEncoderLayer(nn.Module):
         table = attention.table(shapes, tokens.device)
         projection = attention.projection()
         out = torch.empty_like(tokens)
+        updated = _tokens_of(shapes[: self.updated_levels])
+        out[:, updated:] = tokens[:, updated:]
         for first in range(0, len(tokens), len(padded)):
             group, group_out = tokens[first : first + len(padded)], out[first : first + len(padded)]
             values = padded[: len(group)]
             fill_rows(values, group, attention.value_proj, table, TILE_TOKENS)
-            for start in range(0, tokens.shape[1], TILE_TOKENS):
-                tile = slice(start, start + TILE_TOKENS)
-                own = group[:, tile]
-                projected = F.linear(own + positions[tile], *projection)
-                corners = corners_of(projected, table.centres[tile], table, attention.heads)
-                attended = self.norm1(own + attention.output_proj(sum_corners(values, corners)))
-                group_out[:, tile] = self.norm2(attended.add_(self.linear2(F.relu_(self.linear1(attended)))))
+            for span, small in self._spans(shapes):
+                for start in range(span.start, span.stop, TILE_TOKENS):
+                    tile = slice(start, min(start + TILE_TOKENS, span.stop))
+                    own = group[:, tile]
+                    projected = F.linear(own + positions[tile], *projection)
+                    corners = corners_of(projected, table.centres[tile], table, attention.heads)
+                    attended = self.norm1(own + attention.output_proj(sum_corners(values, corners)))
+                    group_out[:, tile] = self._feed_forward(attended, small)
         return out
 
 
-class DeformableEncoder(nn.Module):
-    """A stack of encoder layers that can be left after any of them."""
+def _tokens_of(shapes: SpatialShapes) -> int:
+    return sum(height * width for height, width in shapes)
 
-    def __init__(self, channels: int, levels: int, heads: int, points: int, feedforward_dim: int, layers: int) -> None:
+
+class DeformableEncoder(nn.Module):
+    """A stack of encoder layers that can be left at its exits.
+
+    Args:
+        channels: C.
+        levels: L.
+        heads: Attention heads.
+        points: Sampling points per head and level.
+        feedforward_dim: Width of the feed-forward nets.
+        exits: Number of layers, and which of them each exit runs.
+        updated_levels: Coarsest levels that the layers before the exits' tail update; None for all of them.
+        small_ffn: Whether the tail's layers have a second, narrow feed-forward net for the other levels' tokens.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        levels: int,
+        heads: int,
+        points: int,
+        feedforward_dim: int,
+        exits: ExitPlan,
+        updated_levels: int | None = None,
+        small_ffn: bool = False,
+    ) -> None:
         super().__init__()
+        self.exits = exits
         self.layers = nn.ModuleList(
-            DeformableEncoderLayer(channels, levels, heads, points, feedforward_dim) for _ in range(layers)
+            DeformableEncoderLayer(
+                channels,
+                levels,
+                heads,
+                points,
+                feedforward_dim,
+                updated_levels=None if index in exits.tail else updated_levels,
+                small_ffn_from=updated_levels if small_ffn and index in exits.tail else None,
+            )
+            for index in range(exits.layers)
         )
 
     def forward(
@@ -202,22 +290,12 @@ class DeformableEncoder(nn.Module):
         shapes: SpatialShapes,
         exit_depths: Sequence[int],
     ) -> tuple[Float[Tensor, "B N C"], ...]:
-        """Tokens after each wanted depth, in the order asked; layers up to the deepest run once.
-
-        Args:
-            exit_depths: Encoder layers run, each from 1 to the number of layers.
+        """Tokens at each wanted exit, in the order asked; layers up to the deepest run once.
 
         Raises:
-            ValueError: If a depth is outside 1..layers.
+            ValueError: If one of them is no exit.
         """
-        self._check_depths(exit_depths)
-        workspace = self._workspace(tokens, shapes)
-        after: dict[int, Tensor] = {}
-        for depth, layer in enumerate(self.layers[: max(exit_depths)], start=1):
-            tokens = layer(tokens, positions, shapes, workspace)
-            if depth in exit_depths:
-                after[depth] = tokens
-        return tuple(after[depth] for depth in exit_depths)
+        return run_exits(self.exits, self._runner(tokens, positions, shapes), tokens, exit_depths)
 
     def forward_per_image(
         self,
@@ -226,31 +304,28 @@ class DeformableEncoder(nn.Module):
         shapes: SpatialShapes,
         depths: Int[Tensor, " B"],
     ) -> Float[Tensor, "B N C"]:
-        """Each image's tokens after its own depth; an image leaves the batch as soon as it is done."""
-        wanted = depths.tolist()
-        self._check_depths(wanted)
-        # Deepest images first, so that those still running are always a leading slice.
-        order = sorted(range(len(wanted)), key=lambda image: -wanted[image])
-        running = tokens[order]
-        workspace = self._workspace(tokens, shapes)
-        done: list[Tensor] = [tokens[:0]] * len(wanted)
-        for depth, layer in enumerate(self.layers[: max(wanted)], start=1):
-            count = sum(depth <= wanted[image] for image in order)
-            running = layer(running[:count], positions, shapes, workspace)
-            for row, image in enumerate(order[:count]):
-                if wanted[image] == depth:
-                    done[image] = running[row]
-        return torch.stack(done)
+        """Each image's tokens at its own exit; an image leaves the batch as soon as it is done."""
+        return run_each(self.exits, self._runner(tokens, positions, shapes), tokens, depths)
 
-    def _workspace(self, tokens: Tensor, shapes: SpatialShapes) -> Tensor | None:
+    def run_layer(
+        self,
+        index: int,
+        tokens: Float[Tensor, "B N C"],
+        positions: Float[Tensor, "N C"],
+        shapes: SpatialShapes,
+    ) -> Float[Tensor, "B N C"]:
+        """One layer alone."""
+        return self._runner(tokens, positions, shapes)(index, tokens, range(len(tokens)))
+
+    def _runner(
+        self, tokens: Float[Tensor, "B N C"], positions: Float[Tensor, "N C"], shapes: SpatialShapes
+    ) -> Callable[[int, Tensor, Sequence[int]], Tensor]:
         first = self.layers[0]
         assert isinstance(first, DeformableEncoderLayer)
-        return first.make_workspace(tokens, shapes)
+        workspace = first.make_workspace(tokens, shapes)
 
-    def _check_depths(self, depths: Sequence[int]) -> None:
-        outside = [depth for depth in depths if not 1 <= depth <= len(self.layers)]
-        if outside or not depths:
-            raise ValueError(
-                f"exit depths {list(depths)} asked of an encoder with {len(self.layers)} layers; "
-                f"give at least one depth, each from 1 to {len(self.layers)}"
-            )
+        def run(index: int, running: Tensor, _images: Sequence[int]) -> Tensor:
+            after: Tensor = self.layers[index](running, positions, shapes, workspace)
+            return after
+
+        return run

@@ -18,7 +18,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ecocli.model.contracts import ExitModel, Size
+from ecocli.exits import ExitPlan
+from ecocli.model.contracts import Backbone, ExitModel, Size
 from ecocli.model.detr_transformer import QueryDecoder, Transformer, TransformerEncoder
 from ecocli.model.layers import masked_sine_positions, sine_positions
 from ecocli.model.transformer_decoder import MaskEmbedding
@@ -86,7 +87,7 @@ class Detr(ExitModel):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Backbone,
         backbone_channels: int,
         stride: int,
         hidden_dim: int,
@@ -122,8 +123,19 @@ class Detr(ExitModel):
         return self.query_embed.num_embeddings
 
     @property
+    def exits(self) -> ExitPlan:
+        """Its exits: any of the encoder's layers."""
+        layers = len(self.encoder_layers)
+        return ExitPlan(layers, tuple(range(1, layers + 1)))
+
+    @property
+    def class_head(self) -> nn.Module:
+        """The layer that gives the class logits."""
+        return self.class_embed
+
+    @property
     def encoder_layers(self) -> nn.ModuleList:
-        """The layers that exits skip."""
+        """The encoder's layers."""
         return self.transformer.encoder.layers
 
     def transformer_layers(self) -> Iterator[nn.Module]:

@@ -15,7 +15,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ecocli.model.contracts import ExitModel, Size
+from ecocli.exits import ExitPlan
+from ecocli.model.contracts import Backbone, ExitModel, Size
+from ecocli.model.deformable import SpatialShapes
+from ecocli.model.parts import Part
 from ecocli.model.pixel_decoder import Features, PixelDecoder
 from ecocli.model.transformer_decoder import TransformerDecoder
 
@@ -61,7 +64,7 @@ class SegmentationHead(nn.Module):
 
 
 class Mask2Former(ExitModel):
-    """Mask2Former whose encoder can be left after any layer.
+    """Mask2Former whose encoder can be left at its exits.
 
     Args:
         backbone: Module from normalised images to the maps ``res2`` .. ``res5``.
@@ -71,12 +74,12 @@ class Mask2Former(ExitModel):
         pixel_std: Per RGB channel, in grey levels 0..255.
     """
 
-    # The stride of the coarsest level: padded inputs are multiples of it.
+    # The stride of the coarsest level.
     size_divisor = 32
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Backbone,
         pixel_decoder: PixelDecoder,
         transformer_decoder: TransformerDecoder,
         pixel_mean: Sequence[float],
@@ -97,17 +100,27 @@ class Mask2Former(ExitModel):
         return self.sem_seg_head.predictor.query_feat.num_embeddings
 
     @property
+    def exits(self) -> ExitPlan:
+        """Its exits, and the layers that each of them runs."""
+        return self.sem_seg_head.pixel_decoder.encoder.exits
+
+    @property
+    def class_head(self) -> nn.Module:
+        """The layer that gives the class logits."""
+        return self.sem_seg_head.predictor.class_embed
+
+    @property
     def encoder_layers(self) -> nn.ModuleList:
-        """The layers that exits skip."""
+        """The encoder's layers."""
         return self.sem_seg_head.pixel_decoder.encoder.layers
 
     def transformer_layers(self) -> Iterator[nn.Module]:
         """All layers of encoder and decoder, whose activations may be recomputed in training."""
-        head = self.sem_seg_head
-        yield from head.pixel_decoder.encoder.layers
-        yield from head.predictor.transformer_cross_attention_layers
-        yield from head.predictor.transformer_self_attention_layers
-        yield from head.predictor.transformer_ffn_layers
+        predictor = self.sem_seg_head.predictor
+        yield from self.encoder_layers
+        yield from predictor.transformer_cross_attention_layers
+        yield from predictor.transformer_self_attention_layers
+        yield from predictor.transformer_ffn_layers
 
     def extract(self, images: Float[Tensor, "B 3 H W"], image_sizes: Sequence[Size] | None = None) -> Features:
         """Backbone and projections: all that every exit and the gate share.
@@ -116,34 +129,27 @@ class Mask2Former(ExitModel):
             images: Normalised, padded to a multiple of ``size_divisor``.
             image_sizes: Makes no difference: padding is no special place to this model.
         """
-        # Convolutions run faster with channels last, on CPUs in float32 as on GPUs in half precision.
-        images = images.contiguous(memory_format=torch.channels_last)
         with self._autocast(images):
-            return self.sem_seg_head.pixel_decoder.project(self.backbone(images))
+            return self.sem_seg_head.pixel_decoder.project(self._maps(images))
+
+    def _maps(self, images: Float[Tensor, "B 3 H W"]) -> dict[str, Tensor]:
+        # Convolutions run faster with channels last, on CPUs in float32 as on GPUs in half precision.
+        maps: dict[str, Tensor] = self.backbone(images.contiguous(memory_format=torch.channels_last))
+        return maps
 
     def encode(self, features: Features, exit_depths: Sequence[int]) -> tuple[Float[Tensor, "B N C"], ...]:
-        """Tokens after each wanted encoder depth; the encoder runs once, up to the deepest."""
-        decoder = self.sem_seg_head.pixel_decoder
+        """Tokens at each wanted exit; the encoder runs once, up to the deepest."""
         with self._autocast(features.tokens):
-            encoded: tuple[Tensor, ...] = decoder.encoder(
-                features.tokens, decoder.positions(features), features.shapes, exit_depths
-            )
-        return encoded
+            return self.sem_seg_head.pixel_decoder.encode(features.tokens, features.shapes, exit_depths)
 
     def decode(self, tokens: Float[Tensor, "B N C"], features: Features, all_layers: bool = False) -> Predictions:
         """Encoded tokens to predictions with the leading axis S.
 
         ``tokens`` may hold several exits of the batch one after the other: B is then a multiple of the features'.
         """
-        head = self.sem_seg_head
         with self._autocast(tokens):
-            if all_layers:
-                mask_features, memories = head.pixel_decoder.fuse(tokens, features.shapes, features.lateral)
-                return Predictions(*head.predictor(memories, features.shapes, mask_features))
-            fused, memories = head.pixel_decoder.fuse_levels(tokens, features.shapes, features.lateral)
-            return Predictions(
-                *head.predictor.forward_last(memories, features.shapes, fused, head.pixel_decoder.mask_features)
-            )
+            fused, memories = self.sem_seg_head.pixel_decoder.fuse_levels(tokens, features.shapes, features.lateral)
+            return self._predict(memories, features.shapes, fused, all_layers)
 
     def forward(
         self, images: Float[Tensor, "B 3 H W"], exit_depths: Sequence[int], all_layers: bool = True
@@ -177,23 +183,80 @@ class Mask2Former(ExitModel):
         Returns:
             ``pred_logits`` [B, Q, K+1] and ``pred_masks`` [B, Q, H/4, W/4].
         """
-        decoder = self.sem_seg_head.pixel_decoder
         with self._autocast(features.tokens):
-            tokens = decoder.encoder.forward_per_image(
-                features.tokens, decoder.positions(features), features.shapes, depths
-            )
+            tokens = self.sem_seg_head.pixel_decoder.encode_each(features.tokens, features.shapes, depths)
         final = self.decode(tokens, features)
         return Predictions(final.pred_logits[-1], final.pred_masks[-1])
 
-    def forward_per_image(self, images: Float[Tensor, "B 3 H W"], depths: Int[Tensor, " B"]) -> Predictions:
-        """``predict_at`` on images, as many at once as ``images_at_once`` says."""
-        group = images_at_once(images.shape[2], images.shape[3], images.device.type)
-        parts = [
-            self.predict_at(self.extract(some), own_depths)
-            for some, own_depths in zip(torch.split(images, group), torch.split(depths, group), strict=True)
-        ]
-        if len(parts) == 1:
-            return parts[0]
-        return Predictions(
-            torch.cat([part.pred_logits for part in parts]), torch.cat([part.pred_masks for part in parts])
+    def _predict(
+        self,
+        memories: Sequence[Float[Tensor, "B _n C"]],
+        shapes: SpatialShapes,
+        fused: Float[Tensor, "B C H4 W4"],
+        all_layers: bool,
+    ) -> Predictions:
+        predictor, projection = self.sem_seg_head.predictor, self.sem_seg_head.pixel_decoder.mask_features
+        if all_layers:
+            return Predictions(*predictor(memories, shapes, projection(fused)))
+        return Predictions(*predictor.forward_last(memories, shapes, fused, projection))
+
+    def parts(self, exit_depth: int, all_layers: bool = False) -> tuple[Part, ...]:
+        """The steps of one exit; ``all_layers`` as in ``decode``, with the masks of every layer at full size."""
+        decoder = self.sem_seg_head.pixel_decoder
+        maps = ("res2", "res3", "res4", "res5")
+
+        def backbone(images: Tensor) -> tuple[Tensor, ...]:
+            with self._autocast(images):
+                found = self._maps(images)
+            return tuple(found[name] for name in maps)
+
+        def project(*levels: Tensor) -> tuple[Tensor, ...]:
+            with self._autocast(levels[0]):
+                features = decoder.project(dict(zip(maps, levels, strict=True)))
+            return features.tokens, features.lateral
+
+        def encode(tokens: Tensor, lateral: Tensor) -> tuple[Tensor, ...]:
+            with self._autocast(tokens):
+                return decoder.encode(tokens, level_shapes(lateral), (exit_depth,))
+
+        def fuse(tokens: Tensor, lateral: Tensor) -> tuple[Tensor, ...]:
+            with self._autocast(tokens):
+                fused = decoder.fuse_levels(tokens, level_shapes(lateral), lateral)[0]
+                return (decoder.mask_features(fused) if all_layers else fused,)
+
+        def predict(tokens: Tensor, lateral: Tensor, fused: Tensor) -> tuple[Tensor, ...]:
+            shapes = level_shapes(lateral)
+            memories = decoder.split(tokens, shapes)
+            with self._autocast(tokens):
+                if all_layers:
+                    logits, masks = self.sem_seg_head.predictor(memories, shapes, fused)
+                    return logits, masks
+                final = self._predict(memories, shapes, fused, all_layers=False)
+            return final.pred_logits, final.pred_masks
+
+        return (
+            Part("backbone", backbone, ("images",), maps),
+            Part("projections", project, maps, ("tokens", "lateral")),
+            Part("encoder", encode, ("tokens", "lateral"), ("tokens",)),
+            Part("mask_features", fuse, ("tokens", "lateral"), ("fused",)),
+            Part("transformer_decoder", predict, ("tokens", "lateral", "fused"), ("pred_logits", "pred_masks")),
         )
+
+    def layer_parts(self, exit_depth: int) -> tuple[Part, ...]:
+        """The part ``encoder`` layer by layer."""
+        decoder = self.sem_seg_head.pixel_decoder
+
+        def layer(index: int) -> Part:
+            def run(tokens: Tensor, lateral: Tensor) -> tuple[Tensor, ...]:
+                with self._autocast(tokens):
+                    return (decoder.encoder_layer(index, tokens, level_shapes(lateral)),)
+
+            return Part(f"encoder.{index}", run, ("tokens", "lateral"), ("tokens",))
+
+        return tuple(layer(index) for index in self.exits.layers_of(exit_depth))
+
+
+def level_shapes(lateral: Float[Tensor, "B C H4 W4"]) -> SpatialShapes:
+    """Height and width of the levels of stride 32, 16 and 8, from a map of stride 4 of a padded image."""
+    height, width = lateral.shape[2:]
+    return tuple((height // step, width // step) for step in (8, 4, 2))

@@ -2,11 +2,11 @@
 
 Shapes: B images, N tokens, C channels (hidden), H4 W4 cells at stride 4.
 Source: Mask2Former, modeling/pixel_decoder/msdeformattn.py (9b0651c); state-dict names are the original's. Difference:
-the work is cut into three steps, ``project`` (once per image), ``transformer.encoder`` (once, up to the deepest exit)
-and ``fuse`` (once per exit), so that exits share all that can be shared.
+the work is cut into three steps, ``project`` (once per image), ``encode`` (once, up to the deepest exit) and
+``fuse_levels`` (once per exit), so that exits share all that can be shared.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -38,15 +38,6 @@ class Features:
     stride: ClassVar[int] = 32
     padding_mask: ClassVar[None] = None
 
-    def select(self, images: Int[Tensor, " S"]) -> "Features":
-        """The same features for a subset of the batch."""
-        return Features(
-            {name: level[images] for name, level in self.maps.items()},
-            self.tokens[images],
-            self.shapes,
-            self.lateral[images],
-        )
-
 
 class _EncoderWithLevels(nn.Module):
     """The encoder and the level embedding beside it (a level of naming in published state dicts)."""
@@ -65,10 +56,7 @@ class PixelDecoder(nn.Module):
         in_channels: Width of ``res2`` .. ``res5``.
         hidden_dim: C.
         mask_dim: Channels of the mask features.
-        layers: Encoder layers.
-        heads: Attention heads.
-        points: Sampling points per head and level.
-        feedforward_dim: Width of the encoder's feed-forward nets.
+        build_encoder: Makes the encoder of tokens of width C and L levels.
     """
 
     # Coarsest first: the order of levels in the token sequence.
@@ -79,10 +67,7 @@ class PixelDecoder(nn.Module):
         in_channels: Mapping[str, int],
         hidden_dim: int,
         mask_dim: int,
-        layers: int,
-        heads: int,
-        points: int,
-        feedforward_dim: int,
+        build_encoder: Callable[[int, int], DeformableEncoder],
     ) -> None:
         super().__init__()
         self.hidden_dim = hidden_dim
@@ -97,8 +82,7 @@ class PixelDecoder(nn.Module):
             nn.init.xavier_uniform_(convolution.weight)
             nn.init.zeros_(convolution.bias)
         levels = len(self.level_names)
-        encoder = DeformableEncoder(hidden_dim, levels, heads, points, feedforward_dim, layers)
-        self.transformer = _EncoderWithLevels(encoder, levels, hidden_dim)
+        self.transformer = _EncoderWithLevels(build_encoder(hidden_dim, levels), levels, hidden_dim)
         self.mask_features = nn.Conv2d(hidden_dim, mask_dim, 1)
         self.adapter_1 = NormedConv2d(in_channels["res2"], hidden_dim, 1, nn.GroupNorm(32, hidden_dim))
         self.layer_1 = NormedConv2d(hidden_dim, hidden_dim, 3, nn.GroupNorm(32, hidden_dim))
@@ -119,34 +103,38 @@ class PixelDecoder(nn.Module):
         tokens = torch.cat([level.flatten(2).transpose(1, 2) for level in levels], dim=1)
         return Features(maps, tokens, shapes, self.adapter_1(maps["res2"]))
 
-    def positions(self, features: Features) -> Float[Tensor, "N C"]:
+    def positions(self, shapes: SpatialShapes) -> Float[Tensor, "N C"]:
         """Sine position plus learned level embedding of every token."""
-        tokens = features.tokens
+        embeddings = self.transformer.level_embed
         return torch.cat(
             [
-                sine_positions(h, w, self.hidden_dim, tokens.device, torch.float32) + embedding
-                for (h, w), embedding in zip(features.shapes, self.transformer.level_embed, strict=True)
+                sine_positions(h, w, self.hidden_dim, embeddings.device, torch.float32) + embedding
+                for (h, w), embedding in zip(shapes, embeddings, strict=True)
             ]
         )
 
-    def fuse(
-        self,
-        tokens: Float[Tensor, "B N C"],
-        shapes: SpatialShapes,
-        lateral: Float[Tensor, "images C H4 W4"],
-    ) -> tuple[Float[Tensor, "B Cm H4 W4"], tuple[Float[Tensor, "B _n C"], ...]]:
-        """Encoded tokens to mask features and the decoder's three memories.
+    def encode(
+        self, tokens: Float[Tensor, "B N C"], shapes: SpatialShapes, exit_depths: Sequence[int]
+    ) -> tuple[Float[Tensor, "B N C"], ...]:
+        """Tokens at each wanted exit; the encoder runs once, up to the deepest."""
+        encoded: tuple[Tensor, ...] = self.encoder(tokens, self.positions(shapes), shapes, exit_depths)
+        return encoded
 
-        Args:
-            tokens: May hold several exits of the batch one after the other.
-            shapes: Height and width of every level, in cells.
-            lateral: ``res2`` projected, of the batch once.
+    def encode_each(
+        self, tokens: Float[Tensor, "B N C"], shapes: SpatialShapes, depths: Int[Tensor, " B"]
+    ) -> Float[Tensor, "B N C"]:
+        """Each image's tokens at its own exit; images leave the encoder as they are done."""
+        return self.encoder.forward_per_image(tokens, self.positions(shapes), shapes, depths)
 
-        Returns:
-            Mask features at stride 4, and the tokens of each level (stride 32, 16, 8).
-        """
-        fused, memories = self.fuse_levels(tokens, shapes, lateral)
-        return self.mask_features(fused), memories
+    def encoder_layer(
+        self, index: int, tokens: Float[Tensor, "B N C"], shapes: SpatialShapes
+    ) -> Float[Tensor, "B N C"]:
+        """One layer of the encoder alone."""
+        return self.encoder.run_layer(index, tokens, self.positions(shapes), shapes)
+
+    def split(self, tokens: Float[Tensor, "B N C"], shapes: SpatialShapes) -> tuple[Float[Tensor, "B _n C"], ...]:
+        """The tokens of each level: the decoder's memories."""
+        return torch.split(tokens, [h * w for h, w in shapes], dim=1)
 
     def fuse_levels(
         self,
@@ -154,8 +142,17 @@ class PixelDecoder(nn.Module):
         shapes: SpatialShapes,
         lateral: Float[Tensor, "images C H4 W4"],
     ) -> tuple[Float[Tensor, "B C H4 W4"], tuple[Float[Tensor, "B _n C"], ...]]:
-        """``fuse`` without its last 1 x 1 convolution, ``mask_features``."""
-        memories = torch.split(tokens, [h * w for h, w in shapes], dim=1)
+        """Encoded tokens to what ``mask_features`` projects, and the decoder's three memories.
+
+        Args:
+            tokens: May hold several exits of the batch one after the other.
+            shapes: Height and width of every level, in cells.
+            lateral: ``res2`` projected, of the batch once.
+
+        Returns:
+            The fused map at stride 4, and the tokens of each level (stride 32, 16, 8).
+        """
+        memories = self.split(tokens, shapes)
         # Tokens seen as a map have channels last; the rest keeps that order, which CPU kernels run best in.
         finest = memories[-1].view(len(tokens), *shapes[-1], -1).permute(0, 3, 1, 2)
         upsampled = F.interpolate(finest, size=lateral.shape[-2:], mode="bilinear", align_corners=False)

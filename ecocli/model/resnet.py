@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ecocli.config.architecture import NormName
+from ecocli.model.contracts import Backbone
 from ecocli.model.layers import NormedConv2d, make_norm
 
 
@@ -69,7 +70,7 @@ class Bottleneck(nn.Module):
         return F.relu_(out + shortcut)
 
 
-class ResNet(nn.Module):
+class ResNet(Backbone):
     """Bottleneck ResNet.
 
     Args:

@@ -18,7 +18,7 @@ Both take raw projections, one channel per sample in three blocks (x offsets, y 
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -59,6 +59,10 @@ class SamplingTable:
     first: Int[Tensor, " S"]
     starts: tuple[int, ...]
     rows: int
+
+    def of_first(self, queries: int) -> "SamplingTable":
+        """The constants where only the first tokens are queries."""
+        return self if queries == len(self.centres) else replace(self, centres=self.centres[:queries])
 
 
 @lru_cache(maxsize=8)

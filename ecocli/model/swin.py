@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from ecocli.model.contracts import Backbone
 from ecocli.model.windows import merge_windows, partition_windows, relative_position_index, shift_mask, window_order
 
 PATCH_SIZE = 4
@@ -227,7 +228,7 @@ class SwinStage(nn.Module):
         return grid, grid if self.downsample is None else self.downsample(grid)
 
 
-class SwinTransformer(nn.Module):
+class SwinTransformer(Backbone):
     """Swin backbone with one normalised feature map per stage.
 
     Args:

@@ -18,9 +18,11 @@ import torch
 from torch.nn import functional as F
 
 from ecocli.config.architecture import ArchitectureConfig
+from ecocli.exits import ExitPlan
 from ecocli.model.builders import build_model
+from ecocli.model.contracts import ExitModel
 from ecocli.model.gate import FeatureName, Gate
-from ecocli.model.mask2former import Mask2Former
+from ecocli.model.parts import run_parts
 from ecocli.profiling.counter import Convention, Meter, Reading
 
 Size = tuple[int, int]
@@ -31,7 +33,8 @@ class ExitCosts:
     """GFLOPs of one image by part; one multiply-add counts once.
 
     Attributes:
-        exit_depths: Exits offered, in encoder layers run.
+        exits: The encoder's exits, and the layers that each runs.
+        exit_depths: Exits offered.
         backbone: Image to ``res2`` .. ``res5``.
         projections: The pixel decoder's projections of the backbone maps.
         encoder_layers: Every encoder layer by itself, the first layer first.
@@ -42,6 +45,7 @@ class ExitCosts:
         gate: Linear layer from pooled features to exits; spent only where a gate decides.
     """
 
+    exits: ExitPlan
     exit_depths: tuple[int, ...]
     backbone: float
     projections: float
@@ -54,12 +58,7 @@ class ExitCosts:
 
     def encoder(self, depth: int) -> float:
         """The encoder layers run at an exit depth."""
-        if not 1 <= depth <= len(self.encoder_layers):
-            raise ValueError(
-                f"exit depth {depth} of an encoder with {len(self.encoder_layers)} layers; "
-                f"give a depth from 1 to {len(self.encoder_layers)}"
-            )
-        return math.fsum(self.encoder_layers[:depth])
+        return math.fsum(self.encoder_layers[index] for index in self.exits.layers_of(depth))
 
     def pixel_decoder(self, depth: int) -> float:
         """The whole pixel decoder, the papers' "transformer encoder" column."""
@@ -84,7 +83,7 @@ class _NetworkCosts:
 
 
 @functools.lru_cache(maxsize=4)
-def _meta_model(architecture: ArchitectureConfig) -> Mask2Former:
+def _meta_model(architecture: ArchitectureConfig) -> ExitModel:
     with torch.device("meta"):
         return build_model(architecture).eval().requires_grad_(False)
 
@@ -92,7 +91,6 @@ def _meta_model(architecture: ArchitectureConfig) -> Mask2Former:
 @functools.lru_cache(maxsize=1024)
 def _network_costs(architecture: ArchitectureConfig, padded_size: Size) -> _NetworkCosts:
     model = _meta_model(architecture)
-    decoder = model.sem_seg_head.pixel_decoder
     images = torch.empty(1, 3, *padded_size, device="meta")
     readings: list[Reading] = []
 
@@ -105,34 +103,28 @@ def _network_costs(architecture: ArchitectureConfig, padded_size: Size) -> _Netw
     def note_class(*_hook_arguments: object) -> None:
         class_readings.append(meter.read())
 
-    class_embed = model.sem_seg_head.predictor.class_embed
-    hooks = [layer.register_forward_hook(note) for layer in decoder.encoder.layers]
-    hooks += [class_embed.register_forward_pre_hook(note_class), class_embed.register_forward_hook(note_class)]
+    class_head = model.class_head
+    hooks = [layer.register_forward_hook(note) for layer in model.encoder_layers]
+    hooks += [class_head.register_forward_pre_hook(note_class), class_head.register_forward_hook(note_class)]
     try:
         with Meter() as meter:
             note()
-            maps = model.backbone(images)
-            note()
-            features = decoder.project(maps)
-            note()
-            (tokens,) = model.encode(features, (model.num_encoder_layers,))
-            mask_features, memories = decoder.fuse(tokens, features.shapes, features.lateral)
-            note()
             # Every layer's mask at full size, as the original computes them; inference here computes the last one.
-            model.sem_seg_head.predictor(memories, features.shapes, mask_features)
-            note()
+            parts = model.parts(model.exits.deepest, all_layers=True)
+            # The encoder notes its layers one by one.
+            values = run_parts(parts, {"images": images}, lambda part: None if part.name == "encoder" else note())
     finally:
         for hook in hooks:
             hook.remove()
     auxiliary = [after - before for before, after in zip(class_readings[::2], class_readings[1::2], strict=True)][:-1]
-    parts = [after - before for before, after in itertools.pairwise(readings)]
+    costs = [after - before for before, after in itertools.pairwise(readings)]
     return _NetworkCosts(
-        backbone=parts[0],
-        projections=parts[1],
-        encoder_layers=tuple(parts[2:-2]),
-        fusion=parts[-2],
-        transformer_decoder=functools.reduce(operator.sub, auxiliary, parts[-1]),
-        gate_channels={"res5": features.maps["res5"].shape[1], "projected": features.tokens.shape[2]},
+        backbone=costs[0],
+        projections=costs[1],
+        encoder_layers=tuple(costs[2:-2]),
+        fusion=costs[-2],
+        transformer_decoder=functools.reduce(operator.sub, auxiliary, costs[-1]),
+        gate_channels={"res5": values["res5"].shape[1], "projected": values["tokens"].shape[2]},
     )
 
 
@@ -180,13 +172,14 @@ def count_gflops(
     Raises:
         ValueError: If a padded side is not a positive multiple of 32, or a depth is not one of the encoder's.
     """
-    divisor = Mask2Former.size_divisor
+    divisor = ExitModel.size_divisor
     if min(padded_size) < divisor or any(side % divisor for side in padded_size):
         raise ValueError(f"padded size {padded_size[0]}x{padded_size[1]}; both sides must be multiples of {divisor}")
     network = _network_costs(architecture, padded_size)
     queries, classes = architecture.transformer_decoder.num_queries, architecture.num_classes
     upsampling = network.fusion.resizing_gflops
     costs = ExitCosts(
+        exits=architecture.exits,
         exit_depths=tuple(exit_depths),
         backbone=network.backbone.gflops(convention),
         projections=network.projections.gflops(convention),
@@ -223,6 +216,7 @@ def mean_costs(costs: Sequence[tuple[ExitCosts, int]]) -> ExitCosts:
 
     first = costs[0][0]
     return ExitCosts(
+        exits=first.exits,
         exit_depths=first.exit_depths,
         backbone=mean(lambda cost: cost.backbone),
         projections=mean(lambda cost: cost.projections),

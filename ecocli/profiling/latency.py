@@ -18,8 +18,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ecocli.model.contracts import Predictions, ExitModel
 from ecocli.model.gate import FeatureName, Gate, pool_features
-from ecocli.model.mask2former import Mask2Former, Predictions
+from ecocli.model.parts import run_parts
 
 PARTS = ("backbone", "projections", "encoder", "mask_features", "transformer_decoder", "post_processing")
 
@@ -84,7 +85,7 @@ class Latency:
 
 @torch.inference_mode()
 def measure_latency(
-    model: Mask2Former,
+    model: ExitModel,
     images: Float[Tensor, "B 3 H W"],
     exit_depths: Sequence[int],
     *,
@@ -113,54 +114,41 @@ def measure_latency(
         torch.cuda.reset_peak_memory_stats(device)
     runs: dict[int, list[tuple[float, ...]]] = {depth: [] for depth in exit_depths}
     gate_runs: list[float] = []
-    gate = Gate(_gate_channels(model, images, gate_feature), len(exit_depths)).to(device)
+    sizes = [(images.shape[2], images.shape[3])] * len(images)
+    features = model.extract(images, sizes)
+    gate = Gate(pool_features(features, sizes)[gate_feature].shape[1], len(exit_depths)).to(device)
+
+    def run_gate() -> None:
+        gate(pool_features(features, sizes)[gate_feature]).argmax(dim=1)
+
     for repetition in range(-warm_up, repetitions):
         if repetition > 1 and should_stop():
             break
         for depth in exit_depths:
             precision = torch.autocast(device.type, dtype) if dtype != torch.float32 else nullcontext()
             with precision:
-                readings, gate_seconds = _run(model, images, depth, post_process, gate, gate_feature)
+                readings, gate_seconds = _run(model, images, depth, post_process, run_gate)
             if repetition >= 0:
                 runs[depth].append(readings)
                 gate_runs.append(gate_seconds)
     return _summarise(runs, gate_runs, images, dtype)
 
 
-def _gate_channels(model: Mask2Former, images: Tensor, feature: FeatureName) -> int:
-    if feature == "projected":
-        return model.sem_seg_head.pixel_decoder.hidden_dim
-    return int(model.backbone(images[:1])["res5"].shape[1])
-
-
 def _run(
-    model: Mask2Former,
+    model: ExitModel,
     images: Tensor,
     depth: int,
     post_process: Callable[[Predictions], None],
-    gate: Gate,
-    gate_feature: FeatureName,
+    run_gate: Callable[[], None],
 ) -> tuple[tuple[float, ...], float]:
     """One run: the seconds of every part, and of the gate, which is no part of it."""
-    head = model.sem_seg_head
-    sizes = [(images.shape[2], images.shape[3])] * len(images)
     clock = _Clock(images.device)
-    maps = model.backbone(images.contiguous(memory_format=torch.channels_last))
-    clock.note()
-    features = head.pixel_decoder.project(maps)
-    clock.note()
-    (tokens,) = model.encode(features, (depth,))
-    clock.note()
-    fused, memories = head.pixel_decoder.fuse_levels(tokens, features.shapes, features.lateral)
-    clock.note()
-    projection = head.pixel_decoder.mask_features
-    final = Predictions(*head.predictor.forward_last(memories, features.shapes, fused, projection))
-    clock.note()
-    post_process(final)
+    values = run_parts(model.parts(depth), {"images": images}, lambda _part: clock.note())
+    post_process(Predictions(values["pred_logits"], values["pred_masks"]))
     clock.note()
     parts = clock.parts()
     clock = _Clock(images.device)
-    gate(pool_features(features, sizes)[gate_feature]).argmax(dim=1)
+    run_gate()
     clock.note()
     return parts, clock.parts()[0]
 

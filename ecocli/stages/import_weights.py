@@ -119,7 +119,7 @@ def plan(
         manifest = ParentManifest(
             **action.recorded,
             architecture=source.architecture,
-            exit_depths=(source.architecture.pixel_decoder.encoder_layers,),
+            exit_depths=(source.architecture.exits.deepest,),
             categories=request.categories,
             steps=0,
         )

@@ -27,7 +27,7 @@ from ecocli.runtime.context import Runtime
 from ecocli.runtime.seeds import derive_seed
 
 if TYPE_CHECKING:
-    from ecocli.model.mask2former import Mask2Former, Predictions
+    from ecocli.model.contracts import ExitModel
     from ecocli.profiling.gflops import ExitCosts
     from ecocli.profiling.latency import Latency
 
@@ -275,12 +275,12 @@ def _latency(
     )
 
 
-def _model(subject: ProfiledModel, device: str) -> "Mask2Former":
+def _model(subject: ProfiledModel, device: str) -> "ExitModel":
     """The parent's weights, or drawn ones: times hardly depend on them."""
     import torch
 
     from ecocli.model.builders import build_model
-    from ecocli.model.mask2former import Mask2Former
+    from ecocli.model.contracts import ExitModel
 
     if subject.parent is not None:
         from ecocli.artifacts.tensors import load_tensors

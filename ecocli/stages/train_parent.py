@@ -32,7 +32,7 @@ from ecocli.errors import DataError, UsageError
 from ecocli.runtime.context import Runtime
 
 if TYPE_CHECKING:
-    from ecocli.model.mask2former import Mask2Former
+    from ecocli.model.contracts import ExitModel
     from ecocli.scoring.subset_evaluator import SubsetEvaluator
 
 STAGE = "train-parent"
@@ -263,7 +263,7 @@ def _evaluator(config: TrainParentConfig, data: TrainingData, runtime: Runtime) 
 
 def _initial_model(
     config: TrainParentConfig, initial: Artifact[ParentManifest] | None, runtime: Runtime
-) -> "Mask2Former":
+) -> "ExitModel":
     from ecocli.artifacts.tensors import load_tensors
     from ecocli.model.builders import build_model
     from ecocli.runtime.seeds import seed_everything

@@ -39,7 +39,6 @@ from ecocli.losses.criterion import Criterion, CriterionOutput
 from ecocli.losses.points import SeededPoints
 from ecocli.losses.targets import pack_targets
 from ecocli.model.contracts import ExitModel
-from ecocli.model.swin import SwinTransformer
 from ecocli.runtime.context import Runtime
 from ecocli.runtime.seeds import derive_seed
 from ecocli.training.batches import BatchDivision, SampleSource, TrainingPart, load_parts
@@ -311,8 +310,7 @@ class Trainer:
         targets = pack_targets(
             [sample.labels for sample in part.samples], [sample.masks for sample in part.samples], (height, width)
         ).to(self._device)
-        if isinstance(model.backbone, SwinTransformer):
-            model.backbone.seed_drop_path([derive_seed("drop path", config.seed, p) for p in part.positions])
+        model.backbone.seed_drop_path([derive_seed("drop path", config.seed, p) for p in part.positions])
         dtype = _DTYPES[config.precision]
         with torch.autocast(self._device.type, dtype=dtype, enabled=dtype != torch.float32):
             logits, masks = self._forward(batch.images, batch.image_sizes, exits.depths)

@@ -93,9 +93,9 @@ class TrainedModel:
 
 
 def idle_parameters(model: ExitModel, exit_depths: Sequence[int]) -> list[nn.Parameter]:
-    """Return the parameters of the encoder layers beyond the deepest of these exits."""
-    idle = model.encoder_layers[max(exit_depths) :]
-    return [parameter for layer in idle for parameter in layer.parameters()]
+    """Return the parameters of the encoder layers that none of these exits runs."""
+    idle = model.exits.idle(exit_depths)
+    return [parameter for index in idle for parameter in model.encoder_layers[index].parameters()]
 
 
 def checkpoint_activations(model: ExitModel) -> None:

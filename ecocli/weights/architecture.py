@@ -5,10 +5,14 @@ Only head counts do not show (but for Swin's): those of the preset with these si
 
 import math
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from ecocli.config.architecture import (
     ARCHITECTURES,
     ArchitectureConfig,
+    DeformableEncoderConfig,
+    InterleavedEncoderConfig,
     NormName,
     PixelDecoderConfig,
     ResNetConfig,
@@ -74,6 +78,15 @@ def _infer_swin(state: State) -> SwinConfig:
     )
 
 
+def _infer_encoder(state: State, points: int) -> DeformableEncoderConfig | InterleavedEncoderConfig:
+    """A plain interleaved encoder has the tensors of a deformable one, and is taken for that."""
+    layers = _count(state, re.escape(_LAYER) + r"(\d+)\.")
+    width = _shape(state, _LAYER + "0.linear1.weight", 2)[0]
+    if any(name.endswith(".linear12.weight") for name in state):
+        return InterleavedEncoderConfig(layers=layers, points=points, feedforward_dim=width, small_ffn=True)
+    return DeformableEncoderConfig(layers=layers, heads=_HEADS, points=points, feedforward_dim=width)
+
+
 def infer_architecture(state: State, name: str = UNNAMED) -> ArchitectureConfig:
     """Read the sizes of a Mask2Former off its state dict.
 
@@ -98,10 +111,7 @@ def infer_architecture(state: State, name: str = UNNAMED) -> ArchitectureConfig:
         pixel_decoder=PixelDecoderConfig(
             hidden_dim=hidden_dim,
             mask_dim=_shape(state, _PIXEL + "mask_features.weight", 4)[0],
-            encoder_layers=_count(state, re.escape(_LAYER) + r"(\d+)\."),
-            heads=_HEADS,
-            points=points,
-            feedforward_dim=_shape(state, _LAYER + "0.linear1.weight", 2)[0],
+            encoder=_infer_encoder(state, points),
         ),
         transformer_decoder=TransformerDecoderConfig(
             layers=_count(state, re.escape(_PREDICTOR) + r"transformer_ffn_layers\.(\d+)\."),
@@ -132,13 +142,31 @@ def infer_as_preset(state: State, preset: ArchitectureConfig) -> ArchitectureCon
 
 
 def _with_heads_of(found: ArchitectureConfig, preset: ArchitectureConfig) -> ArchitectureConfig:
-    """The same architecture divided into a preset's heads, which shapes cannot tell."""
-    pixel, heads = found.pixel_decoder, preset.pixel_decoder.heads
-    if pixel.heads * pixel.points % heads:
+    """The same architecture with a preset's heads and order of layers, which shapes cannot tell."""
+    encoder, wanted = found.pixel_decoder.encoder, preset.pixel_decoder.encoder
+    samples = encoder.heads * encoder.points
+    if samples % wanted.heads:
         return found
-    divided = pixel.model_copy(update={"heads": heads, "points": pixel.heads * pixel.points // heads})
+    sizes = {"layers": encoder.layers, "points": samples // wanted.heads, "feedforward_dim": encoder.feedforward_dim}
+    own_net = isinstance(encoder, InterleavedEncoderConfig) and encoder.small_ffn
+    if isinstance(wanted, InterleavedEncoderConfig):
+        recast: object = wanted.model_copy(update={**sizes, "small_ffn": own_net})
+    else:
+        recast = encoder if own_net else wanted.model_copy(update=sizes)
+    divided = found.pixel_decoder.model_copy(update={"encoder": recast})
     decoder = found.transformer_decoder.model_copy(update={"heads": preset.transformer_decoder.heads})
     return found.model_copy(update={"pixel_decoder": divided, "transformer_decoder": decoder})
+
+
+def _flat(sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested sizes with dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in sizes.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{key}.{inner}": of_inner for inner, of_inner in _flat(value).items()}
+        else:
+            flat[key] = value
+    return flat
 
 
 def architecture_differences(found: ArchitectureConfig, expected: ArchitectureConfig) -> list[str]:
@@ -150,10 +178,10 @@ def architecture_differences(found: ArchitectureConfig, expected: ArchitectureCo
     if found.backbone.kind != expected.backbone.kind:
         return [f"backbone.kind is {found.backbone.kind}, expected {expected.backbone.kind}"]
     for part in ("backbone", "pixel_decoder", "transformer_decoder"):
-        ours, theirs = getattr(found, part).model_dump(), getattr(expected, part).model_dump()
+        ours, theirs = _flat(getattr(found, part).model_dump()), _flat(getattr(expected, part).model_dump())
         for key, value in ours.items():
-            if key not in ("norm", "drop_path_rate", "encoder_layers") and value != theirs[key]:
-                differences.append(f"{part}.{key} is {value}, expected {theirs[key]}")
+            if key not in ("norm", "drop_path_rate", "encoder.layers") and value != theirs.get(key):
+                differences.append(f"{part}.{key} is {value}, expected {theirs.get(key)}")
     return differences
 
 
@@ -173,7 +201,9 @@ def apply_preset(found: ArchitectureConfig, preset: ArchitectureConfig) -> Archi
             f"The checkpoint is of another model than {preset.name}: {'; '.join(differences)}. Leave --arch out to "
             "take the architecture from the checkpoint, or give the file of that model."
         )
-    pixel = preset.pixel_decoder.model_copy(update={"encoder_layers": found.pixel_decoder.encoder_layers})
+    layers = {"layers": found.pixel_decoder.encoder.layers}
+    encoder = preset.pixel_decoder.encoder.model_copy(update=layers)
+    pixel = preset.pixel_decoder.model_copy(update={"encoder": encoder})
     update: dict[str, object] = {
         "num_classes": found.num_classes,
         "pixel_decoder": pixel,

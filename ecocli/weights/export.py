@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ecocli.config.architecture import ArchitectureConfig
 from ecocli.errors import UsageError
+from ecocli.exits import ExitPlan
 from ecocli.weights.huggingface import folder_configs
 from ecocli.weights.mappings import HF_MASK2FORMER
 from ecocli.weights.renaming import State, from_original
@@ -23,24 +24,29 @@ _ENCODER_LAYER = re.compile(r"sem_seg_head\.pixel_decoder\.transformer\.encoder\
 _EMPTY_WEIGHT = "criterion.empty_weight"
 
 
-def cut_encoder(state: Mapping[str, Tensor], encoder_layers: int) -> State:
-    """The state dict without the encoder layers beyond a depth.
+def cut_encoder(state: Mapping[str, Tensor], exits: ExitPlan, exit_depth: int) -> State:
+    """The state dict with the encoder layers of one exit alone, numbered anew.
 
     Args:
         state: Tensors by the original's names.
-        encoder_layers: Layers to keep, a count from 1.
+        exits: Of the model.
+        exit_depth: The exit to keep.
 
     Raises:
-        UsageError: The model has fewer layers, or none would be left.
+        UsageError: The model has no such exit.
     """
-    deepest = 1 + max((int(found.group(1)) for name in state if (found := _ENCODER_LAYER.match(name))), default=-1)
-    if not 1 <= encoder_layers <= deepest:
-        raise UsageError(f"There is no exit after {encoder_layers} encoder layers: the model has {deepest}.")
-    return {
-        name: tensor
-        for name, tensor in state.items()
-        if (found := _ENCODER_LAYER.match(name)) is None or int(found.group(1)) < encoder_layers
-    }
+    try:
+        numbers = exits.renumber(exit_depth)
+    except ValueError as error:
+        raise UsageError(f"{error}.") from error
+    cut = {}
+    for name, tensor in state.items():
+        found = _ENCODER_LAYER.match(name)
+        if found is None:
+            cut[name] = tensor
+        elif (old := int(found.group(1))) in numbers:
+            cut[f"{name[: found.start(1)]}{numbers[old]}{name[found.end(1) :]}"] = tensor
+    return cut
 
 
 def _with_empty_weight(state: State, num_classes: int) -> State:
@@ -51,20 +57,20 @@ def _with_empty_weight(state: State, num_classes: int) -> State:
 
 
 def write_original(
-    architecture: ArchitectureConfig, state: Mapping[str, Tensor], encoder_layers: int | None = None
+    architecture: ArchitectureConfig, state: Mapping[str, Tensor], exit_depth: int | None = None
 ) -> State:
     """State dict with exactly the original's entries.
 
     Args:
         architecture: Of the model.
         state: The model's state dict.
-        encoder_layers: Cut the encoder there; None keeps all layers.
+        exit_depth: Cut the encoder at this exit; None keeps all layers.
 
     Raises:
-        UsageError: The model has no such encoder depth.
+        UsageError: The model has no such exit.
     """
-    layers = architecture.pixel_decoder.encoder_layers if encoder_layers is None else encoder_layers
-    kept = cut_encoder(state, layers)
+    exits = architecture.exits
+    kept = cut_encoder(state, exits, exits.deepest if exit_depth is None else exit_depth)
     return _with_empty_weight(kept, architecture.num_classes)
 
 
@@ -79,7 +85,7 @@ def write_huggingface(
     architecture: ArchitectureConfig,
     state: Mapping[str, Tensor],
     labels: Sequence[str],
-    encoder_layers: int | None = None,
+    exit_depth: int | None = None,
 ) -> dict[str, bytes]:
     """A Hugging Face Mask2Former folder.
 
@@ -87,16 +93,17 @@ def write_huggingface(
         architecture: Of the model.
         state: The model's state dict.
         labels: Name of each class index.
-        encoder_layers: Cut the encoder there; None keeps all layers.
+        exit_depth: Cut the encoder at this exit; None keeps all layers.
 
     Returns:
         File contents by name: configuration, image processor, weights.
 
     Raises:
-        UsageError: transformers has no such model, or the model no such encoder depth.
+        UsageError: transformers has no such model, or the model no such exit.
     """
-    layers = architecture.pixel_decoder.encoder_layers if encoder_layers is None else encoder_layers
-    kept = cut_encoder(state, layers)
+    exits = architecture.exits
+    depth = exits.deepest if exit_depth is None else exit_depth
+    kept = cut_encoder(state, exits, depth)
     renamed, unknown = from_original(kept, HF_MASK2FORMER)
     left = [name for name in unknown if not name.endswith(".relative_position_index")]
     if left:
@@ -109,7 +116,7 @@ def write_huggingface(
         renamed[name] = tensor.detach().cpu().contiguous()
     files = {
         name: (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
-        for name, content in folder_configs(architecture, labels, layers).items()
+        for name, content in folder_configs(architecture, labels, len(exits.layers_of(depth))).items()
     }
     tensors = _with_empty_weight(renamed, architecture.num_classes)
     return files | {"model.safetensors": save(dict(sorted(tensors.items())), metadata={"format": "pt"})}

@@ -11,6 +11,7 @@ from typing import Any, Final
 from ecocli.config.architecture import (
     ARCHITECTURES,
     ArchitectureConfig,
+    DeformableEncoderConfig,
     PixelDecoderConfig,
     ResNetConfig,
     SwinConfig,
@@ -148,10 +149,12 @@ def architecture_from_folder(folder: Path) -> tuple[ArchitectureConfig, tuple[st
         pixel_decoder=PixelDecoderConfig(
             hidden_dim=hidden_dim,
             mask_dim=reader.get("mask_feature_size", 256, int),
-            encoder_layers=reader.get("encoder_layers", 6, int),
-            heads=heads,
-            points=_POINTS,
-            feedforward_dim=reader.get("encoder_feedforward_dim", 1024, int),
+            encoder=DeformableEncoderConfig(
+                layers=reader.get("encoder_layers", 6, int),
+                heads=heads,
+                points=_POINTS,
+                feedforward_dim=reader.get("encoder_feedforward_dim", 1024, int),
+            ),
         ),
         transformer_decoder=TransformerDecoderConfig(
             # They count the prediction from the raw queries as a layer.
@@ -216,10 +219,16 @@ def folder_configs(
         UsageError: transformers has no such model.
     """
     pixel, transformer = architecture.pixel_decoder, architecture.transformer_decoder
-    if pixel.points != _POINTS or pixel.heads != transformer.heads:
+    encoder = pixel.encoder
+    if not isinstance(encoder, DeformableEncoderConfig):
         raise UsageError(
-            f"The encoder has {pixel.points} points and {pixel.heads} heads, the decoder {transformer.heads} heads; "
-            "transformers builds only 4 points and equal heads. Export with --format original."
+            f"The encoder is of the kind {encoder.kind}; transformers computes Mask2Former's alone, the kind "
+            "deformable. Export with --format original."
+        )
+    if encoder.points != _POINTS or encoder.heads != transformer.heads:
+        raise UsageError(
+            f"The encoder has {encoder.points} points and {encoder.heads} heads, the decoder {transformer.heads} "
+            "heads; transformers builds only 4 points and equal heads. Export with --format original."
         )
     config: dict[str, object] = dict(_FIXED) | {
         "architectures": ["Mask2FormerForUniversalSegmentation"],
@@ -228,8 +237,8 @@ def folder_configs(
         "hidden_dim": pixel.hidden_dim,
         "mask_feature_size": pixel.mask_dim,
         "encoder_layers": encoder_layers,
-        "encoder_feedforward_dim": pixel.feedforward_dim,
-        "num_attention_heads": pixel.heads,
+        "encoder_feedforward_dim": encoder.feedforward_dim,
+        "num_attention_heads": encoder.heads,
         "decoder_layers": transformer.layers + 1,
         "dim_feedforward": transformer.feedforward_dim,
         "num_queries": transformer.num_queries,

@@ -246,7 +246,7 @@ def load_initial_weights(model: ExitModel, path: Path) -> LoadReport:
     deeper = tuple(
         name
         for name in recognised.tensors
-        if (match := _ENCODER_LAYER.match(name)) and int(match[1]) >= model.num_encoder_layers
+        if (match := _ENCODER_LAYER.match(name)) and int(match[1]) >= model.exits.layers
     )
     kept = {name: tensor for name, tensor in recognised.tensors.items() if name not in deeper}
     return replace(fit_weights(model, replace(recognised, tensors=kept), str(path)), deeper=deeper)

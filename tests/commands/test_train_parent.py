@@ -132,7 +132,7 @@ def test_train_parent__own_backbone_of_the_other_kind__trains(
         f"""{_TOML}
         architecture.name = "tiny"
         architecture.backbone = {{ kind = "swin", embed_dim = 8, depths = [1, 1, 1, 1], num_heads = [1, 1, 2, 2] }}
-        architecture.pixel_decoder.encoder_layers = 2
+        architecture.pixel_decoder.encoder.layers = 2
         architecture.transformer_decoder = {{ layers = 1, num_queries = 4 }}
         """
     )

@@ -20,7 +20,7 @@ from ecocli.model.mask2former import Mask2Former
 R50_SMALL = ArchitectureConfig(
     name="golden-r50-small",
     backbone=ResNetConfig(stem_channels=8, res2_channels=32, bottleneck_channels=8),
-    pixel_decoder=PixelDecoderConfig(hidden_dim=64, mask_dim=64, feedforward_dim=1024),
+    pixel_decoder=PixelDecoderConfig(hidden_dim=64, mask_dim=64),
     transformer_decoder=TransformerDecoderConfig(layers=3, feedforward_dim=128, num_queries=16),
     num_classes=12,
     object_mask_threshold=0.2,

@@ -37,7 +37,7 @@ def test_extract__recorded_image__equals_original(golden: Golden, model: Mask2Fo
         torch.testing.assert_close(level, golden.tensors[f"a.backbone.{name}"], **TOLERANCE)
     expected = torch.cat([golden.tensors[f"a.input_proj.{i}"].flatten(2).transpose(1, 2) for i in range(3)], dim=1)
     torch.testing.assert_close(features.tokens, expected, **TOLERANCE)
-    positions = model.sem_seg_head.pixel_decoder.positions(features)
+    positions = model.sem_seg_head.pixel_decoder.positions(features.shapes)
     torch.testing.assert_close(positions[None], golden.tensors["a.encoder.pos_plus_level"], **TOLERANCE)
 
 
@@ -78,7 +78,8 @@ def test_fuse__recorded_image__equals_original_mask_features(golden: Golden, mod
         features = model.extract(image)
         (tokens,) = model.encode(features, (6,))
         decoder = model.sem_seg_head.pixel_decoder
-        mask_features, memories = decoder.fuse(tokens, features.shapes, features.lateral)
+        fused, memories = decoder.fuse_levels(tokens, features.shapes, features.lateral)
+        mask_features = decoder.mask_features(fused)
     torch.testing.assert_close(mask_features, golden.tensors["a.mask_features"], **TOLERANCE)
     for level, memory in enumerate(memories):
         expected = golden.tensors[f"a.multi_scale_features.{level}"].flatten(2).transpose(1, 2)
@@ -88,7 +89,7 @@ def test_fuse__recorded_image__equals_original_mask_features(golden: Golden, mod
 def test_forward_per_image__mixed_depths__equals_each_exit(golden: Golden, model: Mask2Former, image: Tensor) -> None:
     with torch.no_grad():
         batch = torch.cat((image, image, image))
-        predictions = model.forward_per_image(batch, torch.tensor([5, 2, 6]))
+        predictions = model.predict_at(model.extract(batch), torch.tensor([5, 2, 6]))
     for row, depth in enumerate((5, 2, 6)):
         expected = golden.tensors[f"a.exit{depth}.pred_logits"][0]
         torch.testing.assert_close(predictions.pred_logits[row], expected, **TOLERANCE)

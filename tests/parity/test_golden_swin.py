@@ -10,6 +10,7 @@ from parity.golden import Golden
 from ecocli.config.architecture import (
     ARCHITECTURES,
     ArchitectureConfig,
+    DeformableEncoderConfig,
     PixelDecoderConfig,
     ResNetConfig,
     SwinConfig,
@@ -28,7 +29,7 @@ TOLERANCE = {"rtol": 0.0, "atol": 1e-4}
 SWIN_SMALL = ArchitectureConfig(
     name="swin-small",
     backbone=SwinConfig(embed_dim=24, depths=(1, 1, 2, 1), num_heads=(1, 2, 4, 8)),
-    pixel_decoder=PixelDecoderConfig(hidden_dim=64, mask_dim=64, encoder_layers=4),
+    pixel_decoder=PixelDecoderConfig(hidden_dim=64, mask_dim=64, encoder=DeformableEncoderConfig(layers=4)),
     transformer_decoder=TransformerDecoderConfig(layers=2, feedforward_dim=128, num_queries=16),
     num_classes=12,
 )
@@ -152,10 +153,12 @@ def test_build_model__other_swin_preset__published_sizes(name: str, queries: int
 
 @pytest.mark.parametrize("layers", [1, 3, 9])
 def test_build_model__fixed_depth_parent__has_that_many_encoder_layers(layers: int) -> None:
-    config = ARCHITECTURES["m2f-swin-t"].model_copy(update={"pixel_decoder": PixelDecoderConfig(encoder_layers=layers)})
+    config = ARCHITECTURES["m2f-swin-t"].model_copy(
+        update={"pixel_decoder": PixelDecoderConfig(encoder=DeformableEncoderConfig(layers=layers))}
+    )
     with torch.device("meta"):
         model = build_model(config)
-    assert model.num_encoder_layers == layers
+    assert model.exits.layers == layers
     # One encoder layer has 732,192 parameters (param_counts.json).
     total = sum(p.numel() for p in model.parameters())
     assert total == 47_435_264 + (layers - 6) * 732_192

@@ -64,7 +64,7 @@ def test_forward_per_image__different_exits__each_equals_cut_peer(pair: tuple[An
     _, model = imported(folder)
     batch = padded_batch()
     with torch.no_grad():
-        predictions = model.forward_per_image(batch, torch.tensor([3, 1]))
+        predictions = model.predict_at(model.extract(batch), torch.tensor([3, 1]))
         for row, depth in enumerate((3, 1)):
             cut = copy.deepcopy(peer)
             cut_encoder(cut, depth)
@@ -134,7 +134,7 @@ def test_write_huggingface__cut_at_an_exit__transformers_predicts_that_exit(
     from transformers import Mask2FormerForUniversalSegmentation
 
     architecture, model = imported(pair[1])
-    files = write_huggingface(architecture, model.state_dict(), list("abcde"), encoder_layers=2)
+    files = write_huggingface(architecture, model.state_dict(), list("abcde"), exit_depth=2)
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
     assert json.loads(files["config.json"])["encoder_layers"] == 2
@@ -153,5 +153,5 @@ def test_infer_architecture__peer_weights__equals_its_config(pair: tuple[Any, Pa
         exclude={"norm", "drop_path_rate"}
     )
     assert inferred.transformer_decoder.layers == architecture.transformer_decoder.layers
-    assert inferred.pixel_decoder.encoder_layers == 3
+    assert inferred.pixel_decoder.encoder.layers == 3
     assert inferred.num_classes == 5

@@ -91,8 +91,8 @@ def test_train_parent_preset__every_architecture__resolves(name: str) -> None:
 
 
 def test_train_parent_preset__fewer_layers__fewer_exits() -> None:
-    assert settings_for(architecture={"pixel_decoder": {"encoder_layers": 4}}).exit_depths == (2, 3, 4)
-    assert settings_for(architecture={"pixel_decoder": {"encoder_layers": 1}}).exit_depths == (1,)
+    assert settings_for(architecture={"pixel_decoder": {"encoder": {"layers": 4}}}).exit_depths == (2, 3, 4)
+    assert settings_for(architecture={"pixel_decoder": {"encoder": {"layers": 1}}}).exit_depths == (1,)
 
 
 def test_train_parent_preset__initial_parent__brings_its_architecture() -> None:
@@ -207,7 +207,7 @@ def test_exit_weights__uniform_and_given__as_said() -> None:
 def test_exit_weights__single_exit__weight_of_plain_mask2former(
     layers: int, exits: list[int], alpha: object, expected: tuple[float, ...]
 ) -> None:
-    decoder = {"encoder_layers": layers}
+    decoder = {"encoder": {"layers": layers}}
     assert (
         settings_for(exit_depths=exits, alpha=alpha, architecture={"pixel_decoder": decoder}).exit_weights == expected
     )

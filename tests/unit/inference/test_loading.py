@@ -58,7 +58,7 @@ def test_restore_model__bfloat16__computes_products_in_it_and_nothing_else_chang
     spread = wanted.pred_masks.std()
     torch.testing.assert_close(found.pred_masks.float(), wanted.pred_masks, rtol=0.0, atol=float(0.2 * spread))
     assert not torch.equal(found.pred_masks.float(), wanted.pred_masks)
-    mixed = fast.forward_per_image(images, torch.tensor([3, 1]))
+    mixed = fast.predict_at(fast.extract(images), torch.tensor([3, 1]))
     torch.testing.assert_close(mixed.pred_logits.float(), wanted.pred_logits[[1, 0], 0, [0, 1]], rtol=0.0, atol=0.2)
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from ecocli.exits import ExitPlan
 from ecocli.model.deformable import DeformableAttention, DeformableEncoder, SamplingMethod
 
 SHAPES = ((2, 3), (4, 5), (7, 9))
@@ -11,7 +12,14 @@ TOKENS = sum(h * w for h, w in SHAPES)
 
 def small_encoder(layers: int = 4) -> DeformableEncoder:
     torch.manual_seed(3)
-    encoder = DeformableEncoder(channels=16, levels=3, heads=4, points=2, feedforward_dim=24, layers=layers)
+    encoder = DeformableEncoder(
+        channels=16,
+        levels=3,
+        heads=4,
+        points=2,
+        feedforward_dim=24,
+        exits=ExitPlan(layers, tuple(range(1, layers + 1))),
+    )
     for parameter in encoder.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return encoder.eval()

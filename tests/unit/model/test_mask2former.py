@@ -6,6 +6,7 @@ from torch import nn
 
 from ecocli.config.architecture import (
     ArchitectureConfig,
+    DeformableEncoderConfig,
     PixelDecoderConfig,
     ResNetConfig,
     TransformerDecoderConfig,
@@ -18,7 +19,7 @@ TINY = ArchitectureConfig(
     name="tiny",
     backbone=ResNetConfig(blocks=(1, 1, 1, 1), stem_channels=8, res2_channels=8, bottleneck_channels=4, norm="gn"),
     pixel_decoder=PixelDecoderConfig(
-        hidden_dim=32, mask_dim=16, encoder_layers=3, heads=4, points=2, feedforward_dim=32
+        hidden_dim=32, mask_dim=16, encoder=DeformableEncoderConfig(layers=3, heads=4, points=2, feedforward_dim=32)
     ),
     transformer_decoder=TransformerDecoderConfig(layers=2, heads=4, feedforward_dim=32, num_queries=5),
     num_classes=3,
@@ -39,7 +40,7 @@ def test_forward__two_exits__has_the_documented_axes(model: Mask2Former) -> None
     predictions = model(torch.randn(2, 3, 64, 96), (1, 3))
     assert predictions.pred_logits.shape == (2, 3, 2, 5, 4)
     assert predictions.pred_masks.shape == (2, 3, 2, 5, 16, 24)
-    assert (model.num_classes, model.num_queries, model.num_encoder_layers) == (3, 5, 3)
+    assert (model.num_classes, model.num_queries, model.exits.layers) == (3, 5, 3)
 
 
 def test_forward__exits_together__equal_exits_alone(model: Mask2Former) -> None:
@@ -59,7 +60,7 @@ def test_forward_per_image__mixed_depths__equals_fixed_exits(
     monkeypatch.setattr("ecocli.model.mask2former._CPU_PIXELS_AT_ONCE", pixels)
     images, depths = torch.randn(3, 3, 64, 64), [2, 3, 1]
     with torch.no_grad():
-        found = model.forward_per_image(images, torch.tensor(depths))
+        found = model.predict_at(model.extract(images), torch.tensor(depths))
         for row, depth in enumerate(depths):
             alone = model(images[row : row + 1], (depth,), all_layers=False)
             torch.testing.assert_close(found.pred_logits[row], alone.pred_logits[0, 0, 0], rtol=0, atol=1e-4)

@@ -6,7 +6,7 @@ of strides 8, 16 and 32, Q queries, d = 256, K classes.
 
 import pytest
 
-from ecocli.config.architecture import ARCHITECTURES, ArchitectureConfig, PixelDecoderConfig
+from ecocli.config.architecture import ARCHITECTURES, ArchitectureConfig, DeformableEncoderConfig, PixelDecoderConfig
 from ecocli.profiling.gflops import count_gflops
 
 R50 = ARCHITECTURES["m2f-r50"]
@@ -74,7 +74,9 @@ def test_count_gflops__all__adds_sampling_and_masked_products() -> None:
 
 
 def test_count_gflops__narrower_feedforward__changes_the_count_by_its_layers() -> None:
-    narrow = R50.model_copy(update={"pixel_decoder": PixelDecoderConfig(feedforward_dim=512)})
+    narrow = R50.model_copy(
+        update={"pixel_decoder": PixelDecoderConfig(encoder=DeformableEncoderConfig(feedforward_dim=512))}
+    )
     size = (256, 256)
     wide_costs, narrow_costs = (count_gflops(a, size, size, EXITS) for a in (R50, narrow))
     # Two linear layers lose 256 x 512 weights each, on 1,024 + 256 + 64 tokens, in each of the two layers run.

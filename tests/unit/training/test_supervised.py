@@ -15,7 +15,7 @@ def test_supervised_model__two_exits__predictions_of_first_exit_come_first() -> 
     logits, masks = SupervisedModel(model)(images, [images.shape[-2:]] * len(images), (1, 3))
     assert logits.shape == (4, 2, 6, 4)
     assert masks.shape == (4, 2, 6, 16, 16)
-    final = model.forward_per_image(images, torch.tensor([1, 1]))
+    final = model.predict_at(model.extract(images), torch.tensor([1, 1]))
     torch.testing.assert_close(logits[1], final.pred_logits, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(masks[1], final.pred_masks, rtol=1e-4, atol=1e-5)
 

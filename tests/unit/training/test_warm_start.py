@@ -18,7 +18,7 @@ def test_load_initial_weights__same_architecture__takes_everything() -> None:
 
 
 def test_load_initial_weights__fewer_layers_and_other_classes__takes_the_rest() -> None:
-    sizes = {"num_classes": 5, "pixel_decoder": {"encoder_layers": 2}}
+    sizes = {"num_classes": 5, "pixel_decoder": {"encoder": {"layers": 2}}}
     torch.manual_seed(0)
     model = build_model(tiny_config(architecture=sizes, exit_depths=[1, 2]).architecture)
     head = model.state_dict()[HEAD].clone()

@@ -4,7 +4,13 @@ import pytest
 import torch
 from helpers_weights import RESNET, SWIN, random_model
 
-from ecocli.config.architecture import ARCHITECTURES, ArchitectureConfig, PixelDecoderConfig, ResNetConfig
+from ecocli.config.architecture import (
+    ARCHITECTURES,
+    ArchitectureConfig,
+    DeformableEncoderConfig,
+    PixelDecoderConfig,
+    ResNetConfig,
+)
 from ecocli.errors import DataError
 from ecocli.model.builders import build_model
 from ecocli.weights.architecture import apply_preset, architecture_differences, infer_architecture, infer_as_preset
@@ -26,7 +32,9 @@ def test_infer_architecture__cityscapes_r50__class_count_and_norm_from_the_file(
 
 
 def test_infer_architecture__fixed_depth_parent__encoder_layers_counted() -> None:
-    wanted = ARCHITECTURES["m2f-swin-t"].model_copy(update={"pixel_decoder": PixelDecoderConfig(encoder_layers=3)})
+    wanted = ARCHITECTURES["m2f-swin-t"].model_copy(
+        update={"pixel_decoder": PixelDecoderConfig(encoder=DeformableEncoderConfig(layers=3))}
+    )
     assert infer_architecture(on_meta(wanted)) == wanted
 
 
@@ -38,14 +46,18 @@ def test_infer_architecture__unknown_size__every_size_found(architecture: Archit
 
 def test_infer_as_preset__other_heads__divided_as_in_the_preset() -> None:
     # 8 heads with 4 points, or 4 heads with 8 points: the shapes are the same.
-    halved = ARCHITECTURES["m2f-r50"].model_copy(update={"pixel_decoder": PixelDecoderConfig(heads=4, points=8)})
+    halved = ARCHITECTURES["m2f-r50"].model_copy(
+        update={"pixel_decoder": PixelDecoderConfig(encoder=DeformableEncoderConfig(heads=4, points=8))}
+    )
     state = on_meta(halved)
     assert infer_architecture(state).pixel_decoder.heads == 8
     assert infer_as_preset(state, halved) == halved
 
 
 def test_infer_as_preset__heads_that_do_not_divide__says_what_differs() -> None:
-    odd = ARCHITECTURES["m2f-r50"].model_copy(update={"pixel_decoder": PixelDecoderConfig(heads=64, points=1)})
+    odd = ARCHITECTURES["m2f-r50"].model_copy(
+        update={"pixel_decoder": PixelDecoderConfig(encoder=DeformableEncoderConfig(heads=64, points=1))}
+    )
     with pytest.raises(DataError, match=r"pixel_decoder\.heads is 8, expected 64"):
         infer_as_preset(on_meta(ARCHITECTURES["m2f-r50"]), odd)
 
@@ -85,7 +97,7 @@ def test_apply_preset__same_sizes__preset_with_the_files_classes_and_depth() -> 
             "name": "imported",
             "num_classes": 19,
             "backbone": ResNetConfig(norm="sync_bn"),
-            "pixel_decoder": PixelDecoderConfig(encoder_layers=4),
+            "pixel_decoder": PixelDecoderConfig(encoder=DeformableEncoderConfig(layers=4)),
         }
     )
     applied = apply_preset(found, ARCHITECTURES["m2f-r50"])

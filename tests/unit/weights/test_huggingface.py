@@ -30,7 +30,7 @@ def folder_with(tmp_path: Path, change: dict[str, Any] | None = None, backbone: 
 )
 def test_folder_configs__read_back__same_architecture(architecture: ArchitectureConfig, tmp_path: Path) -> None:
     labels = [f"label {index}" for index in range(architecture.num_classes)]
-    layers = architecture.pixel_decoder.encoder_layers
+    layers = architecture.pixel_decoder.encoder.layers
     for name, content in folder_configs(architecture, labels, layers).items():
         (tmp_path / name).write_text(json.dumps(content))
     found, names = architecture_from_folder(tmp_path)

@@ -8,7 +8,7 @@ import torch
 from helpers_weights import RESNET, SWIN, random_model
 from torch import Tensor
 
-from ecocli.config.architecture import ArchitectureConfig
+from ecocli.config.architecture import ArchitectureConfig, DeformableEncoderConfig
 from ecocli.errors import DataError
 from ecocli.weights.export import to_pickle, write_original
 from ecocli.weights.loading import fit_weights, load_initial_weights, recognise, shorten
@@ -69,7 +69,9 @@ def test_load_initial_weights__fewer_encoder_layers__first_ones_and_a_note(tmp_p
     source = state_of(RESNET)
     path = tmp_path / "model.pth"
     torch.save(write_original(RESNET, source), path)
-    pixel_decoder = RESNET.pixel_decoder.model_copy(update={"encoder_layers": 2})
+    pixel_decoder = RESNET.pixel_decoder.model_copy(
+        update={"encoder": DeformableEncoderConfig(layers=2, feedforward_dim=32)}
+    )
     model = random_model(RESNET.model_copy(update={"pixel_decoder": pixel_decoder}), 2)
     report = load_initial_weights(model, path)
     assert set(report.loaded) == set(model.state_dict())
@@ -215,7 +217,13 @@ def test_recognise__unknown_tensors__refused(state: State, message: str | None) 
             r"it has other shapes: .*relative_position_bias_table \[25, 1\], expected \[49, 1\]",
         ),
         (
-            SWIN.model_copy(update={"pixel_decoder": SWIN.pixel_decoder.model_copy(update={"encoder_layers": 4})}),
+            SWIN.model_copy(
+                update={
+                    "pixel_decoder": SWIN.pixel_decoder.model_copy(
+                        update={"encoder": DeformableEncoderConfig(layers=4)}
+                    )
+                }
+            ),
             r"it holds sem_seg_head\.pixel_decoder\.transformer\.encoder\.layers\.3",
         ),
     ],

@@ -1,0 +1,75 @@
+"""A stack of encoder layers that can be left at its exits, and left by each image of a batch at its own.
+
+Shapes: B images, N tokens, C channels. Source: ECO-M2F (arXiv 2404.15244); unlike its release, the images of one batch
+take different exits. Which layers an exit runs is the business of ``ecocli.exits``.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ecocli.exits import ExitPlan
+
+RunLayer = Callable[[int, Tensor, Sequence[int]], Tensor]
+"""Layer index, tokens [images, N, C] and the position of each of these images in the batch, to tokens."""
+
+
+def run_exits(
+    plan: ExitPlan, run: RunLayer, tokens: Float[Tensor, "B N C"], exit_depths: Sequence[int]
+) -> tuple[Float[Tensor, "B N C"], ...]:
+    """Tokens at each wanted exit, in the order asked; layers up to the deepest run once, the tail once per exit.
+
+    Args:
+        plan: The exits.
+        run: Runs one layer.
+        tokens: Input of the first layer.
+        exit_depths: Exits wanted.
+
+    Raises:
+        ValueError: If one of them is no exit.
+    """
+    plan.check(exit_depths)
+    images = range(len(tokens))
+    after: dict[int, Tensor] = {}
+    for depth in range(1, max(exit_depths) + 1):
+        tokens = run(depth - 1, tokens, images)
+        if depth in exit_depths:
+            done = tokens
+            for index in plan.tail:
+                done = run(index, done, images)
+            after[depth] = done
+    return tuple(after[depth] for depth in exit_depths)
+
+
+def run_each(
+    plan: ExitPlan, run: RunLayer, tokens: Float[Tensor, "B N C"], depths: Int[Tensor, " B"]
+) -> Float[Tensor, "B N C"]:
+    """Each image's tokens at its own exit; an image leaves the batch as soon as it is done.
+
+    Args:
+        plan: The exits.
+        run: Runs one layer.
+        tokens: Input of the first layer.
+        depths: Exit of each image.
+
+    Raises:
+        ValueError: If one of them is no exit.
+    """
+    wanted = depths.tolist()
+    plan.check(wanted)
+    # Deepest images first, so that those still running are always a leading slice.
+    order = sorted(range(len(wanted)), key=lambda image: -wanted[image])
+    running = tokens[order]
+    left = torch.empty_like(running)
+    for depth in range(1, max(wanted) + 1):
+        count = sum(depth <= wanted[image] for image in order)
+        running = run(depth - 1, running[:count], order[:count])
+        staying = sum(depth < wanted[image] for image in order)
+        left[staying:count] = running[staying:]
+    for index in plan.tail:
+        left = run(index, left, order)
+    done = torch.empty_like(left)
+    done[order] = left
+    return done
