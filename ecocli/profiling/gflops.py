@@ -172,7 +172,7 @@ def count_gflops(
     Raises:
         ValueError: If a padded side is not a positive multiple of 32, or a depth is not one of the encoder's.
     """
-    divisor = ExitModel.size_divisor
+    divisor = _meta_model(architecture).size_divisor
     if min(padded_size) < divisor or any(side % divisor for side in padded_size):
         raise ValueError(f"padded size {padded_size[0]}x{padded_size[1]}; both sides must be multiples of {divisor}")
     network = _network_costs(architecture, padded_size)

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ecocli.model.contracts import Predictions, ExitModel
+from ecocli.model.contracts import ExitModel, Predictions
 from ecocli.model.gate import FeatureName, Gate, pool_features
 from ecocli.model.parts import run_parts
 

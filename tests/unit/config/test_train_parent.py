@@ -179,7 +179,7 @@ def test_train_parent_preset__architecture_of_ones_own__taken() -> None:
     ("said", "message"),
     [
         ({"exit_depths": [3, 2]}, r"exit_depths must ascend, each depth once, found \[3, 2\]"),
-        ({"exit_depths": [2, 7]}, r"exit_depths ends with 7, but the encoder has 6 layers"),
+        ({"exit_depths": [2, 7]}, r"exit depths \[2, 7\] asked of an encoder with 6 layers.* or raise --layers"),
         ({"alpha": [1.0, 2.0]}, r"alpha has 2 weights for 5 exits"),
         ({"exits_per_step": 6, "alpha": "depth"}, r"exits_per_step is 6, more than the number of exits, 5"),
     ],

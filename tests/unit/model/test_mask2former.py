@@ -14,6 +14,7 @@ from ecocli.config.architecture import (
 from ecocli.model.builders import build_model
 from ecocli.model.layers import NormedConv2d, make_norm, sine_positions, synchronise_norms
 from ecocli.model.mask2former import Mask2Former
+from ecocli.model.parts import run_parts
 
 TINY = ArchitectureConfig(
     name="tiny",
@@ -53,11 +54,7 @@ def test_forward__exits_together__equal_exits_alone(model: Mask2Former) -> None:
             torch.testing.assert_close(together.pred_masks[index], alone.pred_masks[0], rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("pixels", [64 * 64, 2 * 64 * 64, 1 << 19], ids=["one by one", "two and one", "together"])
-def test_forward_per_image__mixed_depths__equals_fixed_exits(
-    model: Mask2Former, pixels: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("ecocli.model.mask2former._CPU_PIXELS_AT_ONCE", pixels)
+def test_predict_at__mixed_depths__equals_fixed_exits(model: Mask2Former) -> None:
     images, depths = torch.randn(3, 3, 64, 64), [2, 3, 1]
     with torch.no_grad():
         found = model.predict_at(model.extract(images), torch.tensor(depths))
@@ -89,13 +86,20 @@ def test_forward__smallest_and_narrow_inputs__finite(model: Mask2Former, size: t
     assert predictions.pred_masks.shape[-2:] == (size[0] // 4, size[1] // 4)
 
 
-def test_select__subset__keeps_order_of_the_indices(model: Mask2Former) -> None:
+@pytest.mark.parametrize("all_layers", [False, True])
+@pytest.mark.parametrize("depth", [1, 3])
+def test_parts__in_order__equal_forward(model: Mask2Former, depth: int, all_layers: bool) -> None:
+    images = torch.randn(2, 3, 64, 96)
+    parts = model.parts(depth, all_layers)
+    layers = [part for part in parts if part.name == "encoder"]
+    assert len(layers) == 1
+    by_layer = [one for part in parts for one in (model.layer_parts(depth) if part.name == "encoder" else (part,))]
     with torch.no_grad():
-        features = model.extract(torch.randn(3, 3, 32, 64))
-    chosen = features.select(torch.tensor([2, 0]))
-    assert torch.equal(chosen.tokens, features.tokens[[2, 0]])
-    assert torch.equal(chosen.lateral, features.lateral[[2, 0]])
-    assert torch.equal(chosen.maps["res5"], features.maps["res5"][[2, 0]])
+        expected = model(images, (depth,), all_layers)
+        for steps in (parts, by_layer):
+            found = run_parts(steps, {"images": images})
+            torch.testing.assert_close(found["pred_logits"], expected.pred_logits[0], rtol=0, atol=1e-6)
+            torch.testing.assert_close(found["pred_masks"], expected.pred_masks[0], rtol=0, atol=1e-5)
 
 
 def test_sine_positions__one_row__hand_worked() -> None:

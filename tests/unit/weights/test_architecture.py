@@ -50,7 +50,7 @@ def test_infer_as_preset__other_heads__divided_as_in_the_preset() -> None:
         update={"pixel_decoder": PixelDecoderConfig(encoder=DeformableEncoderConfig(heads=4, points=8))}
     )
     state = on_meta(halved)
-    assert infer_architecture(state).pixel_decoder.heads == 8
+    assert infer_architecture(state).pixel_decoder.encoder.heads == 8
     assert infer_as_preset(state, halved) == halved
 
 
@@ -58,7 +58,7 @@ def test_infer_as_preset__heads_that_do_not_divide__says_what_differs() -> None:
     odd = ARCHITECTURES["m2f-r50"].model_copy(
         update={"pixel_decoder": PixelDecoderConfig(encoder=DeformableEncoderConfig(heads=64, points=1))}
     )
-    with pytest.raises(DataError, match=r"pixel_decoder\.heads is 8, expected 64"):
+    with pytest.raises(DataError, match=r"pixel_decoder\.encoder\.heads is 8, expected 64"):
         infer_as_preset(on_meta(ARCHITECTURES["m2f-r50"]), odd)
 
 

@@ -40,7 +40,7 @@ def test_to_pickle__plain_pickle__numpy_arrays_under_model() -> None:
 
 def test_cut_encoder__two_of_three__later_layers_gone() -> None:
     state = random_model(SWIN).state_dict()
-    kept = cut_encoder(state, 2)
+    kept = cut_encoder(state, SWIN.exits, 2)
     gone = set(state) - set(kept)
     prefix = "sem_seg_head.pixel_decoder.transformer.encoder.layers."
     assert gone == {name for name in state if name.startswith(prefix + "2.")}
@@ -49,8 +49,8 @@ def test_cut_encoder__two_of_three__later_layers_gone() -> None:
 
 @pytest.mark.parametrize("depth", [0, 4])
 def test_cut_encoder__no_such_exit__refused(depth: int) -> None:
-    with pytest.raises(UsageError, match=f"no exit after {depth} encoder layers: the model has 3"):
-        cut_encoder(random_model(SWIN).state_dict(), depth)
+    with pytest.raises(UsageError, match=rf"exit depths \[{depth}\] asked of an encoder with 3 layers"):
+        cut_encoder(random_model(SWIN).state_dict(), SWIN.exits, depth)
 
 
 def test_write_huggingface__frozen_norms__get_step_counters() -> None:

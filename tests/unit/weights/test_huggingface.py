@@ -7,7 +7,13 @@ from typing import Any
 import pytest
 from helpers_weights import RESNET, SWIN
 
-from ecocli.config.architecture import ARCHITECTURES, ArchitectureConfig, ResNetConfig
+from ecocli.config.architecture import (
+    ARCHITECTURES,
+    ArchitectureConfig,
+    DeformableEncoderConfig,
+    PixelDecoderConfig,
+    ResNetConfig,
+)
 from ecocli.errors import DataError, UsageError
 from ecocli.weights.huggingface import architecture_from_folder, folder_configs
 
@@ -115,6 +121,6 @@ def test_folder_configs__other_bottleneck_width__not_in_transformers() -> None:
 
 
 def test_folder_configs__other_points__not_in_transformers() -> None:
-    odd = SWIN.model_copy(update={"pixel_decoder": SWIN.pixel_decoder.model_copy(update={"points": 2})})
+    odd = SWIN.model_copy(update={"pixel_decoder": PixelDecoderConfig(encoder=DeformableEncoderConfig(points=2))})
     with pytest.raises(UsageError, match="2 points and 8 heads"):
         folder_configs(odd, LABELS, 3)
