@@ -9,7 +9,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ecocli.model.contracts import ExitModel, Predictions
+from ecocli.model.contracts import ExitModel
 from ecocli.model.gate import FeatureName, Gate, pool_features
 from ecocli.model.parts import run_parts
 
@@ -89,7 +89,7 @@ def measure_latency(
     images: Float[Tensor, "B 3 H W"],
     exit_depths: Sequence[int],
     *,
-    post_process: Callable[[Predictions], None],
+    post_process: Callable[[Mapping[str, Tensor]], None],
     gate_feature: FeatureName = "res5",
     repetitions: int = 10,
     warm_up: int = 2,
@@ -102,7 +102,7 @@ def measure_latency(
         model: In evaluation mode, on the images' device.
         images: A normalised batch, padded to a multiple of 32.
         exit_depths: In encoder layers run, ascending.
-        post_process: What follows the network, on the final predictions [1, B, ...].
+        post_process: What follows the network, on the tensors of the model's parts, the final predictions [1, B, ...] among them.
         gate_feature: Pooled feature whose gate is timed.
         repetitions: Measured runs per exit, at least 2.
         warm_up: Runs per exit that do not count.
@@ -138,13 +138,13 @@ def _run(
     model: ExitModel,
     images: Tensor,
     depth: int,
-    post_process: Callable[[Predictions], None],
+    post_process: Callable[[Mapping[str, Tensor]], None],
     run_gate: Callable[[], None],
 ) -> tuple[tuple[float, ...], float]:
     """One run: the seconds of every part, and of the gate, which is no part of it."""
     clock = _Clock(images.device)
     values = run_parts(model.parts(depth), {"images": images}, lambda _part: clock.note())
-    post_process(Predictions(values["pred_logits"], values["pred_masks"]))
+    post_process(values)
     clock.note()
     parts = clock.parts()
     clock = _Clock(images.device)

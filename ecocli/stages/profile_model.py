@@ -27,6 +27,8 @@ from ecocli.runtime.context import Runtime
 from ecocli.runtime.seeds import derive_seed
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ecocli.model.contracts import ExitModel
     from ecocli.profiling.gflops import ExitCosts
     from ecocli.profiling.latency import Latency
@@ -295,7 +297,7 @@ def _model(subject: ProfiledModel, device: str) -> "ExitModel":
         return build_model(subject.architecture).eval().requires_grad_(False).to(device)
 
 
-def _post_processing(subject: ProfiledModel, padded: Size, original: Size) -> Callable[["Predictions"], None]:
+def _post_processing(subject: ProfiledModel, padded: Size, original: Size) -> Callable[[Mapping[str, "Tensor"]], None]:
     """Panoptic merging with a typical number of confident queries, whatever the network says about noise."""
     from ecocli.inference.loading import panoptic_rule
     from ecocli.inference.postprocess import Geometry, panoptic_inference
@@ -303,12 +305,12 @@ def _post_processing(subject: ProfiledModel, padded: Size, original: Size) -> Ca
     K = subject.architecture.num_classes
     rule = panoptic_rule(subject.architecture, [(index + 1, True) for index in range(K)])
 
-    def post_process(final: "Predictions") -> None:
-        logits = final.pred_logits[-1].new_zeros(final.pred_logits.shape[-2:])
+    def post_process(final: Mapping[str, "Tensor"]) -> None:
+        logits = final["pred_logits"][-1].new_zeros(final["pred_logits"].shape[-2:])
         logits[:, K] = 20.0
         for query in range(min(_CONFIDENT_QUERIES, len(logits))):
             logits[query, query % K] = 40.0
-        for masks in final.pred_masks[-1]:
+        for masks in final["pred_masks"][-1]:
             panoptic_inference(logits, masks, Geometry(padded, padded, original), rule)
 
     return post_process

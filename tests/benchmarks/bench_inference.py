@@ -16,20 +16,21 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from parity.peer import STAGES, randomise
+from torch import Tensor
 
 from ecocli.config.architecture import ArchitectureConfig
 from ecocli.inference.postprocess import Geometry, PanopticRule, panoptic_inference
 from ecocli.model.builders import build_model
 from ecocli.model.compiled import compile_backbone
 from ecocli.model.deformable import SamplingMethod
-from ecocli.model.mask2former import Mask2Former, Predictions
+from ecocli.model.mask2former import Mask2Former
 from ecocli.profiling.gflops import count_gflops
 from ecocli.profiling.latency import PARTS, line_through, measure_latency
 from ecocli.runtime.memory import keep_freed_memory
@@ -119,10 +120,10 @@ def exits(
 ) -> None:
     """Print every exit's stages, its share of the matmul peak, and how well the exits lie on a line."""
 
-    def post_process(final: Predictions) -> None:
-        logits = final.pred_logits[-1, 0].clone()
+    def post_process(final: Mapping[str, Tensor]) -> None:
+        logits = final["pred_logits"][-1, 0].clone()
         logits[20:, -1] += 1e4  # twenty queries reach the masks, as photographs have them
-        panoptic_inference(logits, final.pred_masks[-1, 0], Geometry(size, size, size), rule)
+        panoptic_inference(logits, final["pred_masks"][-1, 0], Geometry(size, size, size), rule)
 
     rule = PanopticRule(tuple(k < 80 for k in range(133)), tuple(range(1, 134)), 0.0, 0.8)
     latency = measure_latency(model, picture(size), DEPTHS, post_process=post_process, repetitions=repeats)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers_training import TINY_ARCHITECTURE
@@ -20,13 +21,20 @@ dataset.shapes = { train = 4, val = 2, scenes = { size = 64 } }
 """
 
 
+def dotted(values: dict[str, Any]) -> dict[str, Any]:
+    """Nested settings with dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        inner = dotted(value) if isinstance(value, dict) else {"": value}
+        flat |= {f"{key}.{name}".rstrip("."): of_name for name, of_name in inner.items()}
+    return flat
+
+
 @pytest.fixture
 def arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The command with settings for the tiny model; data and store in a folder of their own."""
     lines = [_TOML]
-    for name, value in TINY_ARCHITECTURE.items():
-        inner = value.items() if isinstance(value, dict) else [(None, value)]
-        lines += [f"architecture.{name}{'' if key is None else f'.{key}'} = {json.dumps(v)}" for key, v in inner]
+    lines += [f"architecture.{name} = {json.dumps(value)}" for name, value in dotted(TINY_ARCHITECTURE).items()]
     (tmp_path / "tiny.toml").write_text("\n".join(lines))
     monkeypatch.setenv("ECO_DATASETS", str(tmp_path / "data"))
     return ["train-parent", "--config", str(tmp_path / "tiny.toml"), "--device", "cpu", "--threads", "1"]

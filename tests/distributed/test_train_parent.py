@@ -31,7 +31,9 @@ exits_per_step = "all"
 alpha = "depth"
 keep_deepest = false
 architecture.name = "tiny"
-architecture.pixel_decoder = { hidden_dim = 32, mask_dim = 16, encoder = { layers = 3, heads = 2, points = 2, feedforward_dim = 32 } }
+architecture.pixel_decoder.hidden_dim = 32
+architecture.pixel_decoder.mask_dim = 16
+architecture.pixel_decoder.encoder = { layers = 3, heads = 2, points = 2, feedforward_dim = 32 }
 architecture.transformer_decoder = { layers = 1, heads = 2, feedforward_dim = 32, num_queries = 6 }
 loss.num_points = 64
 dataset.shapes = { train = 12, val = 4, scenes = { size = 64 } }

@@ -1,10 +1,12 @@
 """Latency: what is measured, how it is summarised, and that parts add up."""
 
+from collections.abc import Mapping
+
 import pytest
 import torch
 from helpers_inference import tiny_model
+from torch import Tensor
 
-from ecocli.model.mask2former import Predictions
 from ecocli.profiling.latency import PARTS, Spread, line_through, measure_latency
 
 
@@ -26,7 +28,7 @@ def test_line_through__one_point_off__error_relative_to_it() -> None:
 
 
 def test_measure_latency__tiny_model__every_exit_and_part_of_a_batch() -> None:
-    finals: list[Predictions] = []
+    finals: list[Mapping[str, Tensor]] = []
     images = torch.randn(2, 3, 64, 96)
     latency = measure_latency(
         tiny_model(), images, (1, 3), post_process=finals.append, repetitions=3, warm_up=1, gate_feature="projected"
@@ -34,7 +36,7 @@ def test_measure_latency__tiny_model__every_exit_and_part_of_a_batch() -> None:
     assert [entry.exit_depth for entry in latency.exits] == [1, 3]
     # One warm-up and three measured runs of both exits, each on the whole batch.
     assert len(finals) == 8
-    assert all(final.pred_masks.shape == (1, 2, 8, 16, 24) for final in finals)
+    assert all(final["pred_masks"].shape == (1, 2, 8, 16, 24) for final in finals)
     for entry in latency.exits:
         assert tuple(entry.parts) == PARTS
         assert all(part.low_ms <= part.median_ms <= part.high_ms for part in entry.parts.values())
@@ -67,7 +69,7 @@ def test_measure_latency__slow_warm_up__only_later_runs_count(monkeypatch: pytes
 
 
 def test_measure_latency__bfloat16__final_predictions_come_from_autocast() -> None:
-    finals: list[Predictions] = []
+    finals: list[Mapping[str, Tensor]] = []
     measure_latency(
         tiny_model(),
         torch.randn(1, 3, 64, 64),
@@ -77,11 +79,11 @@ def test_measure_latency__bfloat16__final_predictions_come_from_autocast() -> No
         warm_up=0,
         dtype=torch.bfloat16,
     )
-    assert finals[0].pred_masks.dtype == torch.bfloat16
+    assert finals[0]["pred_masks"].dtype == torch.bfloat16
 
 
 def test_measure_latency__stop__ends_after_two_runs_of_every_exit() -> None:
-    runs: list[Predictions] = []
+    runs: list[Mapping[str, Tensor]] = []
     measure_latency(
         tiny_model(),
         torch.randn(1, 3, 64, 64),
