@@ -102,7 +102,7 @@ def measure_latency(
         model: In evaluation mode, on the images' device.
         images: A normalised batch, padded to a multiple of 32.
         exit_depths: In encoder layers run, ascending.
-        post_process: What follows the network, on the tensors of the model's parts, the final predictions [1, B, ...] among them.
+        post_process: What follows the network, on the tensors of its parts, ``pred_logits`` and the like [1, B, ...].
         gate_feature: Pooled feature whose gate is timed.
         repetitions: Measured runs per exit, at least 2.
         warm_up: Runs per exit that do not count.

@@ -282,16 +282,13 @@ def _model(subject: ProfiledModel, device: str) -> "ExitModel":
     import torch
 
     from ecocli.model.builders import build_model
-    from ecocli.model.contracts import ExitModel
 
     if subject.parent is not None:
         from ecocli.artifacts.tensors import load_tensors
         from ecocli.inference.loading import restore_model
 
         state = load_tensors(subject.parent.path_of(WEIGHTS_FILE))
-        restored = restore_model(subject.architecture, state, device, subject.parent.digest)
-        assert isinstance(restored, Mask2Former)
-        return restored
+        return restore_model(subject.architecture, state, device, subject.parent.digest)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(STAGE, "weights"))
         return build_model(subject.architecture).eval().requires_grad_(False).to(device)
