@@ -77,10 +77,12 @@ def plain_loss(
     matching: Tensor,
     candidates: Tensor,
     uniform: Tensor,
+    matched_by: Sequence[int] | None = None,
 ) -> Tensor:
     """Mask2Former's loss as its paper states it, one prediction, image and object after the other.
 
-    Points are [P, B, M, 2] for the matching and [P, G, M, 2] for the objects.
+    Points are [P, B, M, 2] for the matching and [P, G, M, 2] for the objects. With ``matched_by`` a prediction takes
+    over the matching of another one.
     """
     P, B, Q, K1 = pred_logits.shape
     class_weights = torch.ones(K1)
@@ -89,6 +91,7 @@ def plain_loss(
     num_uncertain = int(criterion.num_points * criterion.importance_ratio)
     total = torch.zeros(())
     for p in range(P):
+        owner = p if matched_by is None else matched_by[p]
         classes = torch.full((B, Q), K1 - 1)
         mask_sum = torch.zeros(())
         dice_sum = torch.zeros(())
@@ -98,9 +101,9 @@ def plain_loss(
             cost = torch.zeros(Q, T)
             for q in range(Q):
                 for t in range(T):
-                    x = read_bilinear(pred_masks[p, b, q].detach(), matching[p, b])
-                    wanted = read_bilinear(masks[b][t].float(), matching[p, b])
-                    probability = pred_logits[p, b, q].detach().softmax(0)[labels[b][t]]
+                    x = read_bilinear(pred_masks[owner, b, q].detach(), matching[owner, b])
+                    wanted = read_bilinear(masks[b][t].float(), matching[owner, b])
+                    probability = pred_logits[owner, b, q].detach().softmax(0)[labels[b][t]]
                     cost[q, t] = (
                         -criterion.class_weight * probability
                         + criterion.mask_weight * F.binary_cross_entropy_with_logits(x, wanted)

@@ -72,6 +72,8 @@ class LossConfig(Config):
         num_points: Points per mask.
         oversample_ratio: Candidates drawn per point.
         importance_ratio: Fraction of the points chosen by uncertainty.
+        matching: Which matching of queries to objects an exit is trained with: its ``own``, or at every decoder layer
+            that of the ``deepest`` exit of the step, so that a query stands for the same object at every exit.
     """
 
     class_weight: NonNegativeFloat = 2.0
@@ -81,6 +83,7 @@ class LossConfig(Config):
     num_points: PositiveInt = 12544
     oversample_ratio: Annotated[float, Field(ge=1.0)] = 3.0
     importance_ratio: Ratio = 0.75
+    matching: Literal["own", "deepest"] = "own"
 
 
 class EvaluationConfig(Config):

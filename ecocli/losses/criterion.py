@@ -91,6 +91,7 @@ class Criterion:
         point_source: PointSource,
         num_masks: float | None = None,
         class_weight_sum: float | None = None,
+        matched_by: Sequence[int] | None = None,
     ) -> CriterionOutput:
         """Compute the loss of every prediction and their weighted sum, in float32 also under autocast.
 
@@ -103,23 +104,27 @@ class Criterion:
             num_masks: Objects in the whole step, over all ranks and accumulated parts; at least 1 is used.
                 This batch's own if left out.
             class_weight_sum: ``class_weight_sum`` of the whole step. This batch's own if left out.
+            matched_by: The prediction whose matching each prediction takes over; its own if left out.
 
         Returns:
             The losses.
         """
         P, _, Q, _ = pred_logits.shape
+        matched_by = range(P) if matched_by is None else matched_by
         mask_norm = max(float(sum(targets.counts)) if num_masks is None else num_masks, 1.0)
         own_class_norm = self.class_weight_sum(targets.counts, Q)
         class_norm = own_class_norm if class_weight_sum is None else class_weight_sum
         portion = max(1, _PORTION_ELEMENTS // (Q * self.num_points))
         with torch.autocast(pred_logits.device.type, enabled=False):
             float_masks = targets.masks.float()
+            queries = self._match(pred_logits, pred_masks, targets, float_masks, point_source, matched_by, portion)
             parts = [
                 self._portion_losses(
                     pred_logits[start : start + portion].float(),
                     pred_masks[start : start + portion].float(),
                     targets,
                     float_masks,
+                    queries[start : start + portion],
                     point_source,
                 )
                 for start in range(0, P, portion)
@@ -137,8 +142,36 @@ class Criterion:
             mask_losses=per_mask.detach().sum(dim=1) / mask_norm,
             dice_losses=per_dice.detach().sum(dim=1) / mask_norm,
             image_losses=image_losses.detach(),
-            queries=torch.cat([part[3] for part in parts]),
+            queries=queries,
         )
+
+    def _match(
+        self,
+        pred_logits: Float[Tensor, "P B Q K_plus_1"],
+        pred_masks: Float[Tensor, "P B Q h w"],
+        targets: PackedTargets,
+        float_masks: Float[Tensor, "B T H W"],
+        point_source: PointSource,
+        matched_by: Sequence[int],
+        portion: int,
+    ) -> Int[Tensor, "P B T"]:
+        """Match the predictions that others take the matching of, and hand it on."""
+        owners = sorted(set(matched_by))
+        found = []
+        for start in range(0, len(owners), portion):
+            some = owners[start : start + portion]
+            costs = matching_costs(
+                pred_logits[some].float(),
+                pred_masks[some].float(),
+                targets.labels,
+                float_masks,
+                point_source.matching_points(len(some), self.num_points),
+                self.class_weight,
+                self.mask_weight,
+                self.dice_weight,
+            )
+            found.append(assign_queries(costs, targets.counts))
+        return torch.cat(found)[[owners.index(owner) for owner in matched_by]]
 
     def _portion_losses(
         self,
@@ -146,21 +179,11 @@ class Criterion:
         pred_masks: Float[Tensor, "P B Q h w"],
         targets: PackedTargets,
         float_masks: Float[Tensor, "B T H W"],
+        queries: Int[Tensor, "P B T"],
         point_source: PointSource,
-    ) -> tuple[Float[Tensor, "P B"], Float[Tensor, "P B"], Float[Tensor, "P B"], Int[Tensor, "P B T"]]:
-        """Match, then sum each term over the queries or objects of each image; not yet normalised."""
+    ) -> tuple[Float[Tensor, "P B"], Float[Tensor, "P B"], Float[Tensor, "P B"]]:
+        """Sum each term over the queries or objects of each image; not yet normalised."""
         P, B, Q, _ = pred_logits.shape
-        costs = matching_costs(
-            pred_logits,
-            pred_masks,
-            targets.labels,
-            float_masks,
-            point_source.matching_points(P, self.num_points),
-            self.class_weight,
-            self.mask_weight,
-            self.dice_weight,
-        )
-        queries = assign_queries(costs, targets.counts)
         class_sums = class_loss_sums(pred_logits, targets.labels, queries, self.no_object_weight)
 
         # Flat lists of objects: which image and place each has, and its query in every prediction.
@@ -181,7 +204,7 @@ class Criterion:
         zeros = pred_masks.new_zeros(P, B)
         mask_sums = zeros.index_add(1, image_of, mask_terms * is_matched)
         dice_sums = zeros.index_add(1, image_of, dice_terms * is_matched)
-        return class_sums, mask_sums, dice_sums, queries
+        return class_sums, mask_sums, dice_sums
 
     def _mask_terms(
         self,

@@ -314,7 +314,8 @@ class Trainer:
         dtype = _DTYPES[config.precision]
         with torch.autocast(self._device.type, dtype=dtype, enabled=dtype != torch.float32):
             logits, masks = self._forward(batch.images, batch.image_sizes, exits.depths)
-        per_exit = logits.shape[0] // len(exits.depths)
+        P = logits.shape[0]
+        per_exit = P // len(exits.depths)
         out = self._criterion(
             logits,
             masks,
@@ -323,6 +324,8 @@ class Trainer:
             SeededPoints([derive_seed("points", config.seed, p) for p in part.positions], self._device),
             num_masks=num_masks,
             class_weight_sum=class_weight_sum,
+            # The deepest exit's predictions come last.
+            matched_by=[P - per_exit + p % per_exit for p in range(P)] if config.loss.matching == "deepest" else None,
         )
         torch.autograd.backward(self._state.scaled(out.total))
         return out

@@ -17,6 +17,11 @@ _RESNET = """
 architecture.backbone = { kind = "resnet", blocks = [1, 1, 1, 1], stem_channels = 8, res2_channels = 16, \
 bottleneck_channels = 8, norm = "gn" }
 """
+# The first of three steps trains the deepest exit alone.
+_DEEPEST_FIRST = """
+deepest_first = 0.34
+loss.matching = "deepest"
+"""
 # Loses branches at random, each image its own.
 _SWIN = """
 architecture.backbone = { kind = "swin", embed_dim = 8, depths = [1, 1, 2, 1], num_heads = [1, 1, 2, 2], \
@@ -47,10 +52,10 @@ schedule = { kind = "constant" }
 def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, ChildResult]]:
     """The same training on one process and on two, with all exits and with one drawn exit; and one stopped twice.
 
-    The drawn exits stand on a Swin Transformer.
+    The drawn exits stand on a Swin Transformer. Before all exits the deepest is trained alone.
     """
     folder = tmp_path_factory.mktemp("two")
-    (folder / "resnet.toml").write_text(_TOML + _RESNET)
+    (folder / "resnet.toml").write_text(_TOML + _RESNET + _DEEPEST_FIRST)
     (folder / "swin.toml").write_text(_TOML + _SWIN)
 
     def run(

@@ -368,11 +368,13 @@ def command(folder: Path, store: str, *more: str) -> list[str]:
 def disturbed(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> tuple[Path, list[ChildResult]]:
     """One undisturbed run, one killed five times, one stopped twice by SIGTERM; a command per process.
 
-    The exits are evaluated after steps 3 and 6, each time in two batches.
+    The deepest exit is trained alone for three steps, then all. The exits are evaluated after steps 3 and 6, each time
+    in two batches.
     """
     folder = tmp_path_factory.mktemp("runs")
     evaluation = {"every": 3, "images": 3, "batch_size": 2}
-    config = settings(data_root, steps=6, evaluation=evaluation).model_dump(mode="json")
+    exits = {"deepest_first": 0.5, "loss": {"matching": "deepest"}}
+    config = settings(data_root, steps=6, evaluation=evaluation, **exits).model_dump(mode="json")
     lines = []
     write_toml(lines, "", {**config, "execution": {"checkpoint_every": 2}})
     (folder / "tiny.toml").write_text("\n".join(lines))

@@ -27,9 +27,13 @@ def pack(labels: list[Tensor], objects: list[Tensor]) -> PackedTargets:
     return pack_targets(labels, objects, SIZE)
 
 
-@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize(
+    ("shared", "matched_by"), [(False, None), (True, None), (True, [2, 1, 2]), (True, [0, 0, 0]), (True, [1, 2, 0])]
+)
 @pytest.mark.parametrize("counts", [(2, 0, 4), (1, 3), (7, 2)])
-def test_criterion__random_case__equals_plain_loop_with_gradients(counts: tuple[int, ...], shared: bool) -> None:
+def test_criterion__random_case__equals_plain_loop_with_gradients(
+    counts: tuple[int, ...], shared: bool, matched_by: list[int] | None
+) -> None:
     # Origin: plain_loss, a loop over predictions, images and objects; (7, 2) has more objects than queries.
     logits, masks, labels, objects = make_case(counts)
     P, B, G = 3, len(counts), sum(counts)
@@ -42,7 +46,8 @@ def test_criterion__random_case__equals_plain_loop_with_gradients(counts: tuple[
     weights = torch.tensor([1.0, 2.0, 0.5])
 
     source = FixedPoints([matching], [candidates, uniform])
-    found = criterion(logits, masks, pack(labels, objects), weights, source).total
+    out = criterion(logits, masks, pack(labels, objects), weights, source, matched_by=matched_by)
+    found = out.total
     found_gradients = torch.autograd.grad(found, (logits, masks))
     expected = plain_loss(
         criterion,
@@ -54,6 +59,7 @@ def test_criterion__random_case__equals_plain_loop_with_gradients(counts: tuple[
         matching.expand(P, -1, -1, -1),
         candidates.expand(P, -1, -1, -1),
         uniform.expand(P, -1, -1, -1),
+        matched_by,
     )
     expected_gradients = torch.autograd.grad(expected, (logits, masks))
 
@@ -119,13 +125,16 @@ def test_class_weight_sum__more_objects_than_queries__counts_matched_queries() -
     assert Criterion(num_classes=4).class_weight_sum((2, 5), num_queries=3) == pytest.approx(5.1)
 
 
-def test_criterion__worked_in_portions__same_losses(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("matched_by", [None, [2, 1, 2], [0, 0, 0]])
+def test_criterion__worked_in_portions__same_losses(
+    monkeypatch: pytest.MonkeyPatch, matched_by: list[int] | None
+) -> None:
     logits, masks, labels, objects = make_case((2, 3))
     criterion = Criterion(num_classes=4, num_points=60, oversample_ratio=1.0, importance_ratio=1.0)
     points = GridPoints(cell_centres(6, 10), num_images=2)
-    whole = criterion(logits, masks, pack(labels, objects), torch.ones(3), points)
+    whole = criterion(logits, masks, pack(labels, objects), torch.ones(3), points, matched_by=matched_by)
     monkeypatch.setattr(criterion_module, "_PORTION_ELEMENTS", 2 * 5 * 60)
-    portions = criterion(logits, masks, pack(labels, objects), torch.ones(3), points)
+    portions = criterion(logits, masks, pack(labels, objects), torch.ones(3), points, matched_by=matched_by)
     torch.testing.assert_close(portions.total, whole.total)
     torch.testing.assert_close(portions.dice_losses, whole.dice_losses)
     assert torch.equal(portions.queries, whole.queries)

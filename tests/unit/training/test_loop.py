@@ -12,6 +12,7 @@ from torch import Tensor
 from ecocli.config.architecture import SwinConfig
 from ecocli.config.train_parent import TrainParentConfig
 from ecocli.errors import DataError, InterruptedRunError, UsageError
+from ecocli.losses.criterion import Criterion, CriterionOutput
 from ecocli.model.builders import build_model
 from ecocli.runtime.context import Runtime
 from ecocli.runtime.interrupt import StopFlag
@@ -150,6 +151,7 @@ def test_run__other_state_of_the_global_generator__same_bits(tmp_path: Path) -> 
         # Two steps of the deepest exit: stopped among them, and between the two parts.
         ({"exits_per_step": 2, "keep_deepest": True, "deepest_first": 0.4, "optimizer": {"ema_decay": 0.9}}, 1),
         ({"exits_per_step": 1, "deepest_first": 0.4, "log_every": 3}, 2),
+        ({"exits_per_step": 2, "loss": {"matching": "deepest"}, "execution": {"accumulation": 2}}, 3),
     ],
 )
 def test_run__stopped_and_resumed__same_bits_as_undisturbed(
@@ -188,6 +190,28 @@ def test_run__one_sampled_exit__deeper_layers_keep_their_weights(tmp_path: Path)
     layers = "sem_seg_head.pixel_decoder.transformer.encoder.layers"
     assert not torch.equal(after[f"{layers}.0.linear1.weight"], before[f"{layers}.0.linear1.weight"])
     assert torch.equal(after[f"{layers}.1.linear1.weight"], before[f"{layers}.1.linear1.weight"])
+
+
+def test_run__matching_of_the_deepest__every_exit_takes_that_of_its_layer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The tiny model has two predictions per exit; the drawn exit comes first, the deepest last.
+    matched: list[Tensor] = []
+
+    class Watched(Criterion):
+        def __call__(self, *arguments: Any, **options: Any) -> CriterionOutput:
+            out = super().__call__(*arguments, **options)
+            matched.append(out.queries)
+            return out
+
+    monkeypatch.setattr(loop, "Criterion", Watched)
+    exits = {"exits_per_step": 2, "keep_deepest": True, "steps": 2}
+    for matching in ("own", "deepest"):
+        train(tmp_path / matching, tiny_config(loss={"matching": matching}, **exits))
+    own, shared = matched[:2], matched[2:]
+    assert all(torch.equal(queries[:2], queries[2:]) for queries in shared)
+    assert not all(torch.equal(queries[:2], queries[2:]) for queries in own)
+    assert torch.equal(shared[0][2:], own[0][2:])  # the first step's weights are the same
 
 
 def test_run__deepest_first__its_steps_are_those_of_a_model_with_one_exit(tmp_path: Path) -> None:
