@@ -70,6 +70,7 @@ class SetCriterion:
         prediction_weights: Float[Tensor, " P"],
         num_boxes: float | None = None,
         class_weight_sum: float | None = None,
+        matched_by: Sequence[int] | None = None,
     ) -> SetCriterionOutput:
         """Compute the loss of every prediction and their weighted sum, in float32 also under autocast.
 
@@ -81,13 +82,17 @@ class SetCriterion:
             num_boxes: Objects in the whole step, over all ranks and accumulated parts; at least 1 is used.
                 This batch's own if left out.
             class_weight_sum: ``class_weight_sum`` of the whole step. This batch's own if left out.
+            matched_by: The prediction whose matching each prediction takes over; its own if left out.
         """
-        Q = pred_logits.shape[2]
+        P, _, Q, _ = pred_logits.shape
+        matched_by = range(P) if matched_by is None else matched_by
+        owners = sorted(set(matched_by))
         box_norm = max(float(sum(targets.counts)) if num_boxes is None else num_boxes, 1.0)
         class_norm = self.class_weight_sum(targets.counts, Q) if class_weight_sum is None else class_weight_sum
         with torch.autocast(pred_logits.device.type, enabled=False):
             logits, boxes = pred_logits.float(), pred_boxes.float()
-            queries = assign_queries(self.matching_costs(logits, boxes, targets), targets.counts)
+            queries = assign_queries(self.matching_costs(logits[owners], boxes[owners], targets), targets.counts)
+            queries = queries[[owners.index(owner) for owner in matched_by]]
             matched = queries >= 0
             per_class = class_loss_sums(logits, targets.labels, queries, self.no_object_weight) / class_norm
             places = queries.clamp(min=0)[..., None].expand(*queries.shape, 4)
