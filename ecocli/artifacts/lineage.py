@@ -3,7 +3,9 @@
 from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.manifest import DerivedManifest, GateManifest, ParentManifest
 from ecocli.artifacts.store import Store
+from ecocli.config.dataset import ResizeConfig
 from ecocli.config.fit_gate import GateFitConfig
+from ecocli.config.loading import resolve_config
 from ecocli.errors import ArtifactError, UsageError
 
 WEIGHTS_FILE = "model.safetensors"
@@ -116,3 +118,23 @@ def open_tables(store: Store, digest: str, config: GateFitConfig, *, needs_ms: b
             "with `eco profile` and name its report with --profile, or give --exit-ms."
         )
     return derived
+
+
+def exit_of(parent: ParentManifest, wanted: int | None) -> int:
+    """Return the exit wanted of a parent, by default its deepest.
+
+    Raises:
+        UsageError: The parent has no such exit.
+    """
+    depth = max(parent.exit_depths) if wanted is None else wanted
+    if depth not in parent.exit_depths:
+        offered = ", ".join(map(str, parent.exit_depths))
+        raise UsageError(f"The parent has no exit at depth {depth}; it has {offered}.")
+    return depth
+
+
+def size_rule(parent: ParentManifest) -> ResizeConfig:
+    """Return the size rule that a parent's own settings record: those of its data set, or of its import."""
+    dataset = parent.stage_config.get("dataset")
+    rule = dataset.get("test_resize") if isinstance(dataset, dict) else parent.stage_config.get("test_resize")
+    return resolve_config(ResizeConfig, rule if isinstance(rule, dict) else {})

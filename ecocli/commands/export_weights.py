@@ -59,6 +59,7 @@ def export_weights(
         )
         inputs = {"parent": resolve_input(opened, "parent", parent, runtime.log)}
         if dry_run:
+            stage.plan(resolved, inputs, opened)
             print_dry_run(runtime.world, "export", resolved, inputs, as_json=as_json)
             return
         path = stage.run(resolved, inputs, opened, runtime)

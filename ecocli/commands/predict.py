@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ecocli.artifacts.lineage import parent_of_gate
 from ecocli.commands.common import (
     CompileOption,
     ConfigOption,
@@ -104,11 +105,12 @@ def predict(
         if gate is not None:
             inputs["gate"] = resolve_input(opened, "gate", gate, runtime.log)
         if gate is not None and parent is None:
-            inputs["parent"] = stage.parent_of_gate(opened, inputs["gate"])
+            inputs["parent"] = parent_of_gate(opened, inputs["gate"])
             runtime.log.info("parent %s (the gate's)", inputs["parent"])
         else:
             inputs["parent"] = resolve_input(opened, "parent", parent, runtime.log)
         if dry_run:
+            stage.plan(resolved, inputs, opened)
             print_dry_run(runtime.world, stage.STAGE, resolved, inputs, as_json=as_json)
             return
         report = stage.run(resolved, inputs, opened, runtime)

@@ -144,6 +144,9 @@ class ResizeConfig(Config):
     long_edge_px: Annotated[int, Field(ge=1)] | None = None
 
 
+KEEP_SIZE = ResizeConfig()
+
+
 _COCO_PRESET: dict[str, Any] = {
     "augmentation": {
         "scale_range": (0.1, 2.0),

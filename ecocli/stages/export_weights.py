@@ -7,10 +7,13 @@ import io
 import shutil
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from ecocli.artifacts.artifact import Artifact
+from ecocli.artifacts.lineage import WEIGHTS_FILE, exit_of, size_rule
 from ecocli.artifacts.manifest import ParentManifest
 from ecocli.artifacts.store import Store
 from ecocli.artifacts.tensors import load_tensors, save_tensors
@@ -19,8 +22,6 @@ from ecocli.errors import UsageError
 from ecocli.runtime.context import Runtime
 from ecocli.weights.export import to_pickle, write_huggingface, write_original
 from ecocli.weights.renaming import State
-
-_WEIGHTS_FILE = "model.safetensors"
 
 
 def _to_torch_file(state: State) -> bytes:
@@ -34,6 +35,45 @@ _FILE_KINDS: Mapping[str, Callable[[State], bytes]] = {
     ".pth": _to_torch_file,
     ".safetensors": save_tensors,
 }
+
+
+@dataclass(frozen=True)
+class ExportPlan:
+    """What is to be written.
+
+    Attributes:
+        out: Folder or file.
+        parent: The model.
+        depth: Encoder layers of the exported model.
+    """
+
+    out: Path
+    parent: Artifact[ParentManifest]
+    depth: int
+
+
+def plan(config: ExportWeightsConfig, inputs: Mapping[str, str], store: Store) -> ExportPlan:
+    """Open the parent, and refuse what the run would refuse.
+
+    Args:
+        config: What to write and where.
+        inputs: Digest of the ``parent``.
+        store: Where the parent is.
+
+    Raises:
+        UsageError: The place is taken, the suffix says no format, or the parent has no such exit.
+        ArtifactError: The parent is damaged.
+    """
+    out = Path(config.out)
+    suffixes = ", ".join(_FILE_KINDS)
+    if config.format == "original" and out.suffix not in _FILE_KINDS:
+        raise UsageError(f"--out is {out}, which ends in none of {suffixes}. The suffix says what to write.")
+    if out.exists() and not config.replace:
+        raise UsageError(f"{out} is there already. Name another place, or give --force to replace it.")
+    if config.format == "hf" and out.exists() and not (out / "config.json").is_file():
+        raise UsageError(f"{out} is no Hugging Face folder, so it is not replaced. Name another place.")
+    parent = store.get(inputs["parent"], ParentManifest)
+    return ExportPlan(out, parent, exit_of(parent.manifest, config.exit_depth))
 
 
 def run(config: ExportWeightsConfig, inputs: Mapping[str, str], store: Store, runtime: Runtime) -> Path:
@@ -52,25 +92,14 @@ def run(config: ExportWeightsConfig, inputs: Mapping[str, str], store: Store, ru
         UsageError: The place is taken or cannot be written, or the format cannot hold this model.
         ArtifactError: The parent is damaged.
     """
-    out = Path(config.out)
-    suffixes = ", ".join(_FILE_KINDS)
-    if config.format == "original" and out.suffix not in _FILE_KINDS:
-        raise UsageError(f"--out is {out}, which ends in none of {suffixes}. The suffix says what to write.")
-    if out.exists() and not config.replace:
-        raise UsageError(f"{out} is there already. Name another place, or give --force to replace it.")
-    if config.format == "hf" and out.exists() and not (out / "config.json").is_file():
-        raise UsageError(f"{out} is no Hugging Face folder, so it is not replaced. Name another place.")
-    artifact = store.get(inputs["parent"], ParentManifest)
-    architecture = artifact.manifest.architecture
-    depth = config.exit_depth or max(artifact.manifest.exit_depths)
-    if depth not in artifact.manifest.exit_depths:
-        offered = ", ".join(map(str, artifact.manifest.exit_depths))
-        raise UsageError(f"The parent has no exit at depth {depth}; it has {offered}.")
-    state = load_tensors(artifact.path_of(_WEIGHTS_FILE))
+    planned = plan(config, inputs, store)
+    out, manifest, depth = planned.out, planned.parent.manifest, planned.depth
+    architecture = manifest.architecture
+    state = load_tensors(planned.parent.path_of(WEIGHTS_FILE))
     files: Mapping[str, bytes]
     if config.format == "hf":
-        labels = [category.name for category in artifact.manifest.categories]
-        files = write_huggingface(architecture, state, labels, depth)
+        labels = [category.name for category in manifest.categories]
+        files = write_huggingface(architecture, state, labels, depth, size_rule(manifest))
     else:
         files = {"": _FILE_KINDS[out.suffix](write_original(architecture, state, depth))}
     try:

@@ -17,17 +17,16 @@ from jaxtyping import Int32, UInt8
 from PIL import Image
 
 from ecocli.artifacts.artifact import Artifact
+from ecocli.artifacts.lineage import GATE_FILE, WEIGHTS_FILE, exit_of, open_gate, size_rule
 from ecocli.artifacts.manifest import GateManifest, ParentManifest
 from ecocli.artifacts.store import Store
 from ecocli.artifacts.tensors import load_tensors
-from ecocli.config.dataset import ResizeConfig
-from ecocli.config.loading import resolve_config
 from ecocli.config.predict import PredictConfig
 from ecocli.data.categories import Category
 from ecocli.data.panoptic import encode_id_map
 from ecocli.data.photos import find_photos, read_photo
 from ecocli.data.transforms import resize_id_map, resize_image
-from ecocli.errors import ArtifactError, DataError, InterruptedRunError, UsageError
+from ecocli.errors import DataError, InterruptedRunError, UsageError
 from ecocli.inference.coco_output import category_entries, category_map, instance_entries, segment_entries
 from ecocli.inference.loading import panoptic_rule, restore_gate, restore_model
 from ecocli.inference.photos import PhotoPredictor
@@ -38,8 +37,6 @@ from ecocli.runtime.context import Runtime
 STAGE = "predict"
 PANOPTIC_JSON = "panoptic.json"
 INSTANCES_JSON = "instances.json"
-_WEIGHTS_FILE = "model.safetensors"
-_GATE_FILE = "gate.safetensors"
 # Names and outlines are readable at this size, and drawing stays quick.
 _OVERLAY_PX = 1600
 
@@ -108,17 +105,40 @@ class PredictReport:
             )
 
 
-def parent_of_gate(store: Store, gate_digest: str) -> str:
-    """Return the digest of the parent that a gate was fitted for.
+@dataclass(frozen=True)
+class PredictPlan:
+    """What is to be predicted with what, all of it opened and found to fit together.
+
+    Attributes:
+        parent: The model.
+        gate: Chooses exits; None for one exit for all.
+        exit_depth: That exit.
+        paths: The images.
+    """
+
+    parent: Artifact[ParentManifest]
+    gate: Artifact[GateManifest] | None
+    exit_depth: int
+    paths: tuple[Path, ...]
+
+
+def plan(config: PredictConfig, inputs: Mapping[str, str], store: Store) -> PredictPlan:
+    """Open what is needed, and refuse what the run would refuse.
+
+    Args:
+        config: What to predict and write.
+        inputs: Digest of the ``parent``, and of the ``gate`` if it shall choose exits.
+        store: Where they are.
 
     Raises:
-        ArtifactError: The gate is missing or damaged, or does not say.
+        ArtifactError: Parent or gate are damaged or do not fit.
+        DataError: There is no image.
+        UsageError: The parent has no such exit, or the gate cannot choose at this price.
     """
-    derived = store.read_base(gate_digest).inputs.get("derived")
-    parent = store.read_base(derived).inputs.get("parent") if derived is not None else None
-    if parent is None:
-        raise ArtifactError(f"The gate {gate_digest} does not say which parent it was fitted for. Fit it again.")
-    return parent
+    parent = store.get(inputs["parent"], ParentManifest)
+    exit_depth = exit_of(parent.manifest, config.exit_depth)
+    gate = open_gate(store, inputs["gate"], parent, config.beta) if "gate" in inputs else None
+    return PredictPlan(parent, gate, exit_depth, tuple(find_photos(config.images)))
 
 
 def run(config: PredictConfig, inputs: Mapping[str, str], store: Store, runtime: Runtime) -> PredictReport:
@@ -138,9 +158,9 @@ def run(config: PredictConfig, inputs: Mapping[str, str], store: Store, runtime:
         DataError: There is no image.
         UsageError: The parent has no such exit, or the folder cannot be written.
     """
-    paths = find_photos(config.images)
-    names = unique_names(paths)
-    predictor = _load(config, inputs, store, runtime)
+    planned = plan(config, inputs, store)
+    paths, names = planned.paths, unique_names(planned.paths)
+    predictor = _load(config, planned, runtime)
     out, world = Path(config.out), runtime.world
     mine = range(world.rank, len(paths), world.world_size)
     photos: list[PhotoResult] = []
@@ -168,50 +188,29 @@ def run(config: PredictConfig, inputs: Mapping[str, str], store: Store, runtime:
     return report
 
 
-def _load(config: PredictConfig, inputs: Mapping[str, str], store: Store, runtime: Runtime) -> PhotoPredictor:
-    parent = store.get(inputs["parent"], ParentManifest)
-    manifest = parent.manifest
-    architecture = manifest.architecture
-    exit_depth = max(manifest.exit_depths) if config.exit_depth is None else config.exit_depth
-    if exit_depth not in manifest.exit_depths:
-        offered = ", ".join(map(str, manifest.exit_depths))
-        raise UsageError(f"The parent has no exit at depth {exit_depth}; it has {offered}.")
-    gate = None
-    if "gate" in inputs:
-        origin = parent_of_gate(store, inputs["gate"])
-        if origin != parent.digest:
-            raise ArtifactError(
-                f"The gate {inputs['gate']} was fitted for the parent {origin}, not for {parent.digest}. Leave "
-                "--parent out to take the gate's own."
-            )
-        found = store.get(inputs["gate"], GateManifest)
-        state = load_tensors(found.path_of(_GATE_FILE))
-        gate = restore_gate(state, found.manifest, runtime.device, found.digest, config.beta)
+def _load(config: PredictConfig, planned: PredictPlan, runtime: Runtime) -> PhotoPredictor:
+    parent, gate, fitted = planned.parent, None, planned.gate
+    manifest, architecture = parent.manifest, parent.manifest.architecture
+    if fitted is not None:
+        state = load_tensors(fitted.path_of(GATE_FILE))
+        gate = restore_gate(state, fitted.manifest, runtime.device, fitted.digest, config.beta)
     categories = tuple(map(Category.of, manifest.categories))
     return PhotoPredictor(
         model=restore_model(
             architecture,
-            load_tensors(parent.path_of(_WEIGHTS_FILE)),
+            load_tensors(parent.path_of(WEIGHTS_FILE)),
             runtime.device,
             parent.digest,
             config.precision,
             runtime.log.warning if config.compiled else None,
         ),
         gate=gate,
-        exit_depth=exit_depth,
+        exit_depth=planned.exit_depth,
         rule=panoptic_rule(architecture, [(category.id, category.is_thing) for category in categories]),
-        resize=config.test_resize or _resize_of(parent),
+        resize=config.test_resize or size_rule(manifest),
         categories=categories,
         device=runtime.device,
     )
-
-
-def _resize_of(parent: Artifact[ParentManifest]) -> ResizeConfig:
-    """The size rule that the parent's own settings record: those of its data set, or of its import."""
-    settings = parent.manifest.stage_config
-    dataset = settings.get("dataset")
-    rule = dataset.get("test_resize") if isinstance(dataset, dict) else settings.get("test_resize")
-    return resolve_config(ResizeConfig, rule if isinstance(rule, dict) else {})
 
 
 def unique_names(paths: Sequence[Path]) -> list[str]:

@@ -13,6 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ecocli.config.architecture import ArchitectureConfig
+from ecocli.config.dataset import KEEP_SIZE, ResizeConfig
 from ecocli.errors import UsageError
 from ecocli.exits import ExitPlan
 from ecocli.weights.huggingface import folder_configs
@@ -86,6 +87,7 @@ def write_huggingface(
     state: Mapping[str, Tensor],
     labels: Sequence[str],
     exit_depth: int | None = None,
+    resize: ResizeConfig = KEEP_SIZE,
 ) -> dict[str, bytes]:
     """A Hugging Face Mask2Former folder.
 
@@ -94,6 +96,7 @@ def write_huggingface(
         state: The model's state dict.
         labels: Name of each class index.
         exit_depth: Cut the encoder at this exit; None keeps all layers.
+        resize: How images are resized for this model; by default they keep their size.
 
     Returns:
         File contents by name: configuration, image processor, weights.
@@ -116,7 +119,7 @@ def write_huggingface(
         renamed[name] = tensor.detach().cpu().contiguous()
     files = {
         name: (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
-        for name, content in folder_configs(architecture, labels, len(exits.layers_of(depth))).items()
+        for name, content in folder_configs(architecture, labels, len(exits.layers_of(depth)), resize).items()
     }
     tensors = _with_empty_weight(renamed, architecture.num_classes)
     return files | {"model.safetensors": save(dict(sorted(tensors.items())), metadata={"format": "pt"})}

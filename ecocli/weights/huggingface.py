@@ -17,6 +17,7 @@ from ecocli.config.architecture import (
     SwinConfig,
     TransformerDecoderConfig,
 )
+from ecocli.config.dataset import KEEP_SIZE, ResizeConfig
 from ecocli.errors import DataError, UsageError
 from ecocli.weights.architecture import UNNAMED, architecture_differences
 from ecocli.weights.files import read_json
@@ -202,8 +203,14 @@ def _backbone_to(backbone: SwinConfig | ResNetConfig) -> dict[str, object]:
     }
 
 
+_UNBOUNDED_PX = 100_000
+
+
 def folder_configs(
-    architecture: ArchitectureConfig, labels: Sequence[str], encoder_layers: int
+    architecture: ArchitectureConfig,
+    labels: Sequence[str],
+    encoder_layers: int,
+    resize: ResizeConfig = KEEP_SIZE,
 ) -> dict[str, dict[str, object]]:
     """Write an architecture as the JSON files of a Hugging Face folder.
 
@@ -211,6 +218,7 @@ def folder_configs(
         architecture: Of the exported model.
         labels: Name of each class index.
         encoder_layers: Encoder layers of the exported model, which may be cut at an exit.
+        resize: How images are resized for this model; by default they keep their size.
 
     Returns:
         Content of ``config.json`` and ``preprocessor_config.json`` by file name.
@@ -250,8 +258,12 @@ def folder_configs(
     }
     processor: dict[str, object] = {
         "image_processor_type": "Mask2FormerImageProcessor",
-        "do_resize": True,
-        "size": {"shortest_edge": 800, "longest_edge": 1333},
+        "do_resize": resize.short_edge_px is not None,
+        # transformers insists on two bounds, also where it shall not resize.
+        "size": {
+            "shortest_edge": resize.short_edge_px or _UNBOUNDED_PX,
+            "longest_edge": resize.long_edge_px or _UNBOUNDED_PX,
+        },
         "size_divisor": 32,
         "do_rescale": True,
         "rescale_factor": 1 / 255,

@@ -71,3 +71,27 @@ def test_export__dry_run__writes_nothing(checkpoint: Path, tmp_path: Path, capsy
     assert main(["export", str(tmp_path / "hf"), "--dry-run"]) == 0
     assert "export: would run" in capsys.readouterr().out
     assert not (tmp_path / "hf").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["model.zip", "--format", "original"], "which ends in none of .pkl, .pth, .safetensors"),
+        (["hf", "--exit", "9"], "has no exit at depth 9; it has 3"),
+        (["taken"], "is there already"),
+    ],
+)
+def test_export__dry_run_of_what_the_run_refuses__refused(
+    checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
+) -> None:
+    assert main(["import", str(checkpoint)]) == 0
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken").mkdir()
+    for options in ([], ["--dry-run"]):
+        assert main(["export", *arguments, *options]) == 2
+        assert message in capsys.readouterr().err

@@ -89,3 +89,11 @@ def test_predict__gate__brings_its_own_parent(photo: Path, tmp_path: Path, capsy
     data = json.loads(capsys.readouterr().out)
     assert data["inputs"]["parent"] == parent
     assert data["images"][0]["exit_depth"] == 2
+
+
+@pytest.mark.parametrize("options", [[], ["--dry-run"]])
+def test_predict__exit_the_parent_lacks__refused_dry_or_not(
+    photo: Path, capsys: pytest.CaptureFixture[str], options: list[str]
+) -> None:
+    assert main(["predict", str(photo), "--exit", "9", "--device", "cpu", *options]) == 2
+    assert "no exit at depth 9" in capsys.readouterr().err

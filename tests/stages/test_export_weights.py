@@ -1,5 +1,6 @@
 """Exporting a parent: what is written where, and what is refused."""
 
+import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -115,3 +116,24 @@ def test_run__place_that_cannot_be_written__refused(tmp_path: Path, store: Store
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="cannot be written"):
         export(store, tmp_path / "file" / "m.pkl", format="original")
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        ({"short_edge_px": 1024, "long_edge_px": 2048}, (True, 1024, 2048)),
+        ({"short_edge_px": 640, "long_edge_px": None}, (True, 640, 100_000)),
+        ({}, (False, 100_000, 100_000)),  # the drawn scenes are taken as they are
+    ],
+)
+def test_run__hugging_face__has_the_parents_own_size_rule(
+    tmp_path: Path, store: Store, rule: dict[str, Any], expected: tuple[bool, int, int]
+) -> None:
+    parent = store.get(put_parent(store, SWIN), ParentManifest)
+    manifest = parent.manifest.model_copy(update={"stage_config": {"dataset": {"test_resize": rule}}, "files": ()})
+    digest = store.put(manifest, {"model.safetensors": parent.path_of("model.safetensors")}).digest
+    config = ExportWeightsConfig(out=str(tmp_path / "hf"), format="hf")
+    run(config, {"parent": digest}, store, Runtime.quiet())
+    processor = json.loads((tmp_path / "hf" / "preprocessor_config.json").read_text())
+    found = processor["do_resize"], processor["size"]["shortest_edge"], processor["size"]["longest_edge"]
+    assert found == expected

@@ -10,13 +10,14 @@ import pytest
 from helpers_predict import put_gate, put_parent
 from PIL import Image
 
+from ecocli.artifacts.lineage import parent_of_gate
 from ecocli.artifacts.store import Store
 from ecocli.config.dataset import ResizeConfig
 from ecocli.config.predict import PredictConfig
 from ecocli.errors import ArtifactError, DataError, InterruptedRunError, UsageError
 from ecocli.runtime.context import Runtime
 from ecocli.runtime.distributed import World
-from ecocli.stages.predict import PredictReport, parent_of_gate, run, unique_names
+from ecocli.stages.predict import PredictReport, run, unique_names
 
 
 @pytest.fixture

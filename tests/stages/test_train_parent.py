@@ -64,8 +64,8 @@ def test_run__shapes__artifact_says_what_it_is(trained: tuple[Store, Artifact[Pa
     assert manifest.exit_depths == (1, 2, 3)
     assert manifest.steps == 2
     # The number of classes is the data's, whatever the settings said.
-    assert manifest.architecture["num_classes"] == len(manifest.categories)
-    assert [category["id"] for category in manifest.categories] == sorted({c["id"] for c in manifest.categories})
+    assert manifest.architecture.num_classes == len(manifest.categories)
+    assert [category.id for category in manifest.categories] == sorted({c.id for c in manifest.categories})
     assert list(manifest.dataset_fingerprints) == ["train"]
     assert [entry.name for entry in manifest.files] == ["loss.png", "metrics.jsonl", "model.safetensors"]
     weights = load_tensors(parent.path_of("model.safetensors"))
