@@ -239,3 +239,13 @@ def test_instance_inference__stuff_and_two_classes_of_one_query__keeps_things_an
     assert found.class_index.tolist() == [0, 0]
     # A logit of exactly 0 is outside the mask.
     assert found.masks[found.mask_index].tolist() == [[[True, False]], [[False, True]]]
+
+
+def test_panoptic_inference__pixels_claimed_outside_the_own_mask__count_towards_the_overlap() -> None:
+    # By hand, the original's rule: query 0 has a mask of pixels 0 to 3, loses 2 and 3 to query 1, and is the best of
+    # both at 4 and 5, where its mask is not. It claims four pixels of four and stays, with the two that it shows.
+    masks = torch.tensor([[0.9, 0.9, 0.6, 0.6, 0.4, 0.4, 0.01, 0.01], [0.1, 0.1, 0.9, 0.9, 0.1, 0.1, 0.9, 0.9]])
+    rule = PanopticRule((True, True), (10, 20))
+    found, segments = panoptic_inference(logits_of((0, 0.99), (1, 0.99)), masks.logit()[:, None], plain(1, 8), rule)
+    assert found.tolist() == [[1, 1, 2, 2, 0, 0, 2, 2]]
+    assert [(segment.category_id, segment.area) for segment in segments] == [(10, 2), (20, 4)]

@@ -7,7 +7,7 @@ of strides 8, 16 and 32, Q queries, d = 256, K classes.
 import pytest
 
 from ecocli.config.architecture import ARCHITECTURES, ArchitectureConfig, DeformableEncoderConfig, PixelDecoderConfig
-from ecocli.profiling.gflops import count_gflops
+from ecocli.profiling.gflops import count_gflops, mean_costs
 
 R50 = ARCHITECTURES["m2f-r50"]
 R50_WIDTHS = {4: 256, 8: 512, 16: 1024, 32: 2048}
@@ -103,3 +103,13 @@ def test_count_gflops__depth_beyond_the_encoder__error() -> None:
         match=r"exit depths \[7\] asked of an encoder with 6 layers",
     ):
         count_gflops(architecture, (64, 64), (64, 64), (2, 7))
+
+
+def test_mean_costs__three_images_of_one_size_and_one_of_another__weighted_by_the_images() -> None:
+    small, large = (count_gflops(ARCHITECTURES["m2f-shapes"], size, size, (2, 6)) for size in ((32, 32), (64, 64)))
+    mean = mean_costs([(small, 3), (large, 1)])
+    for part in ("backbone", "mask_features", "transformer_decoder", "post_processing"):
+        assert getattr(mean, part) == pytest.approx((3 * getattr(small, part) + getattr(large, part)) / 4, rel=1e-12)
+    assert mean.total(6) == pytest.approx((3 * small.total(6) + large.total(6)) / 4, rel=1e-12)
+    with pytest.raises(ValueError, match="a mean needs at least one image"):
+        mean_costs([])
