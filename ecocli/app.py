@@ -49,6 +49,7 @@ COMMANDS = (
     ),
     CommandEntry("data", "data", "app", "Generate the shapes data set; check a data set."),
     CommandEntry("store", "store", "app", "List, show, verify, clean and copy artifacts."),
+    CommandEntry("env", "env", "env", "Print versions, devices and places, for reports of bugs."),
 )
 
 
