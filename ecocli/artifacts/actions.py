@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 
 from ecocli.artifacts.digest import canonical_json, hex_of, is_digest
-from ecocli.artifacts.files import write_bytes
+from ecocli.runtime.files import write_bytes
 
 _log = logging.getLogger(__name__)
 

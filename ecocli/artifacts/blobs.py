@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ecocli.artifacts.digest import hex_of, sha256_bytes, sha256_file
-from ecocli.artifacts.files import replacing, touch, write_bytes
 from ecocli.artifacts.oci import Descriptor
 from ecocli.errors import ArtifactError, DataError
+from ecocli.runtime.files import replacing, touch, write_bytes
 
 NO_FILE = "no file"
 _CHUNK_BYTES = 1 << 20

@@ -18,10 +18,10 @@ from ecocli.artifacts.actions import digests_of_files
 from ecocli.artifacts.blobs import Fault
 from ecocli.artifacts.checking import verify
 from ecocli.artifacts.digest import is_digest
-from ecocli.artifacts.files import storage_errors
 from ecocli.artifacts.locking import locked
 from ecocli.artifacts.store import Store
 from ecocli.errors import ArtifactError
+from ecocli.runtime.files import storage_errors
 
 DEFAULT_GRACE_S = 14 * 24 * 3600.0
 _SCRATCH_GRACE_S = 24 * 3600.0

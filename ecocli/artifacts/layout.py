@@ -7,9 +7,9 @@ which the specification allows and other tools ignore.
 from dataclasses import dataclass
 from pathlib import Path
 
-from ecocli.artifacts.files import make_directory, write_bytes
 from ecocli.artifacts.oci import LAYOUT_BYTES, parse_index
 from ecocli.errors import ArtifactError, UsageError
+from ecocli.runtime.files import make_directory, write_bytes
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ecocli.artifacts.digest import canonical_json, is_digest
-from ecocli.artifacts.files import storage_errors, write_bytes
 from ecocli.artifacts.oci import build_index, index_entry
 from ecocli.errors import ArtifactError, UsageError
+from ecocli.runtime.files import storage_errors, write_bytes
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _log = logging.getLogger(__name__)

@@ -21,7 +21,6 @@ from ecocli.artifacts.actions import Actions, digests_of_files
 from ecocli.artifacts.artifact import Artifact, misfit_error, wrong_kind_error
 from ecocli.artifacts.blobs import Blobs, Fault, damage_error
 from ecocli.artifacts.digest import canonical_json, hex_of
-from ecocli.artifacts.files import make_directory, touch, write_bytes
 from ecocli.artifacts.layout import Layout
 from ecocli.artifacts.locking import locked
 from ecocli.artifacts.manifest import (
@@ -36,6 +35,7 @@ from ecocli.artifacts.names import Names, Ref, check_name
 from ecocli.artifacts.oci import EMPTY_BYTES, Descriptor, OciManifest, build_manifest, parse_manifest
 from ecocli.artifacts.provenance import local_provenance
 from ecocli.errors import ArtifactError
+from ecocli.runtime.files import make_directory, touch, write_bytes
 
 _log = logging.getLogger(__name__)
 _PUT_ATTEMPTS = 3

@@ -14,8 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ecocli.artifacts.files import replacing
 from ecocli.errors import ArtifactError
+from ecocli.runtime.files import replacing
 
 ROW_GROUP_ROWS = 8192
 

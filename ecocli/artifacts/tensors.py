@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ecocli.artifacts.files import write_bytes
 from ecocli.errors import ArtifactError
+from ecocli.runtime.files import write_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,7 +8,6 @@ with skopeo, from and to such a layout: ``skopeo copy oci:LAYOUT:NAME docker://H
 from pathlib import Path
 
 from ecocli.artifacts.blobs import Blobs, damage_error
-from ecocli.artifacts.files import make_directory, write_bytes
 from ecocli.artifacts.layout import Layout
 from ecocli.artifacts.names import check_name, is_name
 from ecocli.artifacts.oci import LAYOUT_BYTES, Descriptor, build_index, index_entry, parse_index
@@ -16,6 +15,7 @@ from ecocli.artifacts.provenance import local_provenance
 from ecocli.artifacts.references import resolve
 from ecocli.artifacts.store import Store
 from ecocli.errors import ArtifactError, UsageError
+from ecocli.runtime.files import make_directory, write_bytes
 
 _INDEX_ATTEMPTS = 20
 

@@ -142,7 +142,7 @@ def _numbers(option: str, texts: Sequence[str], kind: type[int] | type[float]) -
 
 
 def _copy(report: Artifact[SweepManifest], folder: Path) -> None:
-    from ecocli.artifacts.files import make_directory, write_bytes
+    from ecocli.runtime.files import make_directory, write_bytes
 
     make_directory(folder)
     for name in ("sweep.parquet", "sweep.svg"):

@@ -17,12 +17,12 @@ from helpers_store import gate_manifest, put_gate
 
 from ecocli.artifacts.action import Action, Made, Plan, execute
 from ecocli.artifacts.digest import sha256_bytes
-from ecocli.artifacts.files import write_bytes
 from ecocli.artifacts.manifest import FileContents, GateManifest
 from ecocli.artifacts.store import Store
 from ecocli.config.base import Config
 from ecocli.errors import EcoError
 from ecocli.runtime.context import Runtime
+from ecocli.runtime.files import write_bytes
 
 
 class _Beta(Config):

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from ecocli.artifacts import files
-from ecocli.artifacts.files import make_directory, replacing, storage_errors, sync_directory, touch, write_bytes
 from ecocli.errors import UsageError
+from ecocli.runtime import files
+from ecocli.runtime.files import make_directory, replacing, storage_errors, sync_directory, touch, write_bytes
 
 
 @pytest.mark.parametrize(
