@@ -1,15 +1,22 @@
-"""Durable file writing: a file appears whole or not at all, and a refusing disk is one clear error.
+"""Durable files: what is written appears whole or not at all, and what is read is a regular file of a bounded size.
 
 Temporary name, write, fsync, permissions, rename, fsync of the folder. All failures of the file system to take our
-bytes are translated here and nowhere else.
+bytes are translated here and nowhere else. A sealed folder holds besides its files ``seal.json``: what the folder
+holds, the SHA-256 of each file, and the SHA-256 of the seal itself, all of it visible in one rename.
 """
 
 import contextlib
 import errno
+import hashlib
+import json
 import os
+import shutil
+import socket
 import stat
+import time
 import uuid
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,10 +26,19 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _IN_THE_WAY = {errno.ENOTDIR, errno.EEXIST, errno.EISDIR}
 
+SEAL = "seal.json"
+_UNFINISHED = ".unfinished-"
+_ANOTHER_STORE = "choose another place with --store or ECO_STORE"
+_OLD_S = 86400.0
+
 
 @contextlib.contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
+def storage_errors(path: Path, otherwise: str = _ANOTHER_STORE) -> Iterator[None]:
     """Translate what the file system answers while `path` is written into an error for the user.
+
+    Args:
+        path: What is written.
+        otherwise: How the user chooses another place.
 
     Raises:
         UsageError: The disk is full, writing is forbidden, or the path is unusable.
@@ -30,22 +46,22 @@ def storage_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _translated(error, path) from error
+        raise _translated(error, path, otherwise) from error
 
 
-def _translated(error: OSError, path: Path) -> EcoError:
+def _translated(error: OSError, path: Path, otherwise: str) -> EcoError:
     reason = error.strerror or str(error)
     if error.errno in _FULL:
         advice = (
             "Nothing half-written was left behind. Free space (`eco store gc` removes what no name needs), raise the "
-            "quota or file size limit, or choose another place with --store or ECO_STORE."
+            f"quota or file size limit, or {otherwise}."
         )
     elif error.errno in _REFUSED:
-        advice = "Make it writable for you, or choose another place with --store or ECO_STORE."
+        advice = f"Make it writable for you, or {otherwise}."
     elif error.errno in _IN_THE_WAY:
-        advice = "Something else is in its place: move it away, or choose another place with --store or ECO_STORE."
+        advice = f"Something else is in its place: move it away, or {otherwise}."
     else:
-        advice = "Check the disk, or choose another place with --store or ECO_STORE."
+        advice = f"Check the disk, or {otherwise}."
     return UsageError(f"Cannot write {path}: {reason}. {advice}")
 
 
@@ -60,19 +76,22 @@ def make_directory(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: Path, scratch: Path, *, read_only: bool = False) -> Iterator[BinaryIO]:
+def replacing(
+    path: Path, scratch: Path, *, read_only: bool = False, otherwise: str = _ANOTHER_STORE
+) -> Iterator[BinaryIO]:
     """Open a new file that appears at `path` when the block ends without an error.
 
     Args:
         path: Where the file shall stand; an existing file is replaced in one step.
         scratch: Existing folder on the same file system, for the temporary file.
         read_only: Take the write permissions away, as befits a content-addressed blob.
+        otherwise: How the user chooses another place.
 
     Raises:
         UsageError: The file system refuses; nothing is left behind and `path` is as it was.
     """
     temporary = scratch / f"{os.getpid()}-{uuid.uuid4().hex}.tmp"
-    with storage_errors(path):
+    with storage_errors(path, otherwise):
         try:
             # The mode follows the umask, so that shared group stores work; tempfile would force 0600.
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
@@ -90,9 +109,11 @@ def replacing(path: Path, scratch: Path, *, read_only: bool = False) -> Iterator
             raise
 
 
-def write_bytes(path: Path, data: bytes, scratch: Path, *, read_only: bool = False) -> None:
+def write_bytes(
+    path: Path, data: bytes, scratch: Path, *, read_only: bool = False, otherwise: str = _ANOTHER_STORE
+) -> None:
     """Write a whole file in one visible step; see `replacing`."""
-    with replacing(path, scratch, read_only=read_only) as file:
+    with replacing(path, scratch, read_only=read_only, otherwise=otherwise) as file:
         file.write(data)
 
 
@@ -113,3 +134,143 @@ def touch(path: Path) -> None:
     """Refresh a file's modification time, so that the collector keeps it; no harm if that is refused."""
     with contextlib.suppress(OSError):
         os.utime(path)
+
+
+# Sealed folders
+
+
+@contextlib.contextmanager
+def sealing(target: Path, holds: str) -> Iterator[Path]:
+    """Open a new folder that appears at `target`, complete and sealed, when the block ends without an error.
+
+    Where another process has put the same there meanwhile, that one stays.
+
+    Args:
+        target: Where the folder shall be; what is there must have been removed before.
+        holds: What the folder answers; a reader must ask for the same.
+
+    Raises:
+        UsageError: The file system refuses; nothing is left behind.
+    """
+    unfinished = target.with_name(f"{_UNFINISHED}{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex}")
+    with storage_errors(target):
+        try:
+            unfinished.mkdir(parents=True)
+            yield unfinished
+            digests = {path.name: _sync_and_digest(path) for path in sorted(unfinished.iterdir())}
+            seal = unfinished / SEAL
+            seal.write_bytes(_seal_bytes(holds, digests))
+            _sync_and_digest(seal)
+            sync_directory(unfinished)
+            try:
+                unfinished.rename(target)
+            except OSError as error:
+                if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+                    raise
+                shutil.rmtree(unfinished, ignore_errors=True)
+            sync_directory(target.parent)
+        except BaseException:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
+
+
+def check_seal(path: Path, holds: str) -> None:
+    """Make sure that a sealed folder holds what is asked for, byte by byte.
+
+    Raises:
+        ValueError: It does not; the message says what differs.
+        OSError: It cannot be read.
+    """
+    if path.is_symlink():
+        raise ValueError("it is a link")
+    names = {entry.name for entry in path.iterdir()} - {SEAL}
+    digests = {name: _digest(path / name) for name in sorted(names)}
+    expected = _seal_bytes(holds, digests)
+    found = read_regular(path / SEAL, len(expected), follow=False)
+    if found != expected:
+        raise ValueError(f"its files disagree with its {SEAL}")
+
+
+def drop_unfinished(folder: Path) -> None:
+    """Remove what killed processes left of folders they were sealing, but nothing that a living one may still write."""
+    for path in folder.glob(f"{_UNFINISHED}*"):
+        host, _, rest = path.name.removeprefix(_UNFINISHED).rpartition("-")[0].rpartition("-")
+        with contextlib.suppress(OSError):
+            here = host == socket.gethostname() and rest.isdecimal()
+            if (here and not _is_alive(int(rest))) or time.time() - path.stat().st_mtime > _OLD_S:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _seal_bytes(holds: str, digests: dict[str, str]) -> bytes:
+    content = json.dumps({"holds": holds, "files": digests}, sort_keys=True)
+    return json.dumps({"seal": hashlib.sha256(content.encode()).hexdigest(), "sealed": content}).encode()
+
+
+def _digest(path: Path) -> str:
+    with open_regular(path, follow=False) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync_and_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# Reading
+
+
+def open_regular(path: Path, *, follow: bool = True) -> BufferedReader:
+    """Open a file for reading if it is one: no pipe, no device, and no folder, which would wait or never end.
+
+    Args:
+        path: The file.
+        follow: Whether it may be a link.
+
+    Raises:
+        OSError: It is none, or it cannot be opened; ``strerror`` says which.
+    """
+    # Non-blocking: the open of a pipe without a writer would wait.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW))
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, f"It is {_kind_of_file(mode)}, not a regular file", str(path))
+        os.set_blocking(descriptor, True)
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_regular(path: Path, limit_bytes: int, *, follow: bool = True) -> bytes:
+    """Read a whole regular file of a bounded size.
+
+    Raises:
+        OSError: It is larger, no regular file, or cannot be read; ``strerror`` says which.
+    """
+    with open_regular(path, follow=follow) as file:
+        data = file.read(limit_bytes + 1)
+    if len(data) > limit_bytes:
+        raise OSError(errno.EFBIG, f"It has more than {limit_bytes:,} bytes", str(path))
+    return data
+
+
+def _kind_of_file(mode: int) -> str:
+    if stat.S_ISFIFO(mode):
+        return "a pipe"
+    if stat.S_ISDIR(mode):
+        return "a folder"
+    if stat.S_ISSOCK(mode):
+        return "a socket"
+    return "a device"

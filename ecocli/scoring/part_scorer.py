@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int64
-from PIL import Image
 
 from ecocli.data.panoptic import encode_id_map
 from ecocli.inference.postprocess import PanopticRule, instance_inference, semantic_map
@@ -155,15 +154,8 @@ class PartScorer:
     def _write(self, position: int, scored: ScoredPrediction) -> None:
         if self._png_folder is None:
             return
-        write_picture(self._png_folder / f"{position}.png", encode_id_map(scored.panoptic_map))
+        encode_id_map(scored.panoptic_map).save(self._png_folder / f"{position}.png", format="PNG")
         self._segments += [(position, s.id, s.category_id, s.area) for s in scored.segments]
-
-
-def write_picture(path: Path, picture: Image.Image) -> None:
-    """Write a PNG that appears whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    picture.save(temporary, format="PNG")
-    temporary.replace(path)
 
 
 class _Truth:

@@ -5,11 +5,11 @@ The archive is stored without compression (PNGs have theirs) and with fixed date
 
 import json
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from ecocli.data.panoptic import PanopticDataset
 from ecocli.errors import UsageError
-from ecocli.scoring.scored_dataset import PNG_FOLDER
 from ecocli.scoring.scores import PartScores
 
 ARCHIVE_NAME = "predictions.zip"
@@ -18,13 +18,14 @@ FOLDER_NAME = "panoptic_pred"
 _DATE = (1980, 1, 1, 0, 0, 0)
 
 
-def pack_predictions(dataset: PanopticDataset, scores: PartScores, folder: Path) -> Path:
+def pack_predictions(dataset: PanopticDataset, scores: PartScores, maps: Mapping[int, Path], folder: Path) -> Path:
     """Pack the predicted maps of a whole data set.
 
     Args:
         dataset: The images.
         scores: Their scores, with the predicted segments.
-        folder: Where the maps lie as ``predictions/<position>.png``, and where the archive goes.
+        maps: The PNG file of each position.
+        folder: Where the archive goes.
 
     Returns:
         Path of the archive.
@@ -53,7 +54,7 @@ def pack_predictions(dataset: PanopticDataset, scores: PartScores, folder: Path)
         archive.writestr(zipfile.ZipInfo(JSON_NAME, _DATE), content)
         for position, annotation in enumerate(annotations):
             entry = zipfile.ZipInfo(f"{FOLDER_NAME}/{annotation['file_name']}", _DATE)
-            archive.writestr(entry, (folder / PNG_FOLDER / f"{position}.png").read_bytes())
+            archive.writestr(entry, maps[position].read_bytes())
     return path
 
 

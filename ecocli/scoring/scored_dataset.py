@@ -1,26 +1,25 @@
 """A whole data set through ``PartScorer``: in parts that processes share and that survive a kill.
 
-A part is a run of planned batches. It depends on the data set, the batch size and the part size, not on the number of
-processes; each is one file, written when finished. Process r of W takes parts r, r + W, ... A second start finds the
-finished files and goes on.
+A part is a run of planned batches (``ecocli.runtime.parts``). It depends on the data set, the batch size and the part
+size, not on the number of processes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ecocli.config.dataset import ResizeConfig
 from ecocli.data.panoptic import PanopticDataset
-from ecocli.errors import InterruptedRunError
 from ecocli.inference.postprocess import PanopticRule
 from ecocli.inference.predictor import ExitGate
 from ecocli.model.contracts import ExitModel
 from ecocli.runtime.context import Runtime
+from ecocli.runtime.parts import Part, compute_parts, read_parts
 from ecocli.scoring.batches import iterate_batches, plan_dataset
 from ecocli.scoring.part_scorer import PartScorer, ScoringOptions
 from ecocli.scoring.scores import PartScores, load_part, merge_parts, save_part
 
-PNG_FOLDER = "predictions"
+SCORES_FILE = "scores.npz"
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class ScoringTask:
         resize: Test-time resize.
         batch_size: Images per batch.
         part_images: Images per part, about.
-        keep_predictions: Write the predicted maps to the folder ``predictions`` as ``<position>.png``.
+        keep_predictions: Keep the predicted maps in the parts, as ``<position>.png``.
     """
 
     model: ExitModel
@@ -50,6 +49,30 @@ class ScoringTask:
     batch_size: int
     part_images: int
     keep_predictions: bool
+
+
+@dataclass(frozen=True)
+class ScoredPart(Part):
+    """Some batches of the data set.
+
+    Attributes:
+        batches: Positions in the data set, batch by batch.
+    """
+
+    batches: tuple[tuple[int, ...], ...]
+
+
+def plan_parts(task: ScoringTask, folder: Path) -> list[ScoredPart]:
+    """Cut the data set into parts; the same on every process and after every restart."""
+    batches = plan_dataset(task.dataset, task.resize, task.batch_size)
+    step = max(task.part_images // task.batch_size, 1)
+    ids = task.dataset.records.image_ids
+    parts = []
+    for first in range(0, len(batches), step):
+        some = tuple(batches[first : first + step])
+        images = tuple(ids[position] for batch in some for position in batch)
+        parts.append(ScoredPart(folder, f"part-{first:06d}-{first + len(some):06d}", images, some))
+    return parts
 
 
 def score_dataset(task: ScoringTask, folder: Path, runtime: Runtime) -> PartScores | None:
@@ -65,47 +88,38 @@ def score_dataset(task: ScoringTask, folder: Path, runtime: Runtime) -> PartScor
 
     Raises:
         InterruptedRunError: A signal asked to stop; finished parts are kept.
+        ArtifactError: A finished part was damaged meanwhile; it is removed.
         DataError: A file of the data set is missing or faulty.
     """
-    batches = plan_dataset(task.dataset, task.resize, task.batch_size)
-    parts = _parts(batches, max(task.part_images // task.batch_size, 1))
-    files = [folder / f"part-{first:06d}-{first + len(part):06d}.npz" for first, part in parts]
-    png_folder = folder / PNG_FOLDER if task.keep_predictions else None
-    if png_folder is not None:
-        png_folder.mkdir(parents=True, exist_ok=True)
-    world = runtime.world
-    # Seen once, by one process: all must agree on what is left to do.
-    finished = world.broadcast_object([file.exists() for file in files])
-    left = [index for index, done in enumerate(finished) if not done]
-    sizes = [sum(len(batch) for batch in part) for _, part in parts]
-    done_images = sum(sizes) - sum(sizes[index] for index in left)
-    with runtime.progress.task("evaluating", len(task.dataset), unit="image", completed=done_images) as progress:
-        for start in range(0, len(left), world.world_size):
-            turn = left[start : start + world.world_size]
-            if world.rank < len(turn):
-                index = turn[world.rank]
-                save_part(files[index], _score_part(task, parts[index][1], png_folder, runtime.device))
-            # The signal may reach one process first: all stop after the same turn.
-            stop = runtime.should_stop()
-            progress.advance(sum(sizes[index] for index in turn))
-            if stop and start + world.world_size < len(left):
-                raise InterruptedRunError(
-                    f"Stopped by {runtime.stop.reason or 'another process'} after {start + len(turn)} of {len(left)} "
-                    "parts of the evaluation; they are kept. The same command goes on from here."
-                )
-    world.barrier()
-    return merge_parts([load_part(file) for file in files]) if world.is_main else None
+    parts = plan_parts(task, folder)
+
+    def work(part: ScoredPart, place: Path) -> None:
+        pictures = place if task.keep_predictions else None
+        scorer = PartScorer(task.model, task.gate, task.exit_depths, task.rule, task.options, pictures)
+        for batch in iterate_batches(task.dataset, part.batches, task.resize, task.model, runtime.device):
+            scorer.add(batch)
+        save_part(place / SCORES_FILE, scorer.result())
+
+    def open_work() -> Callable[[ScoredPart, Path], None]:
+        return work
+
+    compute_parts(parts, open_work, runtime, doing="evaluating", of="evaluation")
+    runtime.world.barrier()
+    return merge_parts(read_parts(parts, _read)) if runtime.world.is_main else None
 
 
-def _parts(batches: Sequence[tuple[int, ...]], batches_per_part: int) -> list[tuple[int, Sequence[tuple[int, ...]]]]:
-    """Cut the batches into parts, each with the number of its first batch."""
-    return [(first, batches[first : first + batches_per_part]) for first in range(0, len(batches), batches_per_part)]
+def predicted_maps(task: ScoringTask, folder: Path) -> dict[int, Path]:
+    """Return the file of each image's predicted map, by position, as ``score_dataset`` left them in its folder."""
+    return {
+        position: part.path / f"{position}.png"
+        for part in plan_parts(task, folder)
+        for batch in part.batches
+        for position in batch
+    }
 
 
-def _score_part(
-    task: ScoringTask, batches: Sequence[Sequence[int]], png_folder: Path | None, device: str
-) -> PartScores:
-    scorer = PartScorer(task.model, task.gate, task.exit_depths, task.rule, task.options, png_folder)
-    for batch in iterate_batches(task.dataset, batches, task.resize, task.model, device):
-        scorer.add(batch)
-    return scorer.result()
+def _read(part: ScoredPart) -> PartScores:
+    scores = load_part(part.path / SCORES_FILE)
+    if sorted(scores.positions.tolist()) != sorted(position for batch in part.batches for position in batch):
+        raise ValueError(f"it holds {scores.positions.size} images that are not the {len(part.images)} expected")
+    return scores

@@ -6,8 +6,6 @@ the end, so a killed evaluation goes on, and any number of processes can share t
 without pickled objects.
 """
 
-import os
-import uuid
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -101,7 +99,7 @@ _GROUPS = {"counts": CountEntries, "instances": InstanceEntries, "segments": Seg
 
 
 def save_part(path: Path, part: PartScores) -> None:
-    """Write a part; it appears whole or not at all."""
+    """Write a part into a folder that is not visible yet."""
     arrays: dict[str, Any] = {}
     for field in fields(part):
         value = getattr(part, field.name)
@@ -109,19 +107,14 @@ def save_part(path: Path, part: PartScores) -> None:
             arrays |= {f"{field.name}.{inner.name}": getattr(value, inner.name) for inner in fields(value)}
         else:
             arrays[field.name] = value
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    with temporary.open("wb") as file:
-        np.savez_compressed(file, **arrays)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    np.savez_compressed(path, **arrays)
 
 
 def load_part(path: Path) -> PartScores:
     """Read a part that ``save_part`` wrote.
 
     Raises:
-        ArtifactError: It is damaged; it is removed, so that the same command makes it anew.
+        ArtifactError: It is none.
     """
     try:
         # numpy leaves a file that it opened itself open when it is no archive.
@@ -132,11 +125,7 @@ def load_part(path: Path) -> PartScores:
             }
             plain = {field.name: archive[field.name] for field in fields(PartScores) if field.name not in _GROUPS}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        path.unlink(missing_ok=True)
-        raise ArtifactError(
-            f"The finished part {path} of the evaluation is damaged ({error}). It was removed: give the same command "
-            "again to score its images anew."
-        ) from error
+        raise ArtifactError(f"{path} holds no scores: {error}") from error
     return PartScores(**plain, **groups)
 
 

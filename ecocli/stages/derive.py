@@ -3,12 +3,12 @@
 Input: ``parent``. Files: ``<split>.parquet``, the derived table of each split (``ecocli.artifacts.derived_table``).
 
 The images of a split are cut into parts that follow from the data set, the batch size and the part size alone; each
-finished part is one Parquet file in the run folder, renamed into place. Processes of one run share the parts; runs
+finished part is a sealed folder in the run folder (``ecocli.runtime.parts``). Processes of one run share them; runs
 started apart (``--shard``, such as tasks of a job array) take every N-th part, and whichever finds all parts finished
 joins them. The table is sorted by the data set's order, so its bytes depend on none of that.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,8 +23,9 @@ from ecocli.config.derive import DeriveConfig
 from ecocli.data.categories import check_trained_categories
 from ecocli.data.datasets import open_dataset
 from ecocli.data.panoptic import PanopticDataset
-from ecocli.errors import ArtifactError, DataError, InterruptedRunError
+from ecocli.errors import DataError
 from ecocli.runtime.context import Runtime
+from ecocli.runtime.parts import Part, compute_parts, read_parts
 
 if TYPE_CHECKING:
     from ecocli.artifacts.derived_table import DerivedRecord
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 STAGE = "derive"
 SCHEMA_VERSION = 1
+ROWS_FILE = "rows.parquet"
 
 
 @dataclass(frozen=True)
@@ -60,26 +62,6 @@ class Derivation:
     def architecture(self) -> ArchitectureConfig:
         """The parent's."""
         return self.parent.manifest.architecture
-
-
-@dataclass(frozen=True)
-class Part:
-    """Some batches of one split, kept together in one file.
-
-    Attributes:
-        dataset: The split.
-        batches: Positions in the data set, batch by batch.
-        file: Where the finished part stands.
-    """
-
-    dataset: PanopticDataset
-    batches: tuple[tuple[int, ...], ...]
-    file: Path
-
-    @property
-    def images(self) -> int:
-        """Number of images."""
-        return sum(len(batch) for batch in self.batches)
 
 
 @dataclass(frozen=True)
@@ -127,7 +109,7 @@ def plan(config: DeriveConfig, inputs: Mapping[str, str], store: Store, runtime:
 
     def work(folder: Path) -> Made[DerivedManifest] | None:
         parts = plan_parts(config, subject, folder)
-        compute_parts(config, subject, parts, runtime)
+        _compute(config, subject, parts, runtime)
         runtime.world.barrier()
         if not runtime.world.is_main:
             return None
@@ -160,8 +142,8 @@ def take_shard(plan: DerivePlan, store: Store, runtime: Runtime, shard: Shard, *
     if is_there():
         return True
     parts = plan_parts(plan.config, plan.subject, store.run_dir(plan.action.digest))
-    compute_parts(plan.config, plan.subject, parts[shard.index :: shard.count], runtime)
-    missing = runtime.world.broadcast_object(sum(not part.file.exists() for part in parts))
+    _compute(plan.config, plan.subject, parts[shard.index :: shard.count], runtime)
+    missing = runtime.world.broadcast_object(sum(not part.is_finished for part in parts))
     # Another shard may have joined the parts in the meantime; its result is then the one.
     if not missing or is_there():
         return True
@@ -172,7 +154,20 @@ def take_shard(plan: DerivePlan, store: Store, runtime: Runtime, shard: Shard, *
     return False
 
 
-def plan_parts(config: DeriveConfig, subject: Derivation, folder: Path) -> list[Part]:
+@dataclass(frozen=True)
+class DerivePart(Part):
+    """Some batches of one split.
+
+    Attributes:
+        dataset: The split.
+        batches: Positions in the data set, batch by batch.
+    """
+
+    dataset: PanopticDataset
+    batches: tuple[tuple[int, ...], ...]
+
+
+def plan_parts(config: DeriveConfig, subject: Derivation, folder: Path) -> list[DerivePart]:
     """Cut all splits into parts; the same on every process and after every restart."""
     from ecocli.scoring.batches import plan_dataset
 
@@ -180,42 +175,21 @@ def plan_parts(config: DeriveConfig, subject: Derivation, folder: Path) -> list[
     parts = []
     for dataset in subject.datasets:
         batches = plan_dataset(dataset, config.dataset.test_resize, config.batch_size)
+        ids = dataset.records.image_ids
         for first in range(0, len(batches), step):
             some = tuple(batches[first : first + step])
-            name = f"{dataset.split}-part-{first:06d}-{first + len(some):06d}-of-{len(batches):06d}.parquet"
-            parts.append(Part(dataset, some, folder / name))
+            name = f"{dataset.split}-part-{first:06d}-{first + len(some):06d}-of-{len(batches):06d}"
+            images = tuple(ids[position] for batch in some for position in batch)
+            parts.append(DerivePart(folder, name, images, dataset, some))
     return parts
 
 
-def compute_parts(config: DeriveConfig, subject: Derivation, parts: Sequence[Part], runtime: Runtime) -> None:
-    """Compute what is not there yet; all processes of the run call this.
+def _compute(config: DeriveConfig, subject: Derivation, parts: Sequence[DerivePart], runtime: Runtime) -> None:
+    def open_work() -> Callable[[DerivePart, Path], None]:
+        model, rule = _restore(config, subject, runtime)
+        return lambda part, folder: _compute_part(config, subject, part, folder, model, rule, runtime)
 
-    Raises:
-        InterruptedRunError: A signal asked to stop; finished parts are kept.
-        DataError: A file of the data set is missing or faulty.
-    """
-    world = runtime.world
-    # Seen once, by one process: all must agree on what is left to do.
-    finished = world.broadcast_object([part.file.exists() for part in parts])
-    left = [part for part, done in zip(parts, finished, strict=True) if not done]
-    if not left:
-        return
-    model, rule = _restore(config, subject, runtime)
-    total = sum(part.images for part in parts)
-    done_images = total - sum(part.images for part in left)
-    with runtime.progress.task("deriving", total, unit="image", completed=done_images) as progress:
-        for start in range(0, len(left), world.world_size):
-            turn = left[start : start + world.world_size]
-            if world.rank < len(turn):
-                _compute_part(config, subject, turn[world.rank], model, rule, runtime)
-            # The signal may reach one process first: all stop after the same turn.
-            stop = runtime.should_stop()
-            progress.advance(sum(part.images for part in turn))
-            if stop and start + world.world_size < len(left):
-                raise InterruptedRunError(
-                    f"Stopped by {runtime.stop.reason or 'another process'} after {start + len(turn)} of {len(left)} "
-                    "parts of the derived table; they are kept. The same command goes on from here."
-                )
+    compute_parts(parts, open_work, runtime, doing="deriving", of="derived table")
 
 
 def _restore(config: DeriveConfig, subject: Derivation, runtime: Runtime) -> tuple["ExitModel", "PanopticRule"]:
@@ -239,7 +213,8 @@ def _restore(config: DeriveConfig, subject: Derivation, runtime: Runtime) -> tup
 def _compute_part(
     config: DeriveConfig,
     subject: Derivation,
-    part: Part,
+    part: DerivePart,
+    folder: Path,
     model: "ExitModel",
     rule: "PanopticRule",
     runtime: Runtime,
@@ -257,7 +232,7 @@ def _compute_part(
         for rows in stream_rows(model, batches, depths, rule, threads)
         for position, row in rows
     ]
-    write_table(part.file, build_table(records))
+    write_table(folder / ROWS_FILE, build_table(records))
 
 
 def _record(subject: Derivation, dataset: PanopticDataset, position: int, row: "DerivedRow") -> "DerivedRecord":
@@ -278,36 +253,25 @@ def _record(subject: Derivation, dataset: PanopticDataset, position: int, row: "
     )
 
 
-def _join(dataset: PanopticDataset, parts: Sequence[Part], folder: Path) -> Path:
+def _join(dataset: PanopticDataset, parts: Sequence[DerivePart], folder: Path) -> Path:
     """Join the parts of a split in the data set's order; every image must occur once."""
     import numpy as np
     import pyarrow as pa
 
     from ecocli.artifacts.tables import read_table, write_table
 
-    own = [part.file for part in parts if part.dataset is dataset]
-    try:
-        table = pa.concat_tables([read_table(file) for file in own])
-        place = {image_id: position for position, image_id in enumerate(dataset.records.image_ids)}
-        order = np.argsort([place.get(str(image_id), -1) for image_id in table["image_id"].to_pylist()], kind="stable")
-        table = table.take(order)
-        complete = table["image_id"].to_pylist() == list(dataset.records.image_ids)
-    except ArtifactError as error:
-        raise ArtifactError(f"{error} {_drop(own)}") from error
-    if not complete:
-        raise ArtifactError(
-            f"The finished parts of split {dataset.split!r} hold {table.num_rows} rows, expected one for each of the "
-            f"{len(dataset)} images. {_drop(own)}"
-        )
+    def read(part: DerivePart) -> pa.Table:
+        table = read_table(part.path / ROWS_FILE)
+        if sorted(map(str, table["image_id"].to_pylist())) != sorted(part.images):
+            raise ValueError(f"it holds {table.num_rows} rows, expected one for each of {len(part.images)} images")
+        return table
+
+    table = pa.concat_tables(read_parts([part for part in parts if part.dataset is dataset], read))
+    place = {image_id: position for position, image_id in enumerate(dataset.records.image_ids)}
+    order = np.argsort([place[str(image_id)] for image_id in table["image_id"].to_pylist()], kind="stable")
     path = folder / f"{dataset.split}.parquet"
-    write_table(path, table)
+    write_table(path, table.take(order))
     return path
-
-
-def _drop(files: Sequence[Path]) -> str:
-    for file in files:
-        file.unlink(missing_ok=True)
-    return "The parts were removed: give the same command again to derive them anew."
 
 
 def _manifest(action: Action, config: DeriveConfig, subject: Derivation, files: Mapping[str, Path]) -> DerivedManifest:

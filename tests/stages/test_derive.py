@@ -3,7 +3,10 @@
 Expected values: the model run by hand, image by image and exit by exit, through the evaluator's own functions.
 """
 
+import dataclasses
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,6 +35,7 @@ from ecocli.metrics.assignment import assignment_pq
 from ecocli.metrics.panoptic_quality import panoptic_quality, sum_counts
 from ecocli.profiling.gflops import count_gflops
 from ecocli.runtime.context import Runtime
+from ecocli.runtime.files import sealing
 from ecocli.scoring import score_stream as derive_stream
 from ecocli.scoring.batches import load_batch
 from ecocli.scoring.score_exits import DerivedRow, derive_rows
@@ -154,7 +158,7 @@ def test_run__stop_requested__keeps_finished_parts_and_goes_on(bench: Bench, mon
     settings = config(bench, splits=("val",), batch_size=1)  # no other test has derived just this
     stopped = Runtime.quiet()
     stopped.stop.request("SIGTERM")
-    with pytest.raises(InterruptedRunError, match=r"Stopped by SIGTERM after 1 of 3 parts .* goes on from here"):
+    with pytest.raises(InterruptedRunError, match=r"Stopped by SIGTERM after 1 of 3 parts .* resumes from here"):
         run_stage(derive, settings, inputs(bench), bench.store, stopped)
     computed = []
     original = derive_stream.score_prediction
@@ -179,7 +183,7 @@ from helpers_stages import run_stage
 config = DeriveConfig.model_validate_json(sys.argv[3])
 written = tables.write_table
 def write_and_die(path, table):
-    if "-part-000001-" in path.name:  # the second part: half a file under its temporary name, then kill -9
+    if len(list(path.parents[1].glob("*-part-*"))) == 1:  # in the second part: half a file, then kill -9
         (path.parent / "123-abc.tmp").write_bytes(b"half")
         os.kill(os.getpid(), signal.SIGKILL)
     written(path, table)
@@ -206,7 +210,7 @@ def test_run__killed_in_the_second_part__goes_on_to_the_same_digest(bench: Bench
     assert done.returncode == -signal.SIGKILL, done.stderr
     planned = plan(settings, inputs(bench), bench.store, Runtime.quiet())
     parts = plan_parts(settings, planned.subject, bench.store.run_dir(planned.action.digest))
-    assert [part.file.exists() for part in parts] == [True, False, False, False]
+    assert [part.is_finished for part in parts] == [True, False, False, False]
     resumed = run_stage(derive, settings, inputs(bench), bench.store, Runtime.quiet())
     fresh = run_stage(derive, settings, inputs(bench), bench.store, Runtime.quiet(), force=True)
     assert resumed.digest == fresh.digest
@@ -217,21 +221,50 @@ def test_run__part_with_a_missing_row__is_refused_and_removed(bench: Bench) -> N
     planned = plan(settings, inputs(bench), bench.store, Runtime.quiet())
     first, second = plan_parts(settings, planned.subject, bench.store.run_dir(planned.action.digest))
     whole = pq.read_table(run_stage(derive, config(bench), inputs(bench), bench.store).path_of("val.parquet"))
-    write_table(first.file, whole.slice(1, 3))
-    write_table(second.file, whole.slice(4))
-    with pytest.raises(ArtifactError, match=r"hold 5 rows, expected one for each of the 6 images.*were removed"):
-        run_stage(derive, settings, inputs(bench), bench.store, Runtime.quiet())
-    assert run_stage(derive, settings, inputs(bench), bench.store, Runtime.quiet()).manifest.rows == {"val": 6}
+    # Sealed as the part's own: only its content tells.
+    for part, rows in ((first, whole.slice(1, 3)), (second, whole.slice(4))):
+        with sealing(part.path, part.holds) as folder:
+            write_table(folder / "rows.parquet", rows)
+    with pytest.raises(ArtifactError, match=r"is damaged \(it holds \d rows, expected .* \d images\).*removed"):
+        run_stage(derive, settings, inputs(bench), bench.store, Runtime.quiet(), force=True)
+    assert not (first.is_finished and second.is_finished)
 
 
-def test_run__damaged_part__is_refused_and_removed(bench: Bench) -> None:
-    settings = config(bench, splits=("val",), batch_size=5)
+@pytest.mark.parametrize("damage", ["flipped", "truncated", "gone", "pipe", "more", "swapped", "other run"])
+@pytest.mark.parametrize("name", ["rows.parquet", "seal.json"])
+def test_run__damaged_part__is_dropped_and_computed_again(
+    bench: Bench, caplog: pytest.LogCaptureFixture, name: str, damage: str
+) -> None:
+    settings = config(bench, splits=("train",), batch_size=1, part_images=2)
+    expected = run_stage(derive, settings, inputs(bench), bench.store, Runtime.quiet())
     planned = plan(settings, inputs(bench), bench.store, Runtime.quiet())
-    parts = plan_parts(settings, planned.subject, bench.store.run_dir(planned.action.digest))
-    parts[0].file.write_bytes(b"no parquet")
-    with pytest.raises(ArtifactError, match=r"Cannot read a table .*The parts were removed"):
-        run_stage(derive, settings, inputs(bench), bench.store, Runtime.quiet())
-    assert not parts[0].file.exists()
+    folder = bench.store.run_dir(planned.action.digest)
+    parts = plan_parts(settings, planned.subject, folder)
+    planned.work(folder)
+    file = parts[0].path / name
+    content = bytearray(file.read_bytes())
+    if damage in ("swapped", "other run"):
+        shutil.rmtree(parts[0].path)
+        shutil.copytree(parts[1].path, parts[0].path)
+        if damage == "other run":
+            shutil.rmtree(parts[0].path)
+            strange = dataclasses.replace(parts[0], folder=folder.with_name("other"))
+            with sealing(parts[0].path, strange.holds) as made:
+                shutil.copy(parts[1].path / "rows.parquet", made)
+    elif damage == "more":
+        (parts[0].path / "more").write_bytes(b"")
+    elif damage == "flipped":
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    elif damage == "truncated":
+        file.write_bytes(content[:-1])
+    else:
+        file.unlink()
+        if damage == "pipe":
+            os.mkfifo(file)
+    again = run_stage(derive, settings, inputs(bench), bench.store, Runtime.quiet(), force=True)
+    assert f"The finished part {parts[0].path} is damaged (" in caplog.text
+    assert again.digest == expected.digest
 
 
 def test_run__parent_of_other_categories__is_refused(bench: Bench) -> None:

@@ -26,7 +26,7 @@ from ecocli.scoring.evaluation_tables import CLASS_COLUMNS, IMAGE_COLUMNS, class
 from ecocli.scoring.instance_truth import read_instance_truth
 from ecocli.scoring.part_scorer import ScoringOptions
 from ecocli.scoring.predictions_file import pack_predictions
-from ecocli.scoring.scored_dataset import ScoringTask, score_dataset
+from ecocli.scoring.scored_dataset import ScoringTask, predicted_maps, score_dataset
 from ecocli.scoring.scores import PartScores
 from ecocli.scoring.timing import time_choices
 from ecocli.stages.evaluate.subject import EvaluationSubject
@@ -138,7 +138,7 @@ def _report(
     lead = None if gate is None else gate_lead(table, gate, config.bootstrap_replicates, config.seed)
     files: dict[str, Path | bytes] = dict(_tables(subject, scores, table, rows, metrics, folder))
     if config.predictions:
-        files["predictions.zip"] = pack_predictions(subject.dataset, scores, folder)
+        files["predictions.zip"] = pack_predictions(subject.dataset, scores, predicted_maps(task, folder), folder)
     return _summary(config, subject, table, rows, metrics, lead), files
 
 

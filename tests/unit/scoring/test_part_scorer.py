@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor
 from ecocli.config.dataset import ResizeConfig
 from ecocli.data.images import read_picture
 from ecocli.data.panoptic import PanopticDataset, RecordTable, decode_id_map
-from ecocli.errors import ArtifactError, InterruptedRunError
+from ecocli.errors import InterruptedRunError
 from ecocli.inference.postprocess import instance_inference, semantic_map
 from ecocli.inference.predictor import ExitGate, predict_exits, predict_gated
 from ecocli.metrics.panoptic_quality import count_panoptic_image, image_pq, panoptic_quality, sum_counts
@@ -27,7 +28,7 @@ from ecocli.scoring.batches import LabelledBatch, load_batch
 from ecocli.scoring.part_scorer import PartScorer, ScoringOptions
 from ecocli.scoring.predictions_file import pack_predictions, unpack_predictions
 from ecocli.scoring.score_exits import derive_rows
-from ecocli.scoring.scored_dataset import ScoringTask, score_dataset
+from ecocli.scoring.scored_dataset import ScoringTask, predicted_maps, score_dataset
 from ecocli.scoring.scores import PartScores, instance_images, load_part, save_part
 
 KEEP = ResizeConfig()
@@ -159,7 +160,7 @@ def test_score_dataset__two_processes__score_like_one(scene: Scene, scores: Part
             object.__setattr__(runtime, field.name, half if field.name == "world" else getattr(quiet, field.name))
         found = scored_dataset.score_dataset(scene.task, tmp_path, runtime)
     assert found is not None
-    assert len(list(tmp_path.glob("part-*.npz"))) == 2
+    assert len(list(tmp_path.glob("part-*"))) == 2
     for one, two in zip(arrays_of(scores), arrays_of(found), strict=True):
         assert np.array_equal(one, two)
 
@@ -169,7 +170,7 @@ def test_score_dataset__stopped_after_the_first_part__goes_on_without_scoring_it
 ) -> None:
     runtime = Runtime.quiet()
     runtime.stop.request("SIGTERM")
-    with pytest.raises(InterruptedRunError, match=r"Stopped by SIGTERM after 1 of 2 parts .* goes on from here"):
+    with pytest.raises(InterruptedRunError, match=r"Stopped by SIGTERM after 1 of 2 parts .* resumes from here"):
         score_dataset(scene.task, tmp_path, runtime)
     scored: list[int] = []
     original = PartScorer.add
@@ -192,19 +193,28 @@ def test_save_part__and_load__keeps_every_array(scores: PartScores, tmp_path: Pa
     assert [path.name for path in tmp_path.iterdir()] == ["part.npz"]
 
 
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "emptied"])
-def test_score_dataset__damaged_part__is_removed_and_scored_again(
-    scene: Scene, scores: PartScores, tmp_path: Path, damage: str
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "emptied", "gone", "swapped"])
+@pytest.mark.parametrize("name", ["scores.npz", "0.png", "seal.json"])
+def test_score_dataset__damaged_part__is_dropped_and_scored_again(
+    scene: Scene, scores: PartScores, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str, name: str
 ) -> None:
     score_dataset(scene.task, tmp_path, Runtime.quiet())
-    part = sorted(tmp_path.glob("part-*.npz"))[0]
-    content = bytearray(part.read_bytes())
-    content[len(content) // 2] ^= 255
-    part.write_bytes({"truncated": content[:-100], "flipped": bytes(content), "emptied": b""}[damage])
-    with pytest.raises(ArtifactError, match=rf"The finished part {part} of the evaluation is damaged \(.*removed"):
-        score_dataset(scene.task, tmp_path, Runtime.quiet())
+    first, second = sorted(tmp_path.glob("part-*"))
+    file = first / name
+    content = bytearray(file.read_bytes())
+    if damage == "gone":
+        file.unlink()
+    elif damage == "swapped":
+        # A part that is intact in itself, in the place of another one.
+        shutil.rmtree(first)
+        shutil.copytree(second, first)
+    else:
+        flipped = bytes(content[: len(content) // 2] + bytes([content[len(content) // 2] ^ 1]))
+        flipped += bytes(content[len(flipped) :])
+        file.write_bytes({"truncated": bytes(content[:-1]), "flipped": flipped, "emptied": b""}[damage])
     again = score_dataset(scene.task, tmp_path, Runtime.quiet())
     assert again is not None
+    assert f"The finished part {first} is damaged (" in caplog.text
     for one, two in zip(arrays_of(scores), arrays_of(again), strict=True):
         assert np.array_equal(one, two)
 
@@ -265,9 +275,12 @@ def test_instance_images__view_per_image__takes_each_images_own(scores: PartScor
 def test_pack_predictions__gate__gives_maps_and_segments_that_count_like_the_gate(scene: Scene, tmp_path: Path) -> None:
     scores = score_dataset(scene.task, tmp_path, Runtime.quiet())
     assert scores is not None
-    archive = pack_predictions(scene.dataset, scores, tmp_path)
+    maps = predicted_maps(scene.task, tmp_path)
+    archive = pack_predictions(scene.dataset, scores, maps, tmp_path)
     first_bytes = archive.read_bytes()
-    json_path = unpack_predictions(pack_predictions(scene.dataset, scores, tmp_path), tmp_path / "out")
+    json_path = unpack_predictions(
+        pack_predictions(scene.dataset, scores, predicted_maps(scene.task, tmp_path), tmp_path), tmp_path / "out"
+    )
     assert archive.read_bytes() == first_bytes
     entries = json.loads(json_path.read_text())["annotations"]
     assert [entry["image_id"] for entry in entries] == [int(r.image_id) for r in scene.dataset.records]
@@ -294,11 +307,11 @@ def test_pack_predictions__maps_of_one_name_in_two_folders__stay_apart(scene: Sc
         dataclasses.replace(record, panoptic_name=f"{record.image_id}/map.png") for record in scene.dataset.records
     ]
     dataset = dataclasses.replace(scene.dataset, records=RecordTable(nested))
-    json_path = unpack_predictions(pack_predictions(dataset, scores, tmp_path), tmp_path / "out")
+    maps = predicted_maps(scene.task, tmp_path)
+    json_path = unpack_predictions(pack_predictions(dataset, scores, maps, tmp_path), tmp_path / "out")
     entries = json.loads(json_path.read_text())["annotations"]
     for position, entry in enumerate(entries):
-        written = tmp_path / "predictions" / f"{position}.png"
-        assert (json_path.parent / "panoptic_pred" / entry["file_name"]).read_bytes() == written.read_bytes()
+        assert (json_path.parent / "panoptic_pred" / entry["file_name"]).read_bytes() == maps[position].read_bytes()
 
 
 @dataclasses.dataclass(frozen=True)
