@@ -209,7 +209,7 @@ def _train(
     from ecocli.data.training import TrainingDataset
     from ecocli.training.curves import draw_loss_curve
     from ecocli.training.loop import Trainer
-    from ecocli.training.metrics_log import read_metrics
+    from ecocli.training.metrics_log import parse_metrics
 
     samples = TrainingDataset(
         data.training, config.dataset.augmentation, config.seed, cache=config.dataset.cache_images
@@ -238,8 +238,8 @@ def _train(
     write_tensors(weights, result.weights)
     files: dict[str, Path | bytes] = {
         WEIGHTS_FILE: weights,
-        "metrics.jsonl": result.metrics,
-        "loss.png": draw_loss_curve(read_metrics(result.metrics)),
+        "metrics.jsonl": result.metrics.encode(),
+        "loss.png": draw_loss_curve(parse_metrics(result.metrics)),
     }
     return Made(manifest, files, provenance)
 

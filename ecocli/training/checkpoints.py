@@ -1,33 +1,31 @@
 """Saved states of an unfinished run: complete or absent, verified on reading, the last two kept.
 
-A state is a folder ``state-<step>`` with one safetensors file per group of tensors and ``state.json``, which holds
-everything else and the SHA-256 of each file. It is written under another name and renamed when all of it is on
-the disk. A damaged state is never used: the one before it is, and the run repeats the steps between.
+A state is a sealed folder ``state-<step>`` (``ecocli.runtime.files``) with one safetensors file per group of tensors,
+``values.json`` and the metrics up to this step. A damaged state is never used: the one before it is, and the run
+repeats the steps between.
 """
 
-import contextlib
-import hashlib
 import json
 import logging
-import os
 import re
 import shutil
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ecocli.errors import UsageError
+from ecocli.runtime.files import check_seal, drop_unfinished, sealing
 
 KEPT_STATES = 2
 
 _NAME = re.compile(r"state-(\d{9,})")
-_UNFINISHED = ".saving-"
+_VALUES, _METRICS, _EVALUATION = "values.json", "metrics.jsonl", "evaluation-"
 _log = logging.getLogger(__name__)
 
 
@@ -39,11 +37,13 @@ class RunState:
         step: Steps done.
         tensors: Tensors by group, such as ``model``, and name.
         values: Everything else, as JSON data.
+        metrics: Lines of the metrics up to this step.
     """
 
     step: int
     tensors: Mapping[str, Mapping[str, Tensor]]
     values: Mapping[str, Any]
+    metrics: str = ""
 
 
 def save_state(folder: Path, state: RunState) -> Path:
@@ -62,85 +62,90 @@ def save_state(folder: Path, state: RunState) -> Path:
     target = folder / f"state-{state.step:09d}"
     if target.is_dir():
         return target
-    unfinished = folder / f"{_UNFINISHED}{uuid.uuid4().hex}"
+    drop_unfinished(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for left in folder.glob(f"{_UNFINISHED}*"):
-            shutil.rmtree(left, ignore_errors=True)
-        unfinished.mkdir()
-        digests = {}
-        for group, tensors in state.tensors.items():
-            path = unfinished / f"{group}.safetensors"
-            plain = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
-            save_file({name: tensor.contiguous() for name, tensor in plain.items()}, path)
-            digests[group] = _sync_and_digest(path)
-        description = {"step": state.step, "values": state.values, "files": digests}
-        (unfinished / "state.json").write_text(json.dumps(description, sort_keys=True, indent=1))
-        _sync_and_digest(unfinished / "state.json")
-        unfinished.rename(target)
-        _sync_folder(folder)
-    except OSError as error:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        with sealing(target, _holds(target)) as place:
+            for group, tensors in state.tensors.items():
+                plain = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+                _save(place / f"{group}.safetensors", {name: tensor.contiguous() for name, tensor in plain.items()})
+            (place / _VALUES).write_text(json.dumps(state.values, sort_keys=True, indent=1))
+            (place / _METRICS).write_text(state.metrics)
+    except UsageError as error:
         raise UsageError(
-            f"The state after step {state.step} could not be saved in {folder} ({error.strerror or error}). Make room "
-            "there or name another store with --store; the same command goes on from the state saved before."
+            f"The state after step {state.step} could not be saved. {error} The same command resumes from the state "
+            "saved before."
         ) from error
     for _, old in _saved(folder)[KEPT_STATES:]:
         shutil.rmtree(old, ignore_errors=True)
     return target
 
 
+def _save(path: Path, tensors: dict[str, Tensor]) -> None:
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:
+        # It wraps what the file system said, number included, into its text.
+        found = re.search(r"os error (\d+)", str(error))
+        raise OSError(int(found[1]) if found else 0, str(error)) from error
+
+
 def load_state(folder: Path) -> RunState | None:
-    """Read the latest state that is intact; None where there is none."""
+    """Read the latest state that is intact, and remove those that are not; None where there is none."""
     for step, path in _saved(folder):
         try:
             return _read(path, step)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            _log.warning("The saved state %s is damaged (%s) and not used.", path, error)
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            _log.warning("The saved state %s is damaged (%s). It is dropped and computed again.", path, error)
+            shutil.rmtree(path, ignore_errors=True)
     return None
+
+
+def save_evaluation(folder: Path, step: int, line: str) -> None:
+    """Keep the line of an evaluation that was done after the state of its step was saved.
+
+    Raises:
+        UsageError: The file system refuses.
+    """
+    target = folder / f"{_EVALUATION}{step:09d}"
+    earlier = list(folder.glob(f"{_EVALUATION}*"))
+    if target not in earlier:
+        with sealing(target, _holds(target)) as place:
+            (place / _METRICS).write_text(line)
+    for path in earlier:
+        if path != target:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def load_evaluation(folder: Path, step: int) -> str:
+    """Return what ``save_evaluation`` kept of this step, removed if it is damaged; empty where there is nothing."""
+    path = folder / f"{_EVALUATION}{step:09d}"
+    if not path.exists():
+        return ""
+    try:
+        check_seal(path, _holds(path))
+        return (path / _METRICS).read_text()
+    except (OSError, ValueError) as error:
+        _log.warning("The evaluation %s is damaged (%s). It is dropped and computed again.", path, error)
+        shutil.rmtree(path, ignore_errors=True)
+        return ""
 
 
 def _saved(folder: Path) -> list[tuple[int, Path]]:
     """List complete states, the latest first."""
     if not folder.is_dir():
         return []
-    found = [(_NAME.fullmatch(path.name), path) for path in folder.iterdir()]
+    found = [(_NAME.fullmatch(path.name), path) for path in folder.iterdir() if path.is_dir()]
     return sorted(((int(match[1]), path) for match, path in found if match), reverse=True)
 
 
+def _holds(path: Path) -> str:
+    return f"{path.parent.name}/{path.name}"
+
+
 def _read(path: Path, step: int) -> RunState:
-    description = json.loads((path / "state.json").read_text())
-    if description["step"] != step:
-        raise ValueError(f"it is of step {description['step']}, expected {step}")
-    tensors = {}
-    for group, expected in description["files"].items():
-        file = path / f"{group}.safetensors"
-        found = _digest(file)
-        if found != expected:
-            raise ValueError(f"{file.name} has SHA-256 {found}, expected {expected}")
-        tensors[group] = load_file(file)
-    return RunState(step, tensors, description["values"])
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync_and_digest(path: Path) -> str:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-    return _digest(path)
-
-
-def _sync_folder(folder: Path) -> None:
-    # Some network file systems refuse to sync a folder; the rename is then as durable as they make it.
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    check_seal(path, _holds(path))
+    tensors = {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))}
+    return RunState(step, tensors, json.loads((path / _VALUES).read_text()), (path / _METRICS).read_text())
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> dict[str, Tensor]:

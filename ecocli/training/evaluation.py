@@ -97,7 +97,7 @@ class PeriodicEvaluation:
         values = name_qualities(found)
         line = nest_values(step, values)
         line["evaluation"] |= {"split": self._split, "images": images}
-        self._state.metrics.write(line)
+        self._state.record_evaluation(line)
         for tracker in trackers:
             tracker.write(step, values)
         self._log.info("step %d: %s (%.1f s)", step, describe_qualities(found, images), seconds)

@@ -61,14 +61,14 @@ class TrainingResult:
 
     Attributes:
         weights: The model's state dict, averaged if asked for.
-        metrics: The metrics file.
+        metrics: The lines of the metrics; empty on other processes than the main one.
         first_step: Step this process started from.
         seconds: Time this process trained, without the runs it resumed and without evaluations.
         evaluation_seconds: Time it evaluated the exits in between.
     """
 
     weights: dict[str, Tensor]
-    metrics: Path
+    metrics: str
     first_step: int
     seconds: float
     evaluation_seconds: float
@@ -202,7 +202,7 @@ class Trainer:
                 self._evaluate_if_due(trackers)
         evaluation_seconds = 0.0 if self._evaluation is None else self._evaluation.seconds
         return TrainingResult(
-            state.weights(), state.metrics.path, first, self._training_seconds(start_s), evaluation_seconds
+            state.weights(), state.metrics.text, first, self._training_seconds(start_s), evaluation_seconds
         )
 
     def _training_seconds(self, start_s: float) -> float:

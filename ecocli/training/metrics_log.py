@@ -11,10 +11,11 @@ Where the exits are evaluated in between, each evaluation is a line of its own: 
 """
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from ecocli.runtime.files import storage_errors, write_bytes
 
 
 class MetricsWindow:
@@ -49,41 +50,45 @@ class MetricsWindow:
 
 
 class MetricsLog:
-    """The file ``metrics.jsonl`` of a run."""
+    """The metrics of a run, kept here; the file ``metrics.jsonl`` shows them meanwhile.
+
+    What becomes content is ``text``, never the file: that one may be damaged, or written by a second process where
+    locks do not work.
+    """
 
     def __init__(self, path: Path) -> None:
         """Name the file; nothing is written yet."""
         self.path = path
+        self.text = ""
 
-    def resume(self, step: int) -> None:
-        """Keep the lines up to a step; what a killed run wrote after its last saved state is repeated."""
-        kept = [line for line in read_metrics(self.path) if line["step"] <= step] if self.path.exists() else []
-        unfinished = self.path.with_suffix(".tmp")
-        unfinished.write_text("".join(_encode(line) for line in kept))
-        unfinished.replace(self.path)
+    def resume(self, text: str) -> None:
+        """Start with the lines that the saved state holds; what a killed run wrote after it is repeated."""
+        self.text = text
+        write_bytes(self.path, text.encode(), self.path.parent)
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """All lines."""
+        return parse_metrics(self.text)
 
     def holds_evaluation(self, step: int) -> bool:
         """Whether the exits were evaluated after this step."""
-        return any(line["step"] == step for line in evaluation_lines(read_metrics(self.path)))
+        return any(line["step"] == step for line in evaluation_lines(self.lines))
 
     def write(self, line: dict[str, Any]) -> None:
-        """Append a line."""
-        with self.path.open("a") as file:
-            file.write(_encode(line))
+        """Append a line.
 
-    def sync(self) -> None:
-        """Wait until the lines are on the disk; to be called before the state of the same step is saved."""
-        with self.path.open("a") as file:
-            os.fsync(file.fileno())
+        Raises:
+            UsageError: The file system refuses.
+        """
+        self.text += encode_line(line)
+        with storage_errors(self.path), self.path.open("a") as file:
+            file.write(encode_line(line))
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read the complete lines of a metrics file; a last one that a kill cut off is left out."""
-    lines = []
-    for text in path.read_text().splitlines(keepends=True):
-        if text.endswith("\n"):
-            lines.append(json.loads(text))
-    return lines
+def parse_metrics(text: str) -> list[dict[str, Any]]:
+    """Read the lines of a metrics file."""
+    return [json.loads(line) for line in text.splitlines()]
 
 
 def loss_lines(lines: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -108,5 +113,6 @@ def nest_values(step: int, values: dict[str, float]) -> dict[str, Any]:
     return line
 
 
-def _encode(line: dict[str, Any]) -> str:
+def encode_line(line: dict[str, Any]) -> str:
+    """Return a line as the file holds it."""
     return json.dumps(line, sort_keys=True) + "\n"

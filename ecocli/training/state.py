@@ -5,15 +5,25 @@ It saves itself to the run's folder and takes up what lies there. Only the main 
 
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ecocli.config.train_parent import TrainParentConfig
 from ecocli.runtime.distributed import World
-from ecocli.training.checkpoints import RunState, load_optimizer_tensors, load_state, optimizer_tensors, save_state
+from ecocli.runtime.files import make_directory
+from ecocli.training.checkpoints import (
+    RunState,
+    load_evaluation,
+    load_optimizer_tensors,
+    load_state,
+    optimizer_tensors,
+    save_evaluation,
+    save_state,
+)
 from ecocli.training.ema import WeightAverage
-from ecocli.training.metrics_log import MetricsLog, MetricsWindow
+from ecocli.training.metrics_log import MetricsLog, MetricsWindow, encode_line
 from ecocli.training.optimizer import build_optimizer, group_parameters, set_learning_rate
 
 
@@ -79,15 +89,24 @@ class TrainingState:
             self.window = MetricsWindow(state.values["window"])
             self.step = self.saved_step = state.step
         if self._world.is_main:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self.metrics.resume(self.step)
+            make_directory(self._folder)
+            self.metrics.resume("" if found is None else found.metrics + load_evaluation(self._folder, found.step))
         self._world.barrier()
+
+    def record_evaluation(self, line: dict[str, Any]) -> None:
+        """Write the line of an evaluation after ``step``, and keep it should the run go on from the state of this step.
+
+        Raises:
+            UsageError: The file system refuses.
+        """
+        self.metrics.write(line)
+        if self.saved_step == self.step:
+            save_evaluation(self._folder, self.step, encode_line(line))
 
     def save(self) -> Path:
         """Save the state after ``step`` and return where it lies."""
         path = self._folder
         if self._world.is_main:
-            self.metrics.sync()
             tensors = {
                 "model": self._model.state_dict(),
                 "optimizer": optimizer_tensors(self.optimizer, self._names),
@@ -95,7 +114,7 @@ class TrainingState:
             if self._average is not None:
                 tensors["average"] = self._average.state_dict()
             values = {"scaler": self._scaler.state_dict(), "window": self.window.state()}
-            path = save_state(self._folder, RunState(self.step, tensors, values))
+            path = save_state(self._folder, RunState(self.step, tensors, values, self.metrics.text))
         self.saved_step = self.step
         return path
 

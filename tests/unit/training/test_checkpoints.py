@@ -1,4 +1,6 @@
 import logging
+import socket
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -27,7 +29,10 @@ def test_save_state__read_back__same_values_and_bits(tmp_path: Path) -> None:
 
 
 def test_save_state__many__keeps_last_two_and_nothing_else(tmp_path: Path) -> None:
-    (tmp_path / ".saving-killed").mkdir()
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    left = tmp_path / f".unfinished-{socket.gethostname()}-{dead.pid}-0123"
+    left.mkdir()
     for step in (1, 2, 3, 12):
         save_state(tmp_path, state_after(step))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["state-000000003", "state-000000012"]
@@ -38,9 +43,9 @@ def test_save_state__many__keeps_last_two_and_nothing_else(tmp_path: Path) -> No
 
 def test_save_state__same_step_again__keeps_the_first(tmp_path: Path) -> None:
     first = save_state(tmp_path, state_after(3))
-    before = (first / "state.json").stat().st_mtime_ns
+    before = (first / "values.json").stat().st_mtime_ns
     assert save_state(tmp_path, state_after(3)) == first
-    assert (first / "state.json").stat().st_mtime_ns == before
+    assert (first / "values.json").stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "json", "step"])
@@ -58,7 +63,7 @@ def test_load_state__latest_damaged__warns_and_takes_the_one_before(
     elif damage == "remove":
         weights.unlink()
     elif damage == "json":
-        (latest / "state.json").write_text("{")
+        (latest / "values.json").write_text("{")
     else:
         latest.rename(tmp_path / "state-000000005")
     with caplog.at_level(logging.WARNING):
@@ -70,11 +75,11 @@ def test_load_state__latest_damaged__warns_and_takes_the_one_before(
 
 def test_load_state__nothing_there__none(tmp_path: Path) -> None:
     assert load_state(tmp_path / "missing") is None
-    (tmp_path / ".saving-killed").mkdir()
+    (tmp_path / ".unfinished-host-1-0123").mkdir()
     assert load_state(tmp_path) is None
 
 
 def test_save_state__folder_cannot_be_made__says_where(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
-    with pytest.raises(UsageError, match=r"state after step 4 could not be saved in .*taken"):
+    with pytest.raises(UsageError, match=r"state after step 4 could not be saved\. Cannot write .*taken"):
         save_state(tmp_path / "taken", state_after(4))

@@ -19,7 +19,7 @@ from ecocli.runtime.context import Runtime
 from ecocli.training import loop
 from ecocli.training.evaluation import ExitEvaluator, describe_qualities, name_qualities
 from ecocli.training.loop import Trainer, TrainingResult
-from ecocli.training.metrics_log import evaluation_lines, loss_lines, read_metrics
+from ecocli.training.metrics_log import evaluation_lines, loss_lines, parse_metrics
 
 UNDEFINED = Quality(None, None, None, 0)
 
@@ -71,7 +71,7 @@ def test_judge__the_protocol__met() -> None:
 
 
 def test_run__every_second_of_five_steps__lines_of_their_own_after_the_losses(tmp_path: Path) -> None:
-    lines = read_metrics(train(tmp_path, evaluating(), Judge()).metrics)
+    lines = parse_metrics(train(tmp_path, evaluating(), Judge()).metrics)
     assert [("evaluation" in line, line["step"]) for line in lines] == [
         (False, 1),
         (False, 2),
@@ -94,7 +94,7 @@ def test_run__every_second_of_five_steps__lines_of_their_own_after_the_losses(tm
 def test_run__evaluated_or_not__same_bits_and_same_losses(tmp_path: Path) -> None:
     on, off = train(tmp_path / "on", evaluating(1), Judge()), train(tmp_path / "off", evaluating(0), None)
     assert all(torch.equal(on.weights[name], off.weights[name]) for name in off.weights)
-    assert loss_lines(read_metrics(on.metrics)) == read_metrics(off.metrics)
+    assert loss_lines(parse_metrics(on.metrics)) == parse_metrics(off.metrics)
     assert off.evaluation_seconds == 0.0
     assert 0.0 < on.evaluation_seconds < on.seconds
 
@@ -110,7 +110,7 @@ def test_run__evaluated__the_weights_an_artifact_of_that_step_holds(tmp_path: Pa
 
 def test_run__zero_steps__nothing_evaluated(tmp_path: Path) -> None:
     judge = Judge()
-    assert read_metrics(train(tmp_path, evaluating(1, steps=0), judge).metrics) == []
+    assert parse_metrics(train(tmp_path, evaluating(1, steps=0), judge).metrics) == []
     assert judge.seen == []
 
 
@@ -126,7 +126,7 @@ def test_run__killed_while_evaluating__same_bytes_as_undisturbed(
     resumed = train(tmp_path / "killed", config, Judge())
     due = (2, 4, 5)[number - 1]
     assert resumed.first_step == (5 if due == 5 else due - due % checkpoint_every)
-    assert resumed.metrics.read_bytes() == undisturbed.metrics.read_bytes()
+    assert resumed.metrics == undisturbed.metrics
     assert all(torch.equal(resumed.weights[name], tensor) for name, tensor in undisturbed.weights.items())
 
 
@@ -143,12 +143,15 @@ def test_run__signal_while_evaluating__state_saved_and_evaluation_made_up(tmp_pa
         match=rf"SIGTERM stopped the evaluation after step {due} of 5\. The state is saved in .*same",
     ):
         train(stopped, config, Judge(stop_at=number), runtime)
-    assert [line["step"] for line in evaluation_lines(read_metrics(stopped / "metrics.jsonl"))] == [2, 4][: number - 1]
+    assert [line["step"] for line in evaluation_lines(parse_metrics((stopped / "metrics.jsonl").read_text()))] == [
+        2,
+        4,
+    ][: number - 1]
     judge = Judge()
     resumed = train(stopped, config, judge)
     assert resumed.first_step == due
     assert len(judge.seen) == 4 - number
-    assert resumed.metrics.read_bytes() == undisturbed.metrics.read_bytes()
+    assert resumed.metrics == undisturbed.metrics
 
 
 def test_run__evaluated_before_the_interruption__not_again(tmp_path: Path) -> None:
@@ -191,7 +194,7 @@ def test_run__trackers_and_log__told_of_every_exit(
     runtime = dataclasses.replace(Runtime.quiet(), log=logging.getLogger("test"))
     with caplog.at_level(logging.INFO, "test"):
         result = train(tmp_path, evaluating(steps=2), Judge(), runtime)
-    (line,) = evaluation_lines(read_metrics(result.metrics))
+    (line,) = evaluation_lines(parse_metrics(result.metrics))
     step, values = recorder.values[-1]
     assert step == 2
     assert values["evaluation.exits.3.pq"] == line["evaluation"]["exits"]["3"]["pq"]

@@ -19,7 +19,7 @@ from ecocli.runtime.interrupt import StopFlag
 from ecocli.training import loop
 from ecocli.training.batches import SampleSource
 from ecocli.training.loop import Trainer, TrainingResult
-from ecocli.training.metrics_log import read_metrics
+from ecocli.training.metrics_log import parse_metrics
 
 
 def train(
@@ -45,7 +45,7 @@ def assert_same_bits(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
 
 
 def losses_of(result: TrainingResult) -> list[float]:
-    return [line["loss"] for line in read_metrics(result.metrics)]
+    return [line["loss"] for line in parse_metrics(result.metrics)]
 
 
 class StopsAfter(DrawnSamples):
@@ -65,7 +65,7 @@ class StopsAfter(DrawnSamples):
 
 def test_run__few_images_many_steps__every_exit_learns(tmp_path: Path) -> None:
     config = tiny_config(steps=40, batch_size=2, log_every=5, execution={"checkpoint_every": 100})
-    lines = read_metrics(train(tmp_path, config, DrawnSamples(2)).metrics)
+    lines = parse_metrics(train(tmp_path, config, DrawnSamples(2)).metrics)
     assert [line["step"] for line in lines] == [5, 10, 15, 20, 25, 30, 35, 40]
     for depth in ("1", "2", "3"):
         assert lines[-1]["exits"][depth]["loss"] < 0.7 * lines[0]["exits"][depth]["loss"]
@@ -112,7 +112,7 @@ def test_run__ends_or_is_stopped__trackers_are_closed_with_the_first_step_told(
 def test_run__reported_losses__add_up_to_the_total(tmp_path: Path) -> None:
     # Eq. 3: total = sum of alpha_k times the loss of exit k.
     config = tiny_config(steps=1, alpha=[1.0, 2.0, 5.0])
-    (line,) = read_metrics(train(tmp_path, config).metrics)
+    (line,) = parse_metrics(train(tmp_path, config).metrics)
     parts = [line["exits"][str(depth)]["loss"] for depth in (1, 2, 3)]
     assert line["loss"] == pytest.approx(parts[0] + 2 * parts[1] + 5 * parts[2], rel=1e-5)
 
@@ -124,7 +124,7 @@ def test_run__accumulated_parts__equal_the_big_batch(tmp_path: Path, count: int)
     parts = train(tmp_path / "parts", tiny_config(steps=2, execution={"accumulation": count}), samples)
     assert losses_of(parts) == pytest.approx(losses_of(whole), rel=1e-5)
     # From the second step on a rounding difference may choose another uncertain point.
-    first_norms = [read_metrics(result.metrics)[0]["grad_norm"] for result in (whole, parts)]
+    first_norms = [parse_metrics(result.metrics)[0]["grad_norm"] for result in (whole, parts)]
     assert first_norms[1] == pytest.approx(first_norms[0], rel=1e-5)
 
 
@@ -166,7 +166,7 @@ def test_run__stopped_and_resumed__same_bits_as_undisturbed(
     resumed = train(tmp_path / "stopped", config)
     assert resumed.first_step == stopped_at
     assert_same_bits(resumed.weights, undisturbed.weights)
-    assert resumed.metrics.read_bytes() == undisturbed.metrics.read_bytes()
+    assert resumed.metrics == undisturbed.metrics
 
 
 def test_run__latest_state_damaged__repeats_steps_to_the_same_bits(tmp_path: Path) -> None:
@@ -221,13 +221,13 @@ def test_run__deepest_first__its_steps_are_those_of_a_model_with_one_exit(tmp_pa
     alone = train(tmp_path / "alone", tiny_config(steps=2, exit_depths=[3]))
     first = load_file(tmp_path / "both" / "state-000000002" / "model.safetensors")
     assert_same_bits(first, alone.weights)
-    trained = [sorted(line["exits"]) for line in read_metrics(both.metrics)]
+    trained = [sorted(line["exits"]) for line in parse_metrics(both.metrics)]
     assert trained == [["3"], ["3"], ["1", "3"], ["1", "3"]]
 
 
 def test_run__no_object_in_any_image__every_parameter_but_masks_learns(tmp_path: Path) -> None:
     result = train(tmp_path, tiny_config(steps=1), DrawnSamples(1, empty=0))
-    (line,) = read_metrics(result.metrics)
+    (line,) = parse_metrics(result.metrics)
     assert line["exits"]["1"]["mask"] == 0.0
     assert line["exits"]["1"]["class"] > 0.0
 
@@ -273,8 +273,8 @@ def test_run__gradient_not_finite__changes_nothing(tmp_path: Path, monkeypatch: 
 
 def test_run__float16_gradient_overflows__leaves_steps_out_and_goes_on(tmp_path: Path) -> None:
     result = train(tmp_path, tiny_config(steps=2, precision="float16"))
-    scale = json.loads((tmp_path / "state-000000002" / "state.json").read_text())["values"]["scaler"]["scale"]
-    lines = read_metrics(result.metrics)
+    scale = json.loads((tmp_path / "state-000000002" / "values.json").read_text())["scaler"]["scale"]
+    lines = parse_metrics(result.metrics)
     # The first scale, 65536, is far too large for these losses: each step out is half a scale.
     assert ["grad_norm" in line for line in lines] == [False, False]
     assert scale == 65536 / 4

@@ -6,7 +6,6 @@ from ecocli.training.metrics_log import (
     evaluation_lines,
     loss_lines,
     nest_values,
-    read_metrics,
 )
 
 
@@ -33,29 +32,30 @@ def test_nest_values__dotted_names__nested_by_exit() -> None:
     assert found == {"step": 5, "loss": 1.0, "exits": {"2": {"loss": 2.0, "dice": 3.0}}}
 
 
-def test_resume__lines_after_the_saved_step_and_a_cut_one__dropped(tmp_path: Path) -> None:
+def test_resume__file_changed_since_the_state__the_states_lines_alone(tmp_path: Path) -> None:
     log = MetricsLog(tmp_path / "metrics.jsonl")
-    log.resume(0)
-    for step in (1, 2, 3):
+    log.resume("")
+    for step in (1, 2):
         log.write({"step": step, "loss": 0.1 * step})
-    log.sync()
-    with log.path.open("a") as file:
-        file.write('{"step": 4, "lo')
-    assert [line["step"] for line in read_metrics(log.path)] == [1, 2, 3]
-    log.resume(2)
+    saved = log.text
+    log.write({"step": 3, "loss": 0.3})
+    log.path.write_text('\n{"step": 1, "loss": 9.0}\n{"step": 4, "lo')
+    log = MetricsLog(log.path)
+    log.resume(saved)
     log.write({"step": 3, "loss": 7.0})
-    assert log.path.read_text() == ('{"loss": 0.1, "step": 1}\n{"loss": 0.2, "step": 2}\n{"loss": 7.0, "step": 3}\n')
+    expected = '{"loss": 0.1, "step": 1}\n{"loss": 0.2, "step": 2}\n{"loss": 7.0, "step": 3}\n'
+    assert log.path.read_text() == log.text == expected
 
 
 def test_resume__nothing_there__empty_file(tmp_path: Path) -> None:
     log = MetricsLog(tmp_path / "metrics.jsonl")
-    log.resume(0)
+    log.resume("")
     assert log.path.read_text() == ""
 
 
 def test_holds_evaluation__loss_and_evaluation_lines__told_apart(tmp_path: Path) -> None:
     log = MetricsLog(tmp_path / "metrics.jsonl")
-    log.resume(0)
+    log.resume("")
     assert not log.holds_evaluation(2)
     loss = nest_values(2, {"loss": 1.0, "exits.3.loss": 2.0})
     evaluation = nest_values(2, {"evaluation.exits.3.pq": 0.5})
@@ -64,10 +64,5 @@ def test_holds_evaluation__loss_and_evaluation_lines__told_apart(tmp_path: Path)
     log.write(evaluation)
     assert log.holds_evaluation(2)
     assert not log.holds_evaluation(1)
-    lines = read_metrics(log.path)
+    lines = log.lines
     assert (loss_lines(lines), evaluation_lines(lines)) == ([loss], [evaluation])
-    # What is resumed at the step itself keeps it; at an earlier one it is repeated.
-    log.resume(2)
-    assert log.holds_evaluation(2)
-    log.resume(1)
-    assert not log.holds_evaluation(2)
