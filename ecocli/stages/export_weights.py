@@ -20,9 +20,11 @@ from ecocli.artifacts.tensors import load_tensors, save_tensors
 from ecocli.config.export_weights import ExportWeightsConfig
 from ecocli.errors import UsageError
 from ecocli.runtime.context import Runtime
+from ecocli.runtime.files import storage_errors, write_bytes
 from ecocli.weights.export import to_pickle, write_huggingface, write_original
 from ecocli.weights.renaming import State
 
+_ANOTHER_PLACE = "name another place with --out"
 
 def _to_torch_file(state: State) -> bytes:
     buffer = io.BytesIO()
@@ -102,33 +104,28 @@ def run(config: ExportWeightsConfig, inputs: Mapping[str, str], store: Store, ru
         files = write_huggingface(architecture, state, labels, depth, size_rule(manifest))
     else:
         files = {"": _FILE_KINDS[out.suffix](write_original(architecture, state, depth))}
-    try:
+    with storage_errors(out, _ANOTHER_PLACE):
         _place(out, files)
-    except OSError as error:
-        raise UsageError(f"{out} cannot be written ({error.strerror}). Name a place that can.") from error
     runtime.log.info("Wrote %s with %d encoder layers to %s.", architecture.name, depth, out)
     return out
 
 
 def _place(out: Path, files: Mapping[str, bytes]) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
+    if "" in files:
+        write_bytes(out, files[""], out.parent, otherwise=_ANOTHER_PLACE)
+        return
     beside = out.with_name(f".{out.name}.{uuid.uuid4().hex}")
     try:
-        if "" in files:
-            beside.write_bytes(files[""])
-        else:
-            beside.mkdir()
-            for name, content in files.items():
-                (beside / name).write_bytes(content)
-        if out.is_dir() and "" not in files:
+        beside.mkdir()
+        for name, content in files.items():
+            (beside / name).write_bytes(content)
+        if out.is_dir():
             old = out.with_name(f".{out.name}.{uuid.uuid4().hex}")
             out.rename(old)
             beside.rename(out)
             shutil.rmtree(old)
         else:
-            beside.replace(out)
+            beside.rename(out)
     finally:
-        if beside.is_dir():
-            shutil.rmtree(beside)
-        else:
-            beside.unlink(missing_ok=True)
+        shutil.rmtree(beside, ignore_errors=True)

@@ -6,9 +6,7 @@ read is reported and left out.
 
 import io
 import json
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,12 +31,14 @@ from ecocli.inference.photos import PhotoPredictor
 from ecocli.inference.postprocess import instance_inference, semantic_map
 from ecocli.reports.overlays import PanopticPicture, draw_overlay, drawing_scale
 from ecocli.runtime.context import Runtime
+from ecocli.runtime.files import storage_errors, write_bytes
 
 STAGE = "predict"
 PANOPTIC_JSON = "panoptic.json"
 INSTANCES_JSON = "instances.json"
 # Names and outlines are readable at this size, and drawing stays quick.
 _OVERLAY_PX = 1600
+_ANOTHER_FOLDER = "name another folder with --out"
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ def run(config: PredictConfig, inputs: Mapping[str, str], store: Store, runtime:
                 runtime.log.error("%s It is left out.", error)
                 failures.append((index, str(error)))
             else:
-                with _writing(out):
+                with storage_errors(out, _ANOTHER_FOLDER):
                     photos.append(_predict_photo(config, predictor, image, index + 1, paths[index], out, names[index]))
             task.advance()
     gathered = world.gather_objects((photos, failures))
@@ -183,7 +183,7 @@ def run(config: PredictConfig, inputs: Mapping[str, str], store: Store, runtime:
     messages = tuple(text for _, text in sorted(failure for _, part in gathered for failure in part))
     report = PredictReport(out, tuple(everything), messages, len(paths))
     if world.is_main and report.photos:
-        with _writing(out):
+        with storage_errors(out, _ANOTHER_FOLDER):
             _write_json_files(config, report, predictor.categories)
     return report
 
@@ -305,21 +305,5 @@ def _save(picture: Image.Image, path: Path) -> Path:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write a file that appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        beside.write_bytes(content)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-@contextmanager
-def _writing(out: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UsageError(
-            f"Results cannot be written to {out} ({error.strerror}). Name another folder with --out."
-        ) from error
+    write_bytes(path, content, path.parent, otherwise=_ANOTHER_FOLDER)
