@@ -194,7 +194,7 @@ def test_run__stop_requested__what_is_done_is_kept(tmp_path: Path, store: Store)
 
 def test_run__folder_that_cannot_be_written__names_it(tmp_path: Path, store: Store) -> None:
     (tmp_path / "out").write_text("a file")
-    with pytest.raises(UsageError, match=r"Results cannot be written to .*out"):
+    with pytest.raises(UsageError, match=r"Cannot write .*out: .*name another folder with --out"):
         predict(store, {"parent": put_parent(store)}, [photo(tmp_path / "a.png")], tmp_path / "out")
 
 
