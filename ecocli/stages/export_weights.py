@@ -26,6 +26,7 @@ from ecocli.weights.renaming import State
 
 _ANOTHER_PLACE = "name another place with --out"
 
+
 def _to_torch_file(state: State) -> bytes:
     buffer = io.BytesIO()
     torch.save({"model": state}, buffer)

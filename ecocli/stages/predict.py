@@ -24,7 +24,7 @@ from ecocli.data.categories import Category
 from ecocli.data.panoptic import encode_id_map
 from ecocli.data.photos import find_photos, read_photo
 from ecocli.data.transforms import resize_id_map, resize_image
-from ecocli.errors import DataError, InterruptedRunError, UsageError
+from ecocli.errors import DataError, InterruptedRunError
 from ecocli.inference.coco_output import category_entries, category_map, instance_entries, segment_entries
 from ecocli.inference.loading import panoptic_rule, restore_gate, restore_model
 from ecocli.inference.photos import PhotoPredictor

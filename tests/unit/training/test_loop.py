@@ -76,7 +76,7 @@ def test_run__schedule__first_step_at_its_beginning(tmp_path: Path) -> None:
     # By hand, as detectron2 counts: the first of four steps has iteration 0. Warm-up 1/2, 3/4, 1, 1 times 1 - step / 4.
     schedule = {"kind": "polynomial", "power": 1.0, "warmup_steps": 2, "warmup_factor": 0.5}
     config = tiny_config(steps=4, log_every=1, optimizer={"lr": 1e-3}, schedule=schedule)
-    rates = [line["lr"] for line in read_metrics(train(tmp_path, config).metrics)]
+    rates = [line["lr"] for line in parse_metrics(train(tmp_path, config).metrics)]
     assert rates == pytest.approx([5e-4, 5.625e-4, 5e-4, 2.5e-4])
 
 
