@@ -165,11 +165,9 @@ class _InstanceReader(CocoFile):
 
     def category_defaults(self, entry: dict[str, Any]) -> dict[str, Any]:
         # Instance files name neither kind nor colour; COCO's own colours are known.
-        colors = {category.id: category.color for category in COCO}
+        known = {category.id: list(category.color) for category in COCO}
         id_ = entry.get("id")
-        shade = int(id_) * 67 if isinstance(id_, int) else 0
-        drawn = (64 + shade % 192, 64 + shade * 3 % 192, 64 + shade * 7 % 192)
-        return {"isthing": 1, "color": list(colors.get(int(id_), drawn) if isinstance(id_, int) else drawn), **entry}
+        return {"isthing": 1, "color": known.get(id_) if isinstance(id_, int) else None, **entry}
 
     def _row(self, entry: Any, where: str, known: set[int]) -> tuple[int, list[float], float, bool]:
         category = self.get(entry, "category_id", where, (int,))

@@ -159,3 +159,30 @@ def check_trained_categories(
             f"The parent {parent} knows {len(trained)} categories, the data set {dataset} has {len(found)}, and they "
             "are not the same. Name the data set it was trained for with --dataset."
         )
+
+
+# Okabe and Ito's colours, which people with any colour vision tell apart; without black, which stands for nothing.
+_DISTINCT = (
+    (230, 159, 0),
+    (86, 180, 233),
+    (0, 158, 115),
+    (240, 228, 66),
+    (0, 114, 178),
+    (213, 94, 0),
+    (204, 121, 167),
+)
+_GOLDEN_RATIO = 0.6180339887498949
+
+
+def palette_color(category_id: int, is_thing: bool) -> tuple[int, int, int]:
+    """Choose a colour for a category that has none: by its id alone, vivid for things, muted for stuff.
+
+    Seven hues follow one another; every further seven are darker or lighter.
+    """
+    turn, hue = divmod(category_id, len(_DISTINCT))
+    shade = (0.5 + turn * _GOLDEN_RATIO) % 1.0
+    white = max(0.0, shade - 0.5)  # 0 to 1/2 of white, or 1/2 to 1 of the colour
+    vivid = [(1.0 - white) * part * min(1.0, 0.5 + shade) + white * 255.0 for part in _DISTINCT[hue]]
+    grey = 0.299 * vivid[0] + 0.587 * vivid[1] + 0.114 * vivid[2]
+    red, green, blue = (round(part if is_thing else 0.45 * part + 0.55 * grey) for part in vivid)
+    return red, green, blue

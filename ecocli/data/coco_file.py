@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ecocli.data.categories import Category
+from ecocli.data.categories import Category, palette_color
 from ecocli.errors import DataError
 
 MAX_NUMBER = 2**31 - 1
@@ -54,12 +54,13 @@ class CocoFile:
                 raise self.fault(f"has category id {id_} twice")
             if not 0 <= id_ <= MAX_NUMBER:
                 raise self.fault(f"has the category id {id_}, but ids run from 0 to {MAX_NUMBER}")
+            is_thing = bool(self.get(entry, "isthing", where, (int,)))
             categories[id_] = Category(
                 id_,
                 self.get(entry, "name", where, (str,)),
                 str(entry.get("supercategory", "")),
-                bool(self.get(entry, "isthing", where, (int,))),
-                self._color(entry.get("color") or (0, 0, 0), where),
+                is_thing,
+                self._color(entry.get("color") or palette_color(id_, is_thing), where),
             )
         if not categories:
             raise self.fault("has no categories")

@@ -9,7 +9,7 @@ import pytest
 from helpers_data import edit_json, two_halves, write_split
 
 from ecocli.data.annotations import read_annotations
-from ecocli.data.categories import COCO
+from ecocli.data.categories import COCO, palette_color
 from ecocli.data.panoptic import Segment
 from ecocli.errors import DataError
 
@@ -35,6 +35,17 @@ def test_read_annotations__lists_in_other_order__joined_by_id_and_sorted(annotat
         Segment(7, 17, False, 20, (0, 1, 4, 5)),
         Segment(8, 193, False, 20, (4, 1, 4, 5)),
     )
+
+
+def test_read_annotations__categories_without_a_color__get_one_that_shows(annotation_file: Path) -> None:
+    def forget(content: dict[str, Any]) -> None:
+        del content["categories"][0]["color"]
+        content["categories"][1]["color"] = None
+
+    edit_json(annotation_file, forget)
+    found = read_annotations(annotation_file).categories
+    assert [category.color for category in found[:2]] == [palette_color(c.id, c.is_thing) for c in COCO[:2]]
+    assert found[2:] == COCO[2:]
 
 
 def test_read_annotations__numbers_sort_as_numbers__text_as_text(annotation_file: Path) -> None:

@@ -1,6 +1,6 @@
 import pytest
 
-from ecocli.data.categories import CITYSCAPES, CITYSCAPES_TRAIN_IDS, COCO, SHAPES, Category
+from ecocli.data.categories import CITYSCAPES, CITYSCAPES_TRAIN_IDS, COCO, SHAPES, Category, palette_color
 
 
 def test_coco__published_counts__things_then_stuff() -> None:
@@ -32,3 +32,25 @@ def test_tables__ids_and_names__ascending_and_unique(table: tuple[Category, ...]
     ids = [category.id for category in table]
     assert ids == sorted(set(ids))
     assert len({category.name for category in table}) == len(table)
+
+
+def test_palette_color__first_turn__okabe_and_itos_colours() -> None:
+    # Origin: Okabe and Ito, Color Universal Design: orange, sky blue, bluish green, yellow, blue, vermilion, purple.
+    found = [palette_color(id_, is_thing=True) for id_ in range(7)]
+    assert found[:3] == [(230, 159, 0), (86, 180, 233), (0, 158, 115)]
+    assert found[6] == (204, 121, 167)
+
+
+@pytest.mark.parametrize("is_thing", [True, False])
+def test_palette_color__two_hundred_ids__all_differ_and_none_is_dark(is_thing: bool) -> None:
+    colors = [palette_color(id_, is_thing) for id_ in range(200)]
+    assert len(set(colors)) == 200
+    assert min(max(color) for color in colors) >= 60
+    assert palette_color(11, is_thing) == palette_color(11, is_thing)
+
+
+def test_palette_color__stuff__same_hue_less_saturated() -> None:
+    for id_ in range(50):
+        thing, stuff = palette_color(id_, is_thing=True), palette_color(id_, is_thing=False)
+        assert max(stuff) - min(stuff) < 0.5 * (max(thing) - min(thing)) + 1
+        assert stuff.index(max(stuff)) == thing.index(max(thing))
