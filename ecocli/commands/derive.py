@@ -92,7 +92,7 @@ def derive(
                 "splits": None if splits is None else splits.split(","),
                 "batch_size": batch_size,
                 "precision": precision,
-                "execution.compiled": compiled or None,
+                "execution.compile": compiled or None,
                 "execution.part_images": part_images,
             },
             assignments=assignments,

@@ -130,7 +130,7 @@ def evaluate(
                 "beta": beta,
                 "batch_size": batch_size,
                 "precision": precision,
-                "execution.compiled": compiled or None,
+                "execution.compile": compiled or None,
                 "metrics": None if metrics is None else _read_metrics(metrics),
                 "every_exit": False if gate_only else None,
                 "predictions": False if no_predictions else None,

@@ -94,7 +94,7 @@ def predict(
                 "exit_depth": exit_depth,
                 "beta": beta,
                 "precision": precision,
-                "compiled": compiled or None,
+                "execution.compile": compiled or None,
                 "overlays": overlays,
                 "semantic": semantic,
                 "instances": instances,

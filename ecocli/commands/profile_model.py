@@ -121,8 +121,8 @@ def profile_model(
                 "execution.latency": True if latency else None,
                 "execution.batch_size": batch_size,
                 "execution.repetitions": repetitions,
-                "execution.precision": precision,
-                "execution.compiled": True if compiled else None,
+                "precision": precision,
+                "execution.compile": True if compiled else None,
             },
             assignments=assignments,
         )

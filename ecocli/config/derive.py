@@ -16,12 +16,12 @@ class DeriveExecutionConfig(Config):
         part_images: Images between two saved states, about.
         score_threads: Threads that post-process and score while the network computes the next batch; None for as many
             as the run has.
-        compiled: Let torch compile the backbone where a compiler is there.
+        compile: Let torch compile the backbone where a compiler is there.
     """
 
     part_images: PositiveInt = 256
     score_threads: PositiveInt | None = None
-    compiled: bool = False
+    compile: bool = False
 
 
 class DeriveConfig(Config):

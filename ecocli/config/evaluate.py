@@ -15,12 +15,12 @@ class EvaluateExecutionConfig(Config):
     Attributes:
         timed_images: Images on which milliseconds are measured; 0 measures none.
         part_images: Images between two saved states, about.
-        compiled: Let torch compile the backbone where a compiler is there.
+        compile: Let torch compile the backbone where a compiler is there.
     """
 
     timed_images: NonNegativeInt = 16
     part_images: PositiveInt = 64
-    compiled: bool = False
+    compile: bool = False
 
 
 class EvaluateConfig(Config):

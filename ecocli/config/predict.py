@@ -9,6 +9,16 @@ from ecocli.config.dataset import ResizeConfig
 from ecocli.config.precision import InferencePrecision
 
 
+class PredictExecutionConfig(Config):
+    """How the work is done.
+
+    Attributes:
+        compile: Let torch compile the backbone where a compiler is there.
+    """
+
+    compile: bool = False
+
+
 class PredictConfig(Config):
     """What to predict and what to write.
 
@@ -23,7 +33,7 @@ class PredictConfig(Config):
         max_instances: Instances per image at most.
         test_resize: How images are resized for the network; None for the parent's own rule.
         precision: Type of the network's products.
-        compiled: Let torch compile the backbone where a compiler is there.
+        execution: How the work is done.
     """
 
     images: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -36,4 +46,4 @@ class PredictConfig(Config):
     max_instances: PositiveInt = 100
     test_resize: ResizeConfig | None = None
     precision: InferencePrecision = "float32"
-    compiled: bool = False
+    execution: PredictExecutionConfig = PredictExecutionConfig()

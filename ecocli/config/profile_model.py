@@ -21,16 +21,14 @@ class ProfileExecutionConfig(Config):
         repetitions: Measured runs of every exit, after the warm-up.
         warm_up: Runs of every exit that do not count.
         batch_size: Images per run; milliseconds are given per image.
-        precision: Type of the network's products.
-        compiled: Let torch compile the backbone where a compiler is there.
+        compile: Let torch compile the backbone where a compiler is there.
     """
 
     latency: bool = False
     repetitions: Annotated[int, Field(ge=2)] = 10
     warm_up: NonNegativeInt = 2
     batch_size: PositiveInt = 1
-    precision: InferencePrecision = "float32"
-    compiled: bool = False
+    compile: bool = False
 
 
 class ProfileModelConfig(Config):
@@ -42,6 +40,7 @@ class ProfileModelConfig(Config):
         dataset: Average over this data set's validation images.
         sizes: Or these image sizes one by one, height and width in pixels, taken as they are without resizing.
         convention: What counts as an operation: as published, or with what published figures leave out.
+        precision: Type of the network's products where times are measured; no part of the serialised settings.
         execution: How times are measured; no part of the serialised settings.
     """
 
@@ -50,6 +49,7 @@ class ProfileModelConfig(Config):
     dataset: DatasetConfig | None = None
     sizes: tuple[Size, ...] = ()
     convention: ConventionName = "paper"
+    precision: InferencePrecision = Field(default="float32", exclude=True)
     execution: ProfileExecutionConfig = Field(default=ProfileExecutionConfig(), exclude=True)
 
     @model_validator(mode="after")

@@ -204,7 +204,7 @@ def _restore(config: DeriveConfig, subject: Derivation, runtime: Runtime) -> tup
         runtime.device,
         subject.parent.digest,
         config.precision,
-        runtime.log.warning if config.execution.compiled else None,
+        runtime.log.warning if config.execution.compile else None,
     )
     categories = [(category.id, category.is_thing) for category in subject.datasets[0].categories]
     return model, panoptic_rule(subject.architecture, categories)

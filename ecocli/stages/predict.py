@@ -202,7 +202,7 @@ def _load(config: PredictConfig, planned: PredictPlan, runtime: Runtime) -> Phot
             runtime.device,
             parent.digest,
             config.precision,
-            runtime.log.warning if config.compiled else None,
+            runtime.log.warning if config.execution.compile else None,
         ),
         gate=gate,
         exit_depth=planned.exit_depth,

@@ -261,7 +261,7 @@ def _latency(
     model = _model(subject, runtime.device)
     generator = torch.Generator().manual_seed(derive_seed(STAGE, "images"))
     images = torch.randn(execution.batch_size, 3, *padded, generator=generator).to(runtime.device)
-    if execution.compiled:
+    if execution.compile:
         from ecocli.model.compiled import compile_backbone
 
         compile_backbone(model, runtime.log.warning)
@@ -272,7 +272,7 @@ def _latency(
         post_process=_post_processing(subject, padded, original),
         repetitions=execution.repetitions,
         warm_up=execution.warm_up,
-        dtype=getattr(torch, execution.precision),
+        dtype=getattr(torch, config.precision),
         should_stop=lambda: runtime.stop.requested,
     )
 

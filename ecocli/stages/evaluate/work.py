@@ -60,7 +60,7 @@ def _scoring_task(config: EvaluateConfig, subject: EvaluationSubject, runtime: R
             runtime.device,
             parent.digest,
             config.precision,
-            runtime.log.warning if config.execution.compiled else None,
+            runtime.log.warning if config.execution.compile else None,
         ),
         gate=None
         if gate is None
