@@ -250,16 +250,16 @@ _COCO: dict[str, Any] = {
 TRAIN_PARENT_PRESETS: dict[str, Mapping[str, Any]] = {
     "shapes": {
         "architecture": {"name": "m2f-shapes", "num_classes": 13},
-        # Two exits per step keep a step short; the deepest is always one, and alpha grows faster than the depth,
-        # because in so few steps the deep exits would else have nothing over the shallow ones.
+        # The deepest exit first, then two exits per step, the deepest always one of them; figures: docs/step-a.md.
         "exits_per_step": 2,
         "keep_deepest": True,
-        "alpha": [0.5, 0.75, 1.25, 2.0, 6.0],
-        "steps": 1400,
+        "deepest_first": 0.5,
+        "alpha": "uniform",
+        "steps": 1550,
         "batch_size": 8,
         "optimizer": {"lr": 1e-3, "backbone_lr_multiplier": 1.0, "clip_norm": 1.0},
         "schedule": {"kind": "polynomial", "power": 0.9, "warmup_steps": 100, "warmup_factor": 0.01},
-        "loss": {"num_points": 256},
+        "loss": {"num_points": 256, "matching": "deepest"},
         "evaluation": {"every": 350, "images": 64, "batch_size": 16},
         "execution": {"checkpoint_every": 250},
     },
@@ -322,6 +322,8 @@ def train_parent_preset(
     said_exits = settings.get("exit_depths", exits)
     count = len(said_exits) if isinstance(said_exits, list | tuple) else len(exits)
     sampling = _fitting_exits(recipe, count)
+    if count == 1:  # all steps are the deepest exit's
+        sampling["deepest_first"] = 0.0
     if settings.get("exits_per_step") == 1:  # one exit per step leaves no room for the recipe's rule
         sampling["keep_deepest"] = False
     return deep_merge(recipe, {"dataset": {}, "architecture": architecture, "exit_depths": exits, **sampling})

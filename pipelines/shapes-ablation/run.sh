@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Weighted, unweighted and single-exit training at equal steps on the built-in data: the paper's table 5 in miniature.
+# Weighted, unweighted and single-exit training at equal steps on the built-in data, the paper's table 5 in miniature; and
+# the built-in recipe, in the wall-clock of those with all exits.
 # Usage: [DEPTHS="2 6"] pipelines/shapes-ablation/run.sh [OUT]; writes OUT/NAME.txt and .json and prints the tables.
 # The names parent and evaluation then stand for the last of these; ECO_STORE=some/folder keeps them apart.
 set -euo pipefail
@@ -15,7 +16,8 @@ compare() { # NAME OPTION...: train and score
   eco eval --config "$here/eval.toml" --parent "$parent" --no-gate | tee "$out/$name.txt"
 }
 
-compare recipe # the built-in weights, which grow faster than the depth
+compare recipe --deepest-first 0.5 --alpha uniform --steps 1550 --set loss.matching=deepest
+compare steep --alpha 0.5,0.75,1.25,2,6 # weights that grow faster than the depth
 compare weighted --alpha depth
 compare unweighted --alpha uniform
 for depth in ${DEPTHS:-2 3 4 5 6}; do # a model of its own for every depth

@@ -161,7 +161,7 @@ def test_train_parent_preset__unknown_kind_of_backbone__names_the_known_ones() -
         ("mine.toml", "m2f-swin-l-384", 737_500),
         ("coco", "m2f-swin-b-384", 368_750),
         ("cityscapes", "m2f-swin-l-384", 90_000),
-        ("shapes", "m2f-swin-l-384", 1400),
+        ("shapes", "m2f-swin-l-384", 1550),
     ],
 )
 def test_train_parent_preset__swin_l__published_length(dataset: str, arch: str, steps: int) -> None:
@@ -231,7 +231,7 @@ def test_train_parent_config__serialised__without_execution_and_root() -> None:
 def test_train_parent_preset__one_exit__trains_it_in_every_step() -> None:
     said: dict[str, object] = {"exit_depths": [6]}
     resolved = resolve_config(TrainParentConfig, train_parent_preset(said), said)
-    assert (resolved.exits_in_step, resolved.exit_weights) == (1, (1.0,))
+    assert (resolved.exits_in_step, resolved.exit_weights, resolved.deepest_first) == (1, (1.0,), 0.0)
 
 
 def test_train_parent_preset__one_exit_per_step_asked_for__deepest_not_kept() -> None:
