@@ -178,7 +178,8 @@ class DeformableEncoderLayer(nn.Module):
         if padded is not None:
             return self._forward_in_tiles(tokens, positions, shapes, padded)
         updated = _tokens_of(shapes[: self.updated_levels])
-        own = tokens[:, :updated]
+        # A slice of all tokens would add up their gradients in another order.
+        own = tokens if updated == tokens.shape[1] else tokens[:, :updated]
         attended = self.norm1(own + self.self_attn(own + positions[:updated], tokens, shapes))
         parts = [self._feed_forward(attended[:, span], small) for span, small in self._spans(shapes)]
         if updated < tokens.shape[1]:
