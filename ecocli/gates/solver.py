@@ -56,6 +56,8 @@ class StandardisedFeatures:
             raise DataError("The gate has no image to learn from: expected at least one with a defined quality.")
         values = torch.empty(N, D)
         total, squares = torch.zeros(D, dtype=torch.float64), torch.zeros(D, dtype=torch.float64)
+        first = _float32(raw[:1])[0]
+        constant = torch.ones(D, dtype=torch.bool)
         for start in range(0, N, _ROWS_PER_BLOCK):
             block = _float32(raw[start : start + _ROWS_PER_BLOCK])
             sums = block.sum(dim=0)
@@ -68,15 +70,18 @@ class StandardisedFeatures:
                 )
             values[start : start + _ROWS_PER_BLOCK] = block
             total += sums
+            constant &= (block == first).all(dim=0)
         # Rounded to what is subtracted and divided by, so that folding them into the weights is exact.
-        mean = (total / N).float().double()
+        # A constant's own value is its mean: what a float32 sum makes of it depends on the processor's order.
+        mean = torch.where(constant, first, (total / N).float()).double()
         for start in range(0, N, _ROWS_PER_BLOCK):
             block = values[start : start + _ROWS_PER_BLOCK]
             block -= mean.float()
             squares += block.square().sum(dim=0)
         scale = (squares / N).sqrt()
-        # float32 leaves a constant feature with a spread of rounding errors: not a signal to blow up.
-        scale = torch.where(scale > 1e-6 * mean.abs().clamp(min=1e-12), scale, torch.ones_like(scale)).float().double()
+        # What differs in float32's last digits only is no signal to blow up.
+        spread = ~constant & (scale > 1e-6 * mean.abs().clamp(min=1e-12))
+        scale = torch.where(spread, scale, torch.ones_like(scale)).float().double()
         values /= scale.float()
         return cls(values, mean, scale)
 
