@@ -45,6 +45,9 @@ _DOCS = {
 _FEATURE_DOCS = {
     "res5": ColumnDoc("mean of the backbone's res5 map over the image without padding"),
     "projected": ColumnDoc("mean of the projected tokens of the same level over the image without padding"),
+    "tokens": ColumnDoc(
+        "mean, then maximum, of each level of the projected tokens, coarsest first, over the image without padding"
+    ),
 }
 
 

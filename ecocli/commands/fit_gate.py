@@ -80,7 +80,7 @@ def fit_gate(
     ] = None,
     feature: Annotated[
         str | None,
-        typer.Option("--feature", metavar="res5|projected", help="What the gate reads.  [default: res5]"),
+        typer.Option("--feature", metavar="res5|projected|tokens", help="What the gate reads.  [default: res5]"),
     ] = None,
     compare_heads: Annotated[
         bool, typer.Option("--compare-heads", help="Also score the other head and a small MLP.")

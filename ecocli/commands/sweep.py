@@ -67,7 +67,8 @@ def sweep(
         str | None, typer.Option("--cost", metavar="depth|gflops|ms", help="What beta is a price of.  [default: depth]")
     ] = None,
     feature: Annotated[
-        str | None, typer.Option("--feature", metavar="res5|projected", help="What the gate reads.  [default: res5]")
+        str | None,
+        typer.Option("--feature", metavar="res5|projected|tokens", help="What the gate reads.  [default: res5]"),
     ] = None,
     derived: Annotated[
         str | None, typer.Option("--derived", metavar="DERIVED", help="Tables to fit on.  [default: the latest]")

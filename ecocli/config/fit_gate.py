@@ -10,7 +10,7 @@ HeadName = Literal["class", "quality"]
 CostName = Literal["depth", "gflops", "ms"]
 LossName = Literal["hard-ce", "u-ce", "soft-ce", "soft-mse"]
 ObjectiveName = Literal["image-pq", "dataset-pq"]
-FeatureName = Literal["res5", "projected"]
+FeatureName = Literal["res5", "projected", "tokens"]
 Beta = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
 
@@ -18,8 +18,8 @@ class GateFitConfig(Config):
     """How gates are fitted; shared by ``fit-gate`` and ``sweep``.
 
     Attributes:
-        feature: Pooled feature the gate reads: ``res5``, the backbone's, as in the paper; ``projected``, the pixel
-            decoder's tokens.
+        feature: Pooled feature the gate reads: ``res5``, the mean of the backbone's map, as in the paper;
+            ``projected``, of the pixel decoder's tokens; ``tokens``, mean and maximum of these at every level.
         objective: What a gate is to raise: ``image-pq``, the mean of the images' own PQ, as in the paper;
             ``dataset-pq``, the data set's PQ, to which an image adds by what it holds of each class.
         loss: What the class head is fitted to; the quality head is a regression and has no choice.

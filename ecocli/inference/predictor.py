@@ -116,7 +116,7 @@ def predict_gated(model: ExitModel, gate: ExitGate, batch: ImageBatch) -> list[I
         batch: The images, padded alike.
     """
     features = model.extract(batch.images, batch.image_sizes)
-    depths = gate.choose(pool_features(features, list(batch.image_sizes)))
+    depths = gate.choose(pool_features(features, batch.image_sizes, (gate.feature,)))
     final = model.predict_at(features, depths)
     geometry = batch_geometry(batch)
     return [

@@ -6,49 +6,78 @@ out of the pooling, and pooled features pass through float16, the type of the de
 a stored row as it decides on the image.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ecocli.model.contracts import SharedFeatures
+from ecocli.model.contracts import SharedFeatures, Size
 
-FeatureName = Literal["res5", "projected"]
+FeatureName = Literal["res5", "projected", "tokens"]
+
+_CELLS_AT_ONCE = 1024
+"""Cells whose sum and maximum are taken while they lie in the cache."""
 
 
 def pool_features(
-    features: SharedFeatures, image_sizes: Sequence[tuple[int, int]]
+    features: SharedFeatures, image_sizes: Sequence[Size], names: Sequence[FeatureName] = ()
 ) -> dict[FeatureName, Float[Tensor, "B _c"]]:
-    """Average the lowest-resolution map over each image's own cells.
+    """Pool the backbone's coarsest map and the projected tokens over each image's own cells.
 
     Args:
         features: Shared features of the batch.
         image_sizes: Height and width of each image before padding, in pixels of the network's input.
+        names: Which features to pool; all, if left out.
 
     Returns:
-        ``res5``: the backbone's map (the paper's s1); ``projected``: the projected tokens of the same level.
+        ``res5``: mean of the backbone's map (the paper's s1), [B, C5]; ``projected``: mean of the projected tokens of
+        the same level, [B, C]; ``tokens``: mean and maximum of each level of the projected tokens, coarsest first,
+        [B, 2 C levels]. Mean says how much of something an image shows, maximum whether it shows it anywhere.
     """
-    height, width = features.shapes[0]
-    projected = features.tokens[:, : height * width].transpose(1, 2)
-    projected = projected.reshape(*projected.shape[:2], height, width)
-    maps: dict[FeatureName, Tensor] = {"res5": features.maps["res5"], "projected": projected}
-    stride, padding = features.stride, features.padding_mask
 
-    def pool(level: Tensor) -> Tensor:
-        if padding is not None:
-            own = (~padding).view(-1, 1, height, width)
-            mean: Tensor = (level.float() * own).sum(dim=(2, 3)) / own.sum(dim=(2, 3))
-            return mean.half().float()
-        rows = []
-        for row, (image_height, image_width) in zip(level, image_sizes, strict=True):
-            # A cell belongs to the image when any of its pixels does.
-            cells = row[:, : -(-image_height // stride), : -(-image_width // stride)]
-            rows.append(cells.float().mean(dim=(1, 2)))
-        return torch.stack(rows).half().float()
+    def backbone(image: int, size: Size) -> Tensor:
+        height, width = _own_cells(features, image, 0, size)
+        return _mean_and_max(features.maps["res5"][image, :, :height, :width].permute(1, 2, 0))[0]
 
-    return {name: pool(level) for name, level in maps.items()}
+    def level(image: int, number: int, size: Size) -> tuple[Tensor, Tensor]:
+        first = sum(height * width for height, width in features.shapes[:number])
+        height, width = features.shapes[number]
+        cells = features.tokens[image, first : first + height * width].reshape(height, width, -1)
+        height, width = _own_cells(features, image, number, size)
+        return _mean_and_max(cells[:height, :width])
+
+    poolers: dict[FeatureName, Callable[[int, Size], Tensor]] = {
+        "res5": backbone,
+        "projected": lambda image, size: level(image, 0, size)[0],
+        "tokens": lambda image, size: torch.cat(
+            [pooled for number in range(len(features.shapes)) for pooled in level(image, number, size)]
+        ),
+    }
+    return {
+        name: torch.stack([poolers[name](image, size) for image, size in enumerate(image_sizes)]).half().float()
+        for name in names or poolers
+    }
+
+
+def _own_cells(features: SharedFeatures, image: int, level: int, size: Size) -> Size:
+    """Height and width of the part of a level that is no padding, in cells."""
+    if features.padding_mask is not None:
+        own = ~features.padding_mask[image].view(features.shapes[level])
+        return int(own.any(dim=1).sum()), int(own.any(dim=0).sum())
+    # A cell belongs to the image when any of its pixels does.
+    stride = features.stride * features.shapes[0][0] // features.shapes[level][0]
+    return -(-size[0] // stride), -(-size[1] // stride)
+
+
+def _mean_and_max(cells: Float[Tensor, "h w C"]) -> tuple[Float[Tensor, " C"], Float[Tensor, " C"]]:
+    """Mean and maximum over all cells, in one pass over them."""
+    rows = max(1, _CELLS_AT_ONCE // cells.shape[1])
+    # Laid out without the padding between rows: fast, and the sums' order is that of the image alone.
+    blocks = (block.reshape(-1, cells.shape[2]).float() for block in torch.split(cells, rows))
+    sums, maxima = zip(*((block.sum(dim=0), block.amax(dim=0)) for block in blocks), strict=True)
+    return torch.stack(sums).sum(dim=0) / (cells.shape[0] * cells.shape[1]), torch.stack(maxima).amax(dim=0)
 
 
 class Gate(nn.Module):

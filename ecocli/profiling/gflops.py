@@ -21,7 +21,7 @@ from ecocli.config.architecture import ArchitectureConfig
 from ecocli.exits import ExitPlan
 from ecocli.model.builders import build_model
 from ecocli.model.contracts import ExitModel
-from ecocli.model.gate import FeatureName, Gate
+from ecocli.model.gate import FeatureName, Gate, pool_features
 from ecocli.model.parts import run_parts
 from ecocli.profiling.counter import Convention, Meter, Reading
 
@@ -112,10 +112,11 @@ def _network_costs(architecture: ArchitectureConfig, padded_size: Size) -> _Netw
             # Every layer's mask at full size, as the original computes them; inference here computes the last one.
             parts = model.parts(model.exits.deepest, all_layers=True)
             # The encoder notes its layers one by one.
-            values = run_parts(parts, {"images": images}, lambda part: None if part.name == "encoder" else note())
+            run_parts(parts, {"images": images}, lambda part: None if part.name == "encoder" else note())
     finally:
         for hook in hooks:
             hook.remove()
+    shared = pool_features(model.extract(images, [padded_size]), [padded_size])
     auxiliary = [after - before for before, after in zip(class_readings[::2], class_readings[1::2], strict=True)][:-1]
     costs = [after - before for before, after in itertools.pairwise(readings)]
     return _NetworkCosts(
@@ -124,7 +125,7 @@ def _network_costs(architecture: ArchitectureConfig, padded_size: Size) -> _Netw
         encoder_layers=tuple(costs[2:-2]),
         fusion=costs[-2],
         transformer_decoder=functools.reduce(operator.sub, auxiliary, costs[-1]),
-        gate_channels={"res5": values["res5"].shape[1], "projected": values["tokens"].shape[2]},
+        gate_channels={name: pooled.shape[1] for name, pooled in shared.items()},
     )
 
 

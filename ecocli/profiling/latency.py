@@ -116,10 +116,10 @@ def measure_latency(
     gate_runs: list[float] = []
     sizes = [(images.shape[2], images.shape[3])] * len(images)
     features = model.extract(images, sizes)
-    gate = Gate(pool_features(features, sizes)[gate_feature].shape[1], len(exit_depths)).to(device)
+    gate = Gate(pool_features(features, sizes, (gate_feature,))[gate_feature].shape[1], len(exit_depths)).to(device)
 
     def run_gate() -> None:
-        gate(pool_features(features, sizes)[gate_feature]).argmax(dim=1)
+        gate(pool_features(features, sizes, (gate_feature,))[gate_feature]).argmax(dim=1)
 
     for repetition in range(-warm_up, repetitions):
         if repetition > 1 and should_stop():

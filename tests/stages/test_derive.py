@@ -71,7 +71,7 @@ def test_run__two_splits__manifest_and_columns(bench: Bench, derived: SimpleName
         EXIT_DEPTHS,
         {"train": 4, "val": 6},
     )
-    assert manifest.feature_sizes == {"res5": 128, "projected": 32}
+    assert manifest.feature_sizes == {"res5": 128, "projected": 32, "tokens": 192}
     assert set(manifest.dataset_fingerprints) == {"train", "val"}
     assert bench.store.names()["derived"] == derived.artifact.digest
     table = derived.tables["val"]

@@ -1,5 +1,7 @@
 """Pooled features, the gate and its choice."""
 
+import numpy as np
+import pytest
 import torch
 
 from ecocli.model.detr import MapFeatures
@@ -23,6 +25,39 @@ def test_pool_features__padded_image__ignores_padding() -> None:
     pooled = pool_features(features, [(64, 64), (20, 33)])
     assert pooled["res5"].tolist() == [[2.5], [1.5]]
     assert pooled["projected"].tolist() == [[25.0], [15.0]]
+
+
+def test_pool_features__tokens__mean_and_max_of_own_cells_of_each_level() -> None:
+    # Levels of 2 x 2, 4 x 4 and 8 x 8 cells: an image of 20 x 33 pixels owns 1 x 2, 2 x 3 and 3 x 5 of them;
+    # numpy pools those. Padding is larger and smaller than anything, and must show in neither mean nor maximum.
+    generator = np.random.default_rng(3)
+    own = [generator.integers(-40, 40, (*shape, 2)).astype(np.float32) / 4 for shape in ((1, 2), (2, 3), (3, 5))]
+    maps = []
+    for level, side in zip(own, (2, 4, 8), strict=True):
+        padded = np.full((side, side, 2), (1e4, -1e4), np.float32)
+        padded[: level.shape[0], : level.shape[1]] = level
+        maps.append(padded.reshape(-1, 2))
+    tokens = torch.from_numpy(np.concatenate(maps))[None]
+    features = Features({"res5": torch.zeros(1, 1, 2, 2)}, tokens, ((2, 2), (4, 4), (8, 8)), torch.zeros(1, 2, 16, 16))
+    expected = np.concatenate([value for level in own for value in (level.mean((0, 1)), level.max((0, 1)))])
+    pooled = pool_features(features, [(20, 33)], ("tokens",))
+    assert list(pooled) == ["tokens"]
+    assert pooled["tokens"][0].numpy() == pytest.approx(expected.astype(np.float16).astype(np.float32), rel=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (40, 300)])
+def test_pool_features__larger_padding__same_bits(shape: tuple[int, int]) -> None:
+    # Law: a mixed batch pads an image further, and its row must not notice. (40, 300) is more than one block of cells.
+    generator = torch.Generator().manual_seed(1)
+    height, width = shape
+    level = torch.randn(height, width, 3, generator=generator)
+    pooled = []
+    for rows, columns in (shape, (height + 3, width + 9)):
+        padded = torch.full((rows, columns, 3), 7.0)
+        padded[:height, :width] = level
+        features = Features({}, padded.reshape(1, -1, 3), ((rows, columns),), torch.zeros(1, 3, 1, 1))
+        pooled.append(pool_features(features, [(32 * height - 5, 32 * width)], ("tokens",))["tokens"])
+    assert torch.equal(*pooled)
 
 
 def test_pool_features__fine_value__is_rounded_as_the_table_stores_it() -> None:
