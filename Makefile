@@ -14,8 +14,11 @@ help: ## Show this list
 quickstart: $(STAMP) ## Run the whole recipe on generated data and leave a report with pictures
 	PATH="$(BIN):$$PATH" bash pipelines/shapes/run.sh
 
+# The floor of branch coverage is for the whole suite, not for a part of it.
+WHOLE_SUITE := --cov --cov-report= --cov-fail-under=80
+
 test: $(STAMP) ## Run all tests, with the checks of types, lint and imports among them
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest $(or $(PYTEST_ARGS),$(WHOLE_SUITE))
 
 check: $(STAMP) ## Run the checks alone: types, lint, formatting, imports
 	@$(BIN)/python -m mypy
