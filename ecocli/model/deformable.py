@@ -27,8 +27,9 @@ from ecocli.model.sampling import (
     corners_of,
     empty_rows,
     fill_rows,
+    sample_by_level,
+    sample_centres,
     sample_with_gather_sum,
-    sample_with_grid_sample,
     sampling_table,
     sum_corners,
 )
@@ -83,10 +84,21 @@ class DeformableAttention(nn.Module):
         """Constants of these level sizes."""
         return sampling_table(shapes, self.heads, self.points, device)
 
+    def centres(self, query: Float[Tensor, "B Nq C"], shapes: SpatialShapes) -> Float[Tensor, "Nq S2"]:
+        """Where the samples of the first tokens fall before their offsets."""
+        # In a graph the level sizes are symbols, of which no whole table can be made.
+        if torch.compiler.is_exporting():
+            return sample_centres(shapes, self.heads, self.points, query.device)
+        return self.table(shapes, query.device).of_first(query.shape[1]).centres
+
     def gathers(self, tokens: Tensor) -> bool:
-        """Whether these tokens are sampled by gather-sum: on a CPU, unless told otherwise; it computes in float32."""
+        """Whether these tokens are sampled by gather-sum: on a CPU, unless told otherwise; it computes in float32.
+
+        Other runtimes have ``grid_sample``, so an exported graph does.
+        """
         if self.sampling == "auto":
-            return tokens.device.type == "cpu" and tokens.dtype in (torch.float32, torch.bfloat16)
+            on_cpu = tokens.device.type == "cpu" and tokens.dtype in (torch.float32, torch.bfloat16)
+            return on_cpu and not torch.compiler.is_exporting()
         return self.sampling == "gather_sum"
 
     def projection(self) -> tuple[Float[Tensor, "S3 C"], Float[Tensor, " S3"]]:
@@ -112,9 +124,12 @@ class DeformableAttention(nn.Module):
         """
         value = self.value_proj(value_source).unflatten(-1, (self.heads, -1))
         projected = F.linear(query, *self.projection())
-        sample = sample_with_gather_sum if self.gathers(value) else sample_with_grid_sample
-        table = self.table(shapes, query.device).of_first(query.shape[1])
-        attended: Tensor = self.output_proj(sample(value, projected, table))
+        if self.gathers(value):
+            table = self.table(shapes, query.device).of_first(query.shape[1])
+            sampled = sample_with_gather_sum(value, projected, table)
+        else:
+            sampled = sample_by_level(value, projected, shapes, self.centres(query, shapes))
+        attended: Tensor = self.output_proj(sampled)
         return attended
 
 

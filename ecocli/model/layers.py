@@ -5,13 +5,13 @@ and Mask2Former (position_encoding.py) for names and numbers, so that published 
 """
 
 import math
-from functools import lru_cache
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ecocli.config.architecture import NormName
+from ecocli.model.caching import cached_by_size
 
 
 class FrozenBatchNorm2d(nn.Module):
@@ -125,7 +125,7 @@ class NormedConv2d(nn.Conv2d):
         )
 
 
-@lru_cache(maxsize=64)
+@cached_by_size(maxsize=64)
 def sine_positions(
     height: int, width: int, channels: int, device: torch.device, dtype: torch.dtype
 ) -> Float[Tensor, "N C"]:

@@ -39,6 +39,16 @@ class Features:
     padding_mask: ClassVar[None] = None
 
 
+def level_positions(shapes: SpatialShapes, level_embed: Float[Tensor, "L C"]) -> Float[Tensor, "N C"]:
+    """Sine position plus learned level embedding of every token."""
+    return torch.cat(
+        [
+            sine_positions(h, w, level_embed.shape[1], level_embed.device, torch.float32) + embedding
+            for (h, w), embedding in zip(shapes, level_embed, strict=True)
+        ]
+    )
+
+
 class _EncoderWithLevels(nn.Module):
     """The encoder and the level embedding beside it (a level of naming in published state dicts)."""
 
@@ -105,13 +115,7 @@ class PixelDecoder(nn.Module):
 
     def positions(self, shapes: SpatialShapes) -> Float[Tensor, "N C"]:
         """Sine position plus learned level embedding of every token."""
-        embeddings = self.transformer.level_embed
-        return torch.cat(
-            [
-                sine_positions(h, w, self.hidden_dim, embeddings.device, torch.float32) + embedding
-                for (h, w), embedding in zip(shapes, embeddings, strict=True)
-            ]
-        )
+        return level_positions(shapes, self.transformer.level_embed)
 
     def encode(
         self, tokens: Float[Tensor, "B N C"], shapes: SpatialShapes, exit_depths: Sequence[int]

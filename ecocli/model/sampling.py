@@ -19,7 +19,6 @@ Both take raw projections, one channel per sample in three blocks (x offsets, y 
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -27,6 +26,8 @@ from jaxtyping import Float, Int
 from scipy.sparse import csc_array
 from torch import Tensor
 from torch.nn import functional as F
+
+from ecocli.model.caching import cached_by_size
 
 SpatialShapes = tuple[tuple[int, int], ...]
 
@@ -65,7 +66,7 @@ class SamplingTable:
         return self if queries == len(self.centres) else replace(self, centres=self.centres[:queries])
 
 
-@lru_cache(maxsize=8)
+@cached_by_size(maxsize=8)
 def sampling_table(shapes: SpatialShapes, heads: int, points: int, device: torch.device) -> SamplingTable:
     """Constants of these level sizes, cached."""
     starts, rows = [], 0
@@ -79,14 +80,13 @@ def sampling_table(shapes: SpatialShapes, heads: int, points: int, device: torch
             of_level = torch.tensor(values, device=device, dtype=torch.float64)
             return of_level.view(1, -1, 1).expand(heads, -1, points).reshape(-1)
 
-        centres = torch.cat([_centres(height, width, shapes, device) for height, width in shapes])
         head = torch.arange(heads, device=device).view(-1, 1, 1).expand(-1, len(shapes), points).reshape(-1)
         origin = [start + 2 * (width + 2) + 2 for start, (_, width) in zip(starts, shapes, strict=True)]
         upper = torch.cat((per_sample([w for _, w in shapes]), per_sample([h for h, _ in shapes]))).float()
         return SamplingTable(
             shapes=shapes,
             points=points,
-            centres=centres.view(-1, 2, 1, len(shapes), 1).expand(-1, -1, heads, -1, points).reshape(len(centres), -1),
+            centres=sample_centres(shapes, heads, points, device),
             lower=torch.full_like(upper, -2.0),
             upper=upper,
             stride=per_sample([width + 2 for _, width in shapes]).float(),
@@ -96,40 +96,49 @@ def sampling_table(shapes: SpatialShapes, heads: int, points: int, device: torch
         )
 
 
+def sample_centres(shapes: SpatialShapes, heads: int, points: int, device: torch.device) -> Float[Tensor, "N S2"]:
+    """Position of every token's centre on every level, in cells, per sample of a query: x block and y block."""
+    centres = torch.cat([_centres(height, width, shapes, device) for height, width in shapes])
+    return centres.view(-1, 2, 1, len(shapes), 1).expand(-1, -1, heads, -1, points).flatten(1)
+
+
 def _centres(height: int, width: int, shapes: SpatialShapes, device: torch.device) -> Float[Tensor, "n 2 L"]:
     """Centres of one level's cells on every level: a cell's centre lies half a cell after its corner."""
-    sizes = torch.tensor(shapes, device=device, dtype=torch.float32)
     y = (torch.arange(height, device=device, dtype=torch.float32) + 0.5) / height
     x = (torch.arange(width, device=device, dtype=torch.float32) + 0.5) / width
-    on_levels_y = (y[:, None] * sizes[:, 0] - 0.5)[:, None].expand(height, width, -1)
-    on_levels_x = (x[:, None] * sizes[:, 1] - 0.5)[None].expand(height, width, -1)
+    on_levels_y = torch.stack([y * rows - 0.5 for rows, _ in shapes], dim=-1)[:, None].expand(height, width, -1)
+    on_levels_x = torch.stack([x * columns - 0.5 for _, columns in shapes], dim=-1)[None].expand(height, width, -1)
     return torch.stack((on_levels_x, on_levels_y), dim=2).flatten(0, 1)
 
 
-def sample_with_grid_sample(
-    value: Float[Tensor, "B N M D"], projected: Float[Tensor, "B Nq S3"], table: SamplingTable
+def sample_by_level(
+    value: Float[Tensor, "B N M D"],
+    projected: Float[Tensor, "B Nq S3"],
+    shapes: SpatialShapes,
+    centres: Float[Tensor, "Nq S2"],
 ) -> Float[Tensor, "B Nq C"]:
     """Weighted bilinear samples, level by level through ``grid_sample``.
 
     Args:
         value: Projected tokens, split into heads.
         projected: x offsets in cells, y offsets, attention logits; query q belongs to token q.
-        table: Constants of the level sizes.
+        shapes: Height and width of every level, in cells.
+        centres: The ``sample_centres`` of the queries.
     """
     B, _, M, D = value.shape
     Nq = projected.shape[1]
-    L, points = len(table.shapes), table.points
+    L, points = len(shapes), centres.shape[1] // (2 * M * len(shapes))
     pixels, logits = torch.split(projected, [2 * M * L * points, M * L * points], dim=-1)
-    pixels = (pixels + table.centres).view(B, Nq, 2, M, L, points)
+    pixels = (pixels + centres).view(B, Nq, 2, M, L, points)
     weights = logits.view(B, Nq, M, L * points).softmax(-1)
     sampled = []
     start = 0
-    for level, (height, width) in enumerate(table.shapes):
-        sizes = pixels.new_tensor((width, height)).view(1, 1, 2, 1, 1)
-        grid = (2 * pixels[:, :, :, :, level] + 1) / sizes - 1
+    for level, (height, width) in enumerate(shapes):
+        x, y = pixels[:, :, :, :, level].unbind(2)
+        grid = torch.stack(((2 * x + 1) / width - 1, (2 * y + 1) / height - 1), dim=-1)
         tokens = value[:, start : start + height * width]
         level_map = tokens.permute(0, 2, 3, 1).reshape(B * M, D, height, width)
-        grid = grid.permute(0, 3, 1, 4, 2).reshape(B * M, Nq, points, 2)
+        grid = grid.transpose(1, 2).reshape(B * M, Nq, points, 2)
         sampled.append(F.grid_sample(level_map, grid.to(level_map.dtype), mode="bilinear", align_corners=False))
         start += height * width
     # [B M, D, Nq, L P] weighted by [B M, 1, Nq, L P]
@@ -137,6 +146,13 @@ def sample_with_grid_sample(
     scale = weights.permute(0, 2, 1, 3).reshape(B * M, 1, Nq, -1)
     summed: Tensor = (stacked * scale).sum(-1).view(B, M * D, Nq).transpose(1, 2)
     return summed
+
+
+def sample_with_grid_sample(
+    value: Float[Tensor, "B N M D"], projected: Float[Tensor, "B Nq S3"], table: SamplingTable
+) -> Float[Tensor, "B Nq C"]:
+    """``sample_by_level`` with what a table holds."""
+    return sample_by_level(value, projected, table.shapes, table.centres)
 
 
 def sample_with_gather_sum(

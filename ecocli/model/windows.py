@@ -4,12 +4,13 @@ Shapes: B images, C channels, H W cells of a grid, N cells of one window. Source
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from ecocli.model.caching import cached_by_size
 
 # Added to the attention logits between cells that only the cyclic shift made neighbours. The source uses this
 # finite value and not minus infinity; the difference is visible when a logit gap approaches it.
@@ -86,7 +87,7 @@ class WindowOrder:
     places: Int[Tensor, " cells"]
 
 
-@lru_cache(maxsize=32)
+@cached_by_size(maxsize=32)
 def window_order(height: int, width: int, window_size: int, shift: int, device: torch.device) -> WindowOrder:
     """Order of the cells of a grid after padding, cyclic shift and partition; cached by size."""
     with torch.inference_mode(False):
