@@ -28,6 +28,9 @@ _LEGACY_TORCH_MAGIC: Final = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 _INERT_NAMES: Final = ("argparse.Namespace", "yacs.config.CfgNode", "omegaconf.dictconfig.DictConfig")
 SAFETENSORS_INDEX: Final = "model.safetensors.index.json"
 SAFETENSORS_FILE: Final = "model.safetensors"
+# What folders held before safetensors; read where they have nothing newer.
+TORCH_INDEX: Final = "pytorch_model.bin.index.json"
+TORCH_FILE: Final = "pytorch_model.bin"
 PROCESSOR_FILE: Final = "preprocessor_config.json"
 
 
@@ -47,22 +50,23 @@ def weight_files(path: Path) -> tuple[Path, ...]:
     configs = [config]
     if (path / PROCESSOR_FILE).is_file():
         configs.append(path / PROCESSOR_FILE)
-    index = path / SAFETENSORS_INDEX
-    if index.is_file():
-        shards = tuple(path / name for name in sorted(set(_weight_map(index).values())))
-        return (*configs, index, *shards)
-    if not (path / SAFETENSORS_FILE).is_file():
-        raise DataError(
-            f"The folder {path} has no {SAFETENSORS_FILE}. Expected config.json and safetensors weights beside it."
-        )
-    return (*configs, path / SAFETENSORS_FILE)
+    for index_name, file_name in ((SAFETENSORS_INDEX, SAFETENSORS_FILE), (TORCH_INDEX, TORCH_FILE)):
+        index = path / index_name
+        if index.is_file():
+            shards = tuple(path / name for name in sorted(set(_weight_map(index).values())))
+            return (*configs, index, *shards)
+        if (path / file_name).is_file():
+            return (*configs, path / file_name)
+    raise DataError(
+        f"The folder {path} has no {SAFETENSORS_FILE} and no {TORCH_FILE}. Expected config.json and weights beside it."
+    )
 
 
 def _weight_map(index: Path) -> dict[str, str]:
     content = read_json(index)
     weight_map = content.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise DataError(f'{index} has no "weight_map". Expected the index of sharded safetensors.')
+        raise DataError(f'{index} has no "weight_map". Expected the index of sharded weights.')
     for name in weight_map.values():
         if not isinstance(name, str) or Path(name).name != name:
             raise DataError(f"{index} names the shard {name!r}. Expected the name of a file beside it.")
@@ -107,7 +111,7 @@ def load_state(path: Path) -> State:
     """Load the state dict of a file or a Hugging Face folder.
 
     Args:
-        path: ``.pkl``, ``.pth``, ``.safetensors``, or a folder with ``config.json`` and safetensors.
+        path: ``.pkl``, ``.pth``, ``.safetensors``, or a folder with ``config.json`` and weights.
 
     Returns:
         CPU tensors by the names of the file. Wrappers such as ``{"model": ...}`` are taken off.
@@ -121,6 +125,8 @@ def load_state(path: Path) -> State:
         for file in files:
             if file.suffix == ".safetensors":
                 state |= _read_safetensors(file)
+            elif file.suffix == ".bin":
+                state |= _state_dict_of(_read_torch(file), file)
         return state
     if path.suffix == ".safetensors":
         return _read_safetensors(path)

@@ -6,7 +6,7 @@ table of known extras knows stops everything, because then the file is of anothe
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ecocli.errors import DataError
 from ecocli.model.contracts import ExitModel
+from ecocli.weights.caffe2 import adapt_msra
 from ecocli.weights.detr import recognise_detr
 from ecocli.weights.files import load_state
 from ecocli.weights.mappings import (
@@ -29,6 +30,8 @@ from ecocli.weights.renaming import State, matches_any, to_original
 _BACKBONE = "backbone."
 _HF_MARK = "model.transformer_module."
 _FULL_MARK = "sem_seg_head."
+# The gate of the ECO-M2F authors: a linear layer on the mean of the projected tokens with stride 32.
+_GATE = "sem_seg_head.pixel_decoder.transformer.encoder.gt.head."
 _ENCODER_LAYER = re.compile(r"(?:sem_seg_head\.pixel_decoder\.)?transformer\.encoder\.layers\.(\d+)\.")
 # A published file may count BatchNorm steps where our frozen norm has no counter, and the reverse.
 _COUNTERS = ("*.num_batches_tracked",)
@@ -103,12 +106,16 @@ class RecognisedState:
         tensors: By the original's name.
         ignored: Names in the file that carry nothing for a model.
         is_full: Whether it is a whole model, not only a backbone.
+        caffe2: Whether it is a ResNet of MSRA's kind, see `BackboneSource`.
+        gate: ``linear.weight`` [E, C] and ``linear.bias`` [E] of its gate; empty without one.
     """
 
     source: str
     tensors: State
     ignored: tuple[str, ...]
     is_full: bool
+    caffe2: bool = False
+    gate: State = field(default_factory=dict)
 
 
 def recognise(state: Mapping[str, Tensor], origin: str) -> RecognisedState:
@@ -136,7 +143,11 @@ def recognise(state: Mapping[str, Tensor], origin: str) -> RecognisedState:
     unexpected = [name for name in unknown if name not in extras]
     if unexpected:
         raise DataError(f"{origin} looks like a {source}, but holds unexpected tensors: {shorten(unexpected)}.")
-    return RecognisedState(source, {n: t for n, t in renamed.items() if n not in extras}, extras, is_full=True)
+    gate = {"linear." + n.removeprefix(_GATE): t for n, t in renamed.items() if n.startswith(_GATE)}
+    tensors = {n: t for n, t in renamed.items() if n not in extras and not n.startswith(_GATE)}
+    if gate:
+        source = "ECO-M2F with the original names"
+    return RecognisedState(source, tensors, extras, is_full=True, gate=gate)
 
 
 def _current_name(name: str) -> str:
@@ -167,6 +178,7 @@ def _recognise_backbone(state: Mapping[str, Tensor], origin: str) -> RecognisedS
                 {_BACKBONE + n: t for n, t in renamed.items()},
                 (*ignored, *(prefix + n for n in extras)),
                 is_full=False,
+                caffe2=source.caffe2,
             )
     raise DataError(
         f"{origin} is no checkpoint that is known here: its tensors are {shorten(sorted(state))}. Expected a "
@@ -185,6 +197,9 @@ def fit_weights(model: ExitModel, recognised: RecognisedState, origin: str) -> L
     Raises:
         DataError: The file holds tensors the model lacks, or does not fill the backbone: it is of another model.
     """
+    if recognised.caffe2:
+        adapted = adapt_msra(recognised.tensors, model.backbone, model.pixel_std, origin)
+        recognised = replace(recognised, tensors=adapted)
     own = model.state_dict()
     unexpected = [n for n in recognised.tensors if n not in own and not matches_any(n, _COUNTERS)]
     if unexpected:

@@ -156,6 +156,29 @@ TORCHVISION_RESNET: Final[Rows] = (
 )
 
 
+# The names of Caffe2, in which MSRA's ResNets are published, against detectron2's. Their norms have a scale and a shift
+# only; statistics are part of them.
+CAFFE2_RESNET: Final[Rows] = (
+    ("stem.conv1.weight", "conv1_w"),
+    ("stem.conv1.norm.weight", "res_conv1_bn_s"),
+    ("stem.conv1.norm.bias", "res_conv1_bn_b"),
+    *(
+        row
+        for ours, theirs in (
+            ("shortcut", "branch1"),
+            ("conv1", "branch2a"),
+            ("conv2", "branch2b"),
+            ("conv3", "branch2c"),
+        )
+        for row in (
+            (f"res{{s}}.{{b}}.{ours}.weight", f"res{{s}}_{{b}}_{theirs}_w"),
+            (f"res{{s}}.{{b}}.{ours}.norm.weight", f"res{{s}}_{{b}}_{theirs}_bn_s"),
+            (f"res{{s}}.{{b}}.{ours}.norm.bias", f"res{{s}}_{{b}}_{theirs}_bn_b"),
+        )
+    ),
+)
+
+
 @dataclass(frozen=True)
 class BackboneSource:
     """A family of backbone-only checkpoints.
@@ -165,17 +188,21 @@ class BackboneSource:
         mark: The tensor that identifies the family, after the prefix.
         rows: Its names against ours; none where they are the same.
         ignored: Patterns of tensors that a backbone file may hold beyond the backbone.
+        caffe2: Whether it is of MSRA's kind: stride in the first 1 x 1 convolution of a stage, blue first, pixels not
+            divided by a deviation, norms without statistics.
     """
 
     name: str
     mark: str
     rows: Rows = ()
     ignored: tuple[str, ...] = field(default=())
+    caffe2: bool = False
 
 
 BACKBONE_SOURCES: Final = (
     BackboneSource("detectron2 ResNet", "stem.conv1.weight", ignored=("stem.fc.*",)),
     BackboneSource("torchvision ResNet", "conv1.weight", TORCHVISION_RESNET, ("fc.*",)),
+    BackboneSource("MSRA ResNet", "conv1_w", CAFFE2_RESNET, ("fc1000_*", "conv1_b", "*_momentum"), caffe2=True),
     BackboneSource("Swin", "patch_embed.proj.weight", ignored=("norm.*", "head.*", "*.attn_mask")),
 )
 
@@ -188,8 +215,8 @@ BACKBONE_PREFIXES: Final = (
     ("encoder.", ("encoder_k.*", "projector.*", "projector_k.*", "predictor.*", "queue*")),  # MoBY
 )
 
-# Where the state dict sits in a file, first match wins; DINO evaluates its teacher.
-STATE_DICT_KEYS: Final = ("model", "state_dict", "teacher", "student")
+# Where the state dict sits in a file, first match wins; DINO evaluates its teacher, Caffe2 has blobs.
+STATE_DICT_KEYS: Final = ("model", "state_dict", "teacher", "student", "blobs")
 
 # Backbone tensors that a backbone-only file lacks by nature: Mask2Former's norms after each Swin stage, constants,
 # counters.

@@ -150,7 +150,7 @@ def test_weight_files__index_that_leaves_the_folder__refused(tmp_path: Path) -> 
 def test_weight_files__index_without_map__refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors.index.json").write_text("{}")
-    with pytest.raises(DataError, match="Expected the index of sharded safetensors"):
+    with pytest.raises(DataError, match="Expected the index of sharded weights"):
         weight_files(tmp_path)
 
 
@@ -186,3 +186,16 @@ def test_source_digest__missing_shard__cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-1.safetensors"}}')
     with pytest.raises(DataError, match=r"model-1\.safetensors cannot be read"):
         source_digest(tmp_path)
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_load_state__hugging_face_folder_of_before_safetensors__everything(sharded: bool, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    if sharded:
+        shards = {name: f"pytorch_model-{index}.bin" for index, name in enumerate(STATE)}
+        for name, file in shards.items():
+            torch.save({name: STATE[name]}, tmp_path / file)
+        (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": shards}))
+    else:
+        torch.save(STATE, tmp_path / "pytorch_model.bin")
+    assert_is_state(load_state(tmp_path))

@@ -3,6 +3,7 @@
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers_weights import RESNET, SWIN, random_model
@@ -10,9 +11,10 @@ from torch import Tensor
 
 from ecocli.config.architecture import ArchitectureConfig, DeformableEncoderConfig
 from ecocli.errors import DataError
+from ecocli.model.layers import FrozenBatchNorm2d
 from ecocli.weights.export import to_pickle, write_original
 from ecocli.weights.loading import fit_weights, load_initial_weights, recognise, shorten
-from ecocli.weights.mappings import TORCHVISION_RESNET
+from ecocli.weights.mappings import CAFFE2_RESNET, TORCHVISION_RESNET
 from ecocli.weights.renaming import from_original
 
 State = dict[str, Tensor]
@@ -259,3 +261,41 @@ def test_fit_weights__not_a_number__refused() -> None:
     broken[3] = float("nan")
     with pytest.raises(DataError, match=r"values in backbone\.norm1\.bias that are not finite"):
         fit_weights(random_model(SWIN, 2), recognise(state | {"backbone.norm1.bias": broken}, "file"), "file")
+
+
+def test_load_initial_weights__msra_resnet__computes_what_its_own_network_does(tmp_path: Path) -> None:
+    # The file's own network, from detectron2's description: blue first, means taken off, no deviation, norms that are
+    # scale and shift alone.
+    rows = dict(CAFFE2_RESNET)
+    backbone = RESNET.backbone.model_copy(update={"stride_in_1x1": True})
+    architecture = RESNET.model_copy(update={"backbone": backbone})
+    theirs = random_model(architecture, 3).eval()
+    for module in theirs.backbone.modules():
+        if isinstance(module, FrozenBatchNorm2d):
+            module.running_mean.zero_()
+            module.running_var.fill_(1.0 - module.eps)
+    state = {n: t for n, t in theirs.backbone.state_dict().items() if "running" not in n}
+    blobs, unknown = from_original(state, tuple(rows.items()))
+    assert not unknown
+    path = tmp_path / "R-50.pkl"
+    arrays = {name: tensor.numpy() for name, tensor in blobs.items()}
+    arrays |= {"fc1000_w": np.zeros((2, 2), np.float32), "conv1_w_momentum": np.zeros(2, np.float32)}
+    path.write_bytes(pickle.dumps({"blobs": arrays}))
+    model = random_model(architecture, 4).eval()
+    load_initial_weights(model, path)
+    pixels = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 255
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (model.pixel_mean, model.pixel_std))
+    with torch.no_grad():
+        expected = theirs.backbone((pixels - mean).flip(1))
+        found = model.backbone((pixels - mean) / std)
+    for name, level in expected.items():
+        torch.testing.assert_close(found[name], level, rtol=1e-4, atol=1e-4 * float(level.abs().max()))
+
+
+def test_load_initial_weights__msra_into_strides_of_3x3__refused(tmp_path: Path) -> None:
+    state = {n: t for n, t in backbone_of(RESNET).items() if "running" not in n}
+    blobs, _ = from_original(state, CAFFE2_RESNET)
+    path = tmp_path / "R-50.pkl"
+    path.write_bytes(pickle.dumps({name: tensor.numpy() for name, tensor in blobs.items()}))
+    with pytest.raises(DataError, match=r"stride_in_1x1=true"):
+        load_initial_weights(random_model(RESNET, 2), path)
