@@ -4,6 +4,7 @@ from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.manifest import DerivedManifest, GateManifest, ParentManifest
 from ecocli.artifacts.store import Store
 from ecocli.config.dataset import ResizeConfig
+from ecocli.config.exported import GateEntry
 from ecocli.config.fit_gate import GateFitConfig
 from ecocli.config.loading import resolve_config
 from ecocli.errors import ArtifactError, UsageError
@@ -21,8 +22,11 @@ def parent_of_gate(store: Store, gate_digest: str) -> str:
     Raises:
         ArtifactError: The gate is missing or damaged, or does not say.
     """
-    derived = store.read_base(gate_digest).inputs.get("derived")
-    parent = store.read_base(derived).inputs.get("parent") if derived is not None else None
+    inputs = store.read_base(gate_digest).inputs
+    # An imported gate came with its parent, without a table between them.
+    derived, parent = inputs.get("derived"), inputs.get("parent")
+    if derived is not None:
+        parent = store.read_base(derived).inputs.get("parent")
     if parent is None:
         raise ArtifactError(f"The gate {gate_digest} does not say which parent it was fitted for. Fit it again.")
     return parent
@@ -60,7 +64,7 @@ def open_gate(
     return gate
 
 
-def check_price(gate: GateManifest, digest: str, beta: float | None) -> None:
+def check_price(gate: GateManifest | GateEntry, digest: str, beta: float | None) -> None:
     """Make sure that a gate can choose at a price.
 
     Raises:

@@ -119,7 +119,7 @@ class GateManifest(Manifest):
         exit_depths: Encoder layers run at each exit the gate can choose, ascending.
         beta: Weight of the compute cost in the utility.
         feature: Name of the pooled feature the gate reads.
-        metrics: Scores beside their controls.
+        metrics: Scores beside their controls; None for a gate that was imported.
         head: What the linear layer gives: ``class``, scores of the exits; ``quality``, the expected quality of each
             exit less ``beta`` times its entry in ``exit_costs``. So with the quality head another beta b is applied at
             run time by taking ``(b - beta) * exit_costs`` off the bias.
@@ -131,7 +131,7 @@ class GateManifest(Manifest):
     exit_depths: tuple[int, ...]
     beta: float
     feature: FeatureName
-    metrics: GateMetrics
+    metrics: GateMetrics | None
     head: HeadName = "class"
     cost: CostName = "depth"
     exit_costs: tuple[float, ...] = ()

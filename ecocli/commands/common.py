@@ -82,6 +82,20 @@ DataRootOption = Annotated[
 ]
 
 
+def check_engine(engine: str | None, exported: Path | None) -> None:
+    """Check that an engine and a folder of graphs are named together.
+
+    Raises:
+        UsageError: They are not, or there is no such engine.
+    """
+    if engine not in (None, "torch", "onnxruntime", "openvino"):
+        raise UsageError(f"--engine is {engine!r}, expected torch, onnxruntime or openvino.")
+    if exported is None and engine not in (None, "torch"):
+        raise UsageError(f"{engine} runs exported graphs. Write them with `eco export` and name them with --exported.")
+    if exported is not None and engine == "torch":
+        raise UsageError("torch runs parents of the store, not exported graphs. Drop --exported or --engine.")
+
+
 def open_store(store: Path | None) -> Store:
     """Open the store of ``--store``, of ``ECO_STORE``, or ``.eco`` in the working directory."""
     return Store(store) if store is not None else Store.default()

@@ -1,4 +1,4 @@
-"""``eco export``: writes a parent's weights for other programs; prints the path."""
+"""``eco export``: writes a parent for other programs; prints the path."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,18 +12,22 @@ from ecocli.commands.common import (
     SetOption,
     StoreOption,
     emit_result,
+    gather_settings,
     make_runtime,
     open_store,
     print_dry_run,
     resolve,
     resolve_input,
 )
+from ecocli.errors import UsageError
 
 
 def export_weights(
     out: Annotated[
         Path,
-        typer.Argument(metavar="OUT", help="Folder (hf) or .pkl, .pth, .safetensors file (original) to write."),
+        typer.Argument(
+            metavar="OUT", help="Folder (hf, onnx, openvino) or .pkl, .pth, .safetensors file (original) to write."
+        ),
     ],
     parent: Annotated[
         str | None,
@@ -31,7 +35,26 @@ def export_weights(
     ] = None,
     format_: Annotated[
         str | None,
-        typer.Option("--format", metavar="hf|original", help="For transformers, or with the original's names."),
+        typer.Option(
+            "--format",
+            metavar="hf|original|onnx|openvino",
+            help="For transformers, with the original's names, or as graphs for another runtime.",
+        ),
+    ] = None,
+    gate: Annotated[
+        str | None, typer.Option("--gate", metavar="GATE", help="Gate to write beside the parent's graphs.")
+    ] = None,
+    beta: Annotated[
+        float | None,
+        typer.Option("--beta", metavar="B", help="Price at which that gate chooses.  [default: as fitted]"),
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option("--precision", metavar="float32|bfloat16", help="What graphs are run in.  [default: float32]"),
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option("--size", metavar="HxW", help="The one padded size of the graphs' images.  [default: any]"),
     ] = None,
     exit_depth: Annotated[
         int | None,
@@ -44,28 +67,60 @@ def export_weights(
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a parent's weights: a folder that transformers loads, or a file with the original's names."""
+    """Write a parent for other programs: a folder that transformers loads, a file with the original's names, or graphs.
+
+    Graphs for ONNX Runtime or OpenVINO keep the exits and take the gate along; plan.json says how they fit together.
+    """
+    from ecocli.artifacts.lineage import parent_of_gate
+    from ecocli.config.export_graphs import ExportGraphsConfig
     from ecocli.config.export_weights import ExportWeightsConfig
-    from ecocli.stages import export_weights as stage
+    from ecocli.stages import export_graphs, export_weights
 
     opened = open_store(store)
+    shared = {"out": str(out), "exit_depth": exit_depth, "replace": force or None}
+    graph_flags = {"beta": beta, "precision": precision, "size": None if size is None else _parse_size(size)}
+    settings = gather_settings(config, {"format": format_}, assignments)
+    as_graphs = settings.get("format") in ("onnx", "openvino")
+    if not as_graphs and (gate is not None or any(value is not None for value in graph_flags.values())):
+        raise UsageError("--gate, --beta, --precision and --size belong to graphs. Add --format onnx or openvino.")
     with make_runtime("cpu") as runtime:
-        resolved = resolve(
-            ExportWeightsConfig,
-            preset={"format": "hf"},
-            config_path=config,
-            flags={"out": str(out), "format": format_, "exit_depth": exit_depth, "replace": force or None},
-            assignments=assignments,
-        )
-        inputs = {"parent": resolve_input(opened, "parent", parent, runtime.log)}
+        resolved: ExportGraphsConfig | ExportWeightsConfig
+        if as_graphs:
+            resolved = resolve(
+                ExportGraphsConfig,
+                config_path=config,
+                flags={**shared, "format": format_, **graph_flags},
+                assignments=assignments,
+            )
+        else:
+            resolved = resolve(
+                ExportWeightsConfig,
+                preset={"format": "hf"},
+                config_path=config,
+                flags={**shared, "format": format_},
+                assignments=assignments,
+            )
+        inputs = {} if gate is None else {"gate": resolve_input(opened, "gate", gate, runtime.log)}
+        if gate is not None and parent is None:
+            inputs["parent"] = parent_of_gate(opened, inputs["gate"])
+        else:
+            inputs["parent"] = resolve_input(opened, "parent", parent, runtime.log)
         if dry_run:
-            stage.plan(resolved, inputs, opened)
+            if isinstance(resolved, ExportGraphsConfig):
+                export_graphs.plan(resolved, inputs, opened)
+            else:
+                export_weights.plan(resolved, inputs, opened)
             print_dry_run(runtime.world, "export", resolved, inputs, as_json=as_json)
             return
-        path = stage.run(resolved, inputs, opened, runtime)
-        emit_result(
-            runtime.world,
-            {"path": str(path), "parent": inputs["parent"]},
-            text=str(path),
-            as_json=as_json,
-        )
+        if isinstance(resolved, ExportGraphsConfig):
+            path = export_graphs.run(resolved, inputs, opened, runtime)
+        else:
+            path = export_weights.run(resolved, inputs, opened, runtime)
+        emit_result(runtime.world, {"path": str(path), **inputs}, text=str(path), as_json=as_json)
+
+
+def _parse_size(text: str) -> tuple[int, int]:
+    height, _, width = text.lower().partition("x")
+    if not (height.isdecimal() and width.isdecimal()):
+        raise UsageError(f"--size is {text!r}, expected height and width in pixels such as 512x768.")
+    return int(height), int(width)

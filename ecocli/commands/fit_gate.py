@@ -156,6 +156,7 @@ def _show(manifest: GateManifest, searched: bool, runtime: Runtime) -> None:
     if not runtime.world.is_main:
         return
     metrics = manifest.metrics
+    assert metrics is not None  # A gate that was fitted has them.
     if searched:
         write_to_stderr(trade_off_table(metrics.trade_off, manifest.beta))
     write_to_stderr(controls_table(metrics, manifest.exit_depths, manifest.cost))

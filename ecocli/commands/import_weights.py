@@ -1,10 +1,14 @@
 """``eco import``: takes a published Mask2Former checkpoint in as a parent; prints the parent's digest."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ecocli.artifacts.action import execute
+from ecocli.artifacts.artifact import Artifact
+from ecocli.artifacts.manifest import ParentManifest
 from ecocli.commands.common import (
     ConfigOption,
     DryRunOption,
@@ -12,11 +16,13 @@ from ecocli.commands.common import (
     JsonOption,
     NameOption,
     SetOption,
+    Shown,
     StoreOption,
     make_runtime,
     open_store,
     resolve,
     run_stage,
+    show_digest,
 )
 from ecocli.config.import_weights import ImportWeightsConfig
 from ecocli.stages import import_weights as stage
@@ -39,7 +45,8 @@ def import_weights(
         typer.Option(
             "--categories",
             metavar="NAME|FILE.json",
-            help="coco, cityscapes, or a panoptic annotation file.  [default: by the number of classes]",
+            help="coco or cityscapes, -things for theirs alone, or a panoptic annotation file.  "
+            "[default: by the number of classes]",
         ),
     ] = None,
     store: StoreOption = None,
@@ -52,6 +59,8 @@ def import_weights(
 ) -> None:
     """Take published Mask2Former weights in as a parent with one exit, at full depth.
 
+    A checkpoint of ECO-M2F becomes a parent with its exits, and a gate of the name "gate".
+
     Pickles are read without executing anything in them. Anything unexpected in the file stops the import.
     """
     opened = open_store(store)
@@ -63,4 +72,14 @@ def import_weights(
             assignments=assignments,
         )
         plan = stage.plan(resolved, {}, opened, runtime)
-        run_stage(plan, opened, runtime, force=force, names=name, dry_run=dry_run, as_json=as_json)
+
+        def show(parent: Artifact[ParentManifest]) -> Shown:
+            shown = show_digest(parent)
+            gate = stage.plan_gate(resolved, parent, runtime)
+            if gate is None:
+                return shown
+            made = execute(gate, opened, runtime, force=force)
+            runtime.log.info("gate %s", made.digest)
+            return replace(shown, data={**shown.data, "gate": made.digest})
+
+        run_stage(plan, opened, runtime, force=force, names=name, dry_run=dry_run, as_json=as_json, show=show)

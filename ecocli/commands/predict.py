@@ -16,6 +16,7 @@ from ecocli.commands.common import (
     SetOption,
     StoreOption,
     ThreadsOption,
+    check_engine,
     emit_result,
     make_runtime,
     open_store,
@@ -62,6 +63,18 @@ def predict(
     instances: Annotated[
         bool | None, typer.Option("--instances/--no-instances", help="Write scored instances, COCO's result format.")
     ] = None,
+    exported: Annotated[
+        Path | None,
+        typer.Option("--exported", metavar="DIR", help="Run the graphs that `eco export` wrote, with their gate."),
+    ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            "--engine",
+            metavar="torch|onnxruntime|openvino",
+            help="What computes.  [default: torch, for graphs that of their format]",
+        ),
+    ] = None,
     store: StoreOption = None,
     config: ConfigOption = None,
     assignments: SetOption = None,
@@ -81,8 +94,11 @@ def predict(
 
     if gate is not None and exit_depth is not None:
         raise UsageError("--gate chooses the exit of each image and --exit fixes it. Give one of them.")
-    if beta is not None and gate is None:
+    if beta is not None and gate is None and exported is None:
         raise UsageError("--beta is a price for the gate to choose exits at. Name a gate with --gate.")
+    check_engine(engine, exported)
+    if exported is not None and (parent is not None or gate is not None):
+        raise UsageError("--exported brings its own parent and gate. Drop --parent and --gate.")
     opened = open_store(store)
     with make_runtime(device, threads) as runtime:
         resolved = resolve(
@@ -98,16 +114,18 @@ def predict(
                 "overlays": overlays,
                 "semantic": semantic,
                 "instances": instances,
+                "exported": None if exported is None else str(exported),
+                "engine": None if engine == "torch" else engine,
             },
             assignments=assignments,
         )
-        inputs = {}
+        inputs: dict[str, str] = {}
         if gate is not None:
             inputs["gate"] = resolve_input(opened, "gate", gate, runtime.log)
         if gate is not None and parent is None:
             inputs["parent"] = parent_of_gate(opened, inputs["gate"])
             runtime.log.info("parent %s (the gate's)", inputs["parent"])
-        else:
+        elif exported is None:
             inputs["parent"] = resolve_input(opened, "parent", parent, runtime.log)
         if dry_run:
             stage.plan(resolved, inputs, opened)

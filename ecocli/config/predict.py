@@ -1,6 +1,6 @@
 """Settings of ``eco predict``."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt
 
@@ -33,6 +33,8 @@ class PredictConfig(Config):
         max_instances: Instances per image at most.
         test_resize: How images are resized for the network; None for the parent's own rule.
         precision: Type of the network's products.
+        exported: Folder of graphs to run instead of a parent of the store.
+        engine: What runs that folder; None for the engine of its format.
         execution: How the work is done.
     """
 
@@ -46,4 +48,6 @@ class PredictConfig(Config):
     max_instances: PositiveInt = 100
     test_resize: ResizeConfig | None = None
     precision: InferencePrecision = "float32"
+    exported: str | None = None
+    engine: Literal["onnxruntime", "openvino"] | None = None
     execution: PredictExecutionConfig = PredictExecutionConfig()

@@ -58,7 +58,7 @@ def read_photo(path: Path) -> UInt8[np.ndarray, "H W 3"]:
         with Image.open(path) as picture:
             picture.load()
             upright = ImageOps.exif_transpose(picture)
-            return np.array(_to_rgb(upright))
+            return np.array(to_rgb(upright))
     except FileNotFoundError as error:
         raise DataError(f"The image {path} is missing.") from error
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
@@ -66,7 +66,7 @@ def read_photo(path: Path) -> UInt8[np.ndarray, "H W 3"]:
         raise DataError(f"The image {path} cannot be decoded ({error}).") from error
 
 
-def _to_rgb(picture: Image.Image) -> Image.Image:
+def to_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode in _GREY_16_BIT:
         grey = np.asarray(picture).astype(np.float32)
         # Files of 12 or 16 bits fill different parts of the range; 8-bit values in a wide mode stay as they are.

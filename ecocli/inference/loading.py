@@ -8,6 +8,7 @@ from torch import Tensor
 from ecocli.artifacts.lineage import check_price
 from ecocli.artifacts.manifest import GateManifest
 from ecocli.config.architecture import ArchitectureConfig
+from ecocli.config.exported import GateEntry
 from ecocli.config.precision import InferencePrecision
 from ecocli.errors import ArtifactError
 from ecocli.inference.postprocess import PanopticRule
@@ -58,13 +59,13 @@ def restore_model(
 
 
 def restore_gate(
-    state: Mapping[str, Tensor], fitted: GateManifest, device: str, digest: str, beta: float | None = None
+    state: Mapping[str, Tensor], fitted: GateManifest | GateEntry, device: str, digest: str, beta: float | None = None
 ) -> ExitGate:
     """Build a fitted gate, if wanted at another price of compute: that is no fit, only other biases.
 
     Args:
         state: State dict of the linear layer, ``linear.weight`` [E, C] and ``linear.bias`` [E].
-        fitted: The gate's manifest.
+        fitted: The gate's manifest, or what a folder of graphs says of it.
         device: Where to put it.
         digest: The gate's digest, for the error message.
         beta: The wanted price of one unit of cost; None for the one it was fitted at.

@@ -40,7 +40,7 @@ class PhotoPredictor:
     categories: tuple[Category, ...]
     device: str
 
-    def predict(self, image: UInt8[np.ndarray, "H W 3"], image_id: str) -> ImagePrediction:
+    def predict(self, image: UInt8[np.ndarray, "H W 3"], image_id: str = "") -> ImagePrediction:
         """Run the network on one RGB picture."""
         height, width = image.shape[:2]
         resized = image

@@ -49,6 +49,7 @@ class PredictedSegment:
         category_id: The data set's id of its category.
         is_thing: Whether it is one object; a stuff segment holds all of its class.
         area: Its pixels.
+        score: Class probability of its query; of stuff from several queries the best.
     """
 
     id: int
@@ -56,6 +57,7 @@ class PredictedSegment:
     category_id: int
     is_thing: bool
     area: int
+    score: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -129,22 +131,27 @@ def panoptic_inference(
     segment_of_stuff: dict[int, int] = {}
     class_of_segment: list[int] = []
     areas: list[int] = []
-    for query, class_index in enumerate(classes):
+    segment_scores: list[float] = []
+    for query, (class_index, score) in enumerate(zip(classes, scores[kept].tolist(), strict=True)):
         if won[query] == 0 or claimed[query] / own_area[query] < rule.overlap_threshold:
             continue
         segment = 0 if rule.is_thing[class_index] else segment_of_stuff.get(class_index, 0)
         if segment == 0:
             class_of_segment.append(class_index)
             areas.append(0)
+            segment_scores.append(score)
             segment = len(areas)
             segment_of_stuff[class_index] = segment
         segment_of_query[query] = segment
         areas[segment - 1] += won[query]
+        segment_scores[segment - 1] = max(segment_scores[segment - 1], score)
     table = torch.tensor(segment_of_query, dtype=torch.int32, device=owner.device)
     panoptic_map = (table[owner] * inside).cpu().numpy()
     segments = tuple(
-        PredictedSegment(number, index, rule.category_ids[index], rule.is_thing[index], area)
-        for number, (index, area) in enumerate(zip(class_of_segment, areas, strict=True), start=1)
+        PredictedSegment(number, index, rule.category_ids[index], rule.is_thing[index], area, score)
+        for number, (index, area, score) in enumerate(
+            zip(class_of_segment, areas, segment_scores, strict=True), start=1
+        )
     )
     return panoptic_map, segments
 

@@ -1,4 +1,4 @@
-"""Published Mask2Former weights to a parent artifact with one exit, at full depth.
+"""Published Mask2Former weights to a parent artifact with one exit, at full depth; an ECO-M2F to a parent and its gate.
 
 The artifact holds ``model.safetensors`` under the original's names. A checkpoint that is damaged, of another model or
 holds anything unexpected stops the import before anything is stored.
@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ecocli.artifacts.action import Action, Made, Plan
-from ecocli.artifacts.lineage import WEIGHTS_FILE
-from ecocli.artifacts.manifest import ParentManifest
+from ecocli.artifacts.artifact import Artifact
+from ecocli.artifacts.lineage import GATE_FILE, WEIGHTS_FILE
+from ecocli.artifacts.manifest import GateManifest, ParentManifest
 from ecocli.artifacts.store import Store
 from ecocli.artifacts.tensors import save_tensors
 from ecocli.config.architecture import ARCHITECTURES, ArchitectureConfig
@@ -27,11 +28,18 @@ from ecocli.weights.huggingface import architecture_from_folder
 from ecocli.weights.loading import RecognisedState, fit_weights, recognise, shorten
 
 STAGE = "import"
+GATE_STAGE = "import-gate"
 SCHEMA_VERSION = 1
 
-_TABLES: Mapping[str, tuple[Category, ...]] = {"coco": COCO, "cityscapes": CITYSCAPES, "shapes": SHAPES}
+_TABLES: Mapping[str, tuple[Category, ...]] = {
+    "coco": COCO,
+    "coco-things": tuple(category for category in COCO if category.is_thing),
+    "cityscapes": CITYSCAPES,
+    "cityscapes-things": tuple(category for category in CITYSCAPES if category.is_thing),
+    "shapes": SHAPES,
+}
 # A class count tells the published data set; the drawn one is never guessed.
-_BY_COUNT = {len(COCO): "coco", len(CITYSCAPES): "cityscapes"}
+_BY_COUNT = {len(_TABLES[name]): name for name in ("coco", "coco-things", "cityscapes", "cityscapes-things")}
 # Labels such as LABEL_0 or "class 0" say nothing.
 _EMPTY_LABELS = ("LABEL_", "class ")
 
@@ -105,6 +113,7 @@ def plan(
         test_resize=resize,
     )
     action = Action(STAGE, SCHEMA_VERSION, request, inputs)
+    exit_depths = _exit_depths(source, config.source)
 
     def work(_folder: Path) -> Made[ParentManifest]:
         model = build_model(source.architecture)
@@ -119,7 +128,7 @@ def plan(
         manifest = ParentManifest(
             **action.recorded,
             architecture=source.architecture,
-            exit_depths=(source.architecture.exits.deepest,),
+            exit_depths=exit_depths,
             categories=request.categories,
             steps=0,
         )
@@ -129,13 +138,69 @@ def plan(
     return Plan(action, ParentManifest, work)
 
 
+def plan_gate(
+    config: ImportWeightsConfig, parent: Artifact[ParentManifest], runtime: Runtime
+) -> Plan[GateManifest] | None:
+    """Say what the gate beside an imported parent is.
+
+    The authors pool over padding as well, here it is left out: on images whose sides are no multiples of 32 the two may
+    choose different exits.
+
+    Args:
+        config: As for the parent.
+        parent: What ``plan`` made of the same source.
+        runtime: For the log.
+
+    Returns:
+        None where the checkpoint has no gate.
+    """
+    if len(parent.manifest.exit_depths) == 1:
+        return None
+    recognised = recognise(load_state(Path(config.source)), config.source)
+    request = ImportRequest.model_validate(parent.manifest.stage_config, strict=False)
+    action = Action(GATE_STAGE, SCHEMA_VERSION, request, {"parent": parent.digest})
+
+    def work(_folder: Path) -> Made[GateManifest]:
+        runtime.log.info(
+            "The gate of %s was trained on means over padding too; here they leave it out, so that on padded images it "
+            "may choose another exit.",
+            config.source,
+        )
+        manifest = GateManifest(
+            **action.recorded, exit_depths=parent.manifest.exit_depths, beta=0.0, feature="projected", metrics=None
+        )
+        return Made(manifest, {GATE_FILE: save_tensors(recognised.gate)}, {"source": config.source})
+
+    return Plan(action, GateManifest, work)
+
+
+def _exit_depths(source: Source, origin: str) -> tuple[int, ...]:
+    """The deepest exit, or with a gate the deepest ones that it chooses among.
+
+    Raises:
+        DataError: The gate does not fit the model.
+    """
+    layers, gate = source.architecture.exits.deepest, source.weights.gate
+    if not gate:
+        return (layers,)
+    found = {name: tuple(tensor.shape) for name, tensor in gate.items()}
+    exits = found.get("linear.bias", (0,))[0]
+    expected = {"linear.weight": (exits, source.architecture.pixel_decoder.hidden_dim), "linear.bias": (exits,)}
+    if found != expected or not 2 <= exits <= layers or not all(bool(t.isfinite().all()) for t in gate.values()):
+        raise DataError(
+            f"The gate in {origin} has the shapes {found}, expected finite weights of 2 to {layers} exits by "
+            f"{source.architecture.pixel_decoder.hidden_dim} channels, and as many biases."
+        )
+    return tuple(range(layers - exits + 1, layers + 1))
+
+
 def _categories_of(said: str | None, source: Source) -> tuple[tuple[Category, ...], ResizeConfig]:
     count = source.architecture.num_classes
     name = _BY_COUNT.get(count) if said is None else said
     if name is None:
         raise UsageError(
-            f"The model has {count} classes, neither COCO's {len(COCO)} nor Cityscapes' {len(CITYSCAPES)}. Say what "
-            "they are with --categories and a panoptic annotation file."
+            f"The model has {count} classes, neither COCO's {len(COCO)} nor Cityscapes' {len(CITYSCAPES)} nor the "
+            "things among them. Say what they are with --categories and a panoptic annotation file."
         )
     table = _TABLES[name] if name in _TABLES else read_annotations(Path(name)).categories
     if len(table) != count:
@@ -148,5 +213,5 @@ def _categories_of(said: str | None, source: Source) -> tuple[tuple[Category, ..
             f"The model has {count} classes like {name}, but calls them {shorten(told)}. Say what they are with "
             f"--categories: {name}, or a panoptic annotation file."
         )
-    preset = DATASET_PRESETS.get(name, DATASET_PRESETS["coco"])
+    preset = DATASET_PRESETS.get(name.removesuffix("-things"), DATASET_PRESETS["coco"])
     return table, ResizeConfig(**preset.get("test_resize", {}))

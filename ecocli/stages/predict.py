@@ -6,7 +6,7 @@ read is reported and left out.
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,11 +14,9 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 from PIL import Image
 
-from ecocli.artifacts.artifact import Artifact
-from ecocli.artifacts.lineage import GATE_FILE, WEIGHTS_FILE, exit_of, open_gate, size_rule
-from ecocli.artifacts.manifest import GateManifest, ParentManifest
+from ecocli.artifacts.lineage import exit_of, open_gate
+from ecocli.artifacts.manifest import ParentManifest
 from ecocli.artifacts.store import Store
-from ecocli.artifacts.tensors import load_tensors
 from ecocli.config.predict import PredictConfig
 from ecocli.data.categories import Category
 from ecocli.data.panoptic import encode_id_map
@@ -26,7 +24,7 @@ from ecocli.data.photos import find_photos, read_photo
 from ecocli.data.transforms import resize_id_map, resize_image
 from ecocli.errors import DataError, InterruptedRunError
 from ecocli.inference.coco_output import category_entries, category_map, instance_entries, segment_entries
-from ecocli.inference.loading import panoptic_rule, restore_gate, restore_model
+from ecocli.inference.opening import exported_model, open_predictor
 from ecocli.inference.photos import PhotoPredictor
 from ecocli.inference.postprocess import instance_inference, semantic_map
 from ecocli.reports.overlays import PanopticPicture, draw_overlay, drawing_scale
@@ -107,19 +105,15 @@ class PredictReport:
 
 @dataclass(frozen=True)
 class PredictPlan:
-    """What is to be predicted with what, all of it opened and found to fit together.
+    """What is to be predicted with what, all of it found to fit together.
 
     Attributes:
-        parent: The model.
-        gate: Chooses exits; None for one exit for all.
-        exit_depth: That exit.
         paths: The images.
+        open_model: Makes the model ready.
     """
 
-    parent: Artifact[ParentManifest]
-    gate: Artifact[GateManifest] | None
-    exit_depth: int
     paths: tuple[Path, ...]
+    open_model: Callable[[Runtime], PhotoPredictor]
 
 
 def plan(config: PredictConfig, inputs: Mapping[str, str], store: Store) -> PredictPlan:
@@ -127,18 +121,36 @@ def plan(config: PredictConfig, inputs: Mapping[str, str], store: Store) -> Pred
 
     Args:
         config: What to predict and write.
-        inputs: Digest of the ``parent``, and of the ``gate`` if it shall choose exits.
+        inputs: Digest of the ``parent``, and of the ``gate`` if it shall choose exits; none for exported graphs.
         store: Where they are.
 
     Raises:
-        ArtifactError: Parent or gate are damaged or do not fit.
-        DataError: There is no image.
-        UsageError: The parent has no such exit, or the gate cannot choose at this price.
+        ArtifactError: Parent, gate or plan of the graphs are damaged or do not fit.
+        DataError: There is no image, or no folder of graphs.
+        UsageError: There is no such exit, or the gate cannot choose at this price.
     """
+    if config.exported is not None:
+        opened = exported_model(
+            Path(config.exported), config.exit_depth, config.beta, engine=config.engine, resize=config.test_resize
+        )
+        return PredictPlan(tuple(find_photos(config.images)), lambda runtime: opened(runtime.threads))
     parent = store.get(inputs["parent"], ParentManifest)
     exit_depth = exit_of(parent.manifest, config.exit_depth)
     gate = open_gate(store, inputs["gate"], parent, config.beta) if "gate" in inputs else None
-    return PredictPlan(parent, gate, exit_depth, tuple(find_photos(config.images)))
+
+    def open_model(runtime: Runtime) -> PhotoPredictor:
+        return open_predictor(
+            parent,
+            gate,
+            exit_depth,
+            runtime.device,
+            beta=config.beta,
+            precision=config.precision,
+            compile_warning=runtime.log.warning if config.execution.compile else None,
+            resize=config.test_resize,
+        )
+
+    return PredictPlan(tuple(find_photos(config.images)), open_model)
 
 
 def run(config: PredictConfig, inputs: Mapping[str, str], store: Store, runtime: Runtime) -> PredictReport:
@@ -146,7 +158,7 @@ def run(config: PredictConfig, inputs: Mapping[str, str], store: Store, runtime:
 
     Args:
         config: What to predict and write.
-        inputs: Digest of the ``parent``, and of the ``gate`` if it shall choose exits.
+        inputs: Digest of the ``parent``, and of the ``gate`` if it shall choose exits; empty for exported graphs.
         store: Where they are.
         runtime: Where and with whom to run.
 
@@ -154,13 +166,13 @@ def run(config: PredictConfig, inputs: Mapping[str, str], store: Store, runtime:
         What was written; its ``check`` raises for what was left out.
 
     Raises:
-        ArtifactError: Parent or gate are damaged or do not fit.
-        DataError: There is no image.
+        ArtifactError: Parent, gate or graphs are damaged or do not fit.
+        DataError: There is no image, or the folder of graphs is incomplete.
         UsageError: The parent has no such exit, or the folder cannot be written.
     """
     planned = plan(config, inputs, store)
     paths, names = planned.paths, unique_names(planned.paths)
-    predictor = _load(config, planned, runtime)
+    predictor = planned.open_model(runtime)
     out, world = Path(config.out), runtime.world
     mine = range(world.rank, len(paths), world.world_size)
     photos: list[PhotoResult] = []
@@ -186,31 +198,6 @@ def run(config: PredictConfig, inputs: Mapping[str, str], store: Store, runtime:
         with storage_errors(out, _ANOTHER_FOLDER):
             _write_json_files(config, report, predictor.categories)
     return report
-
-
-def _load(config: PredictConfig, planned: PredictPlan, runtime: Runtime) -> PhotoPredictor:
-    parent, gate, fitted = planned.parent, None, planned.gate
-    manifest, architecture = parent.manifest, parent.manifest.architecture
-    if fitted is not None:
-        state = load_tensors(fitted.path_of(GATE_FILE))
-        gate = restore_gate(state, fitted.manifest, runtime.device, fitted.digest, config.beta)
-    categories = tuple(map(Category.of, manifest.categories))
-    return PhotoPredictor(
-        model=restore_model(
-            architecture,
-            load_tensors(parent.path_of(WEIGHTS_FILE)),
-            runtime.device,
-            parent.digest,
-            config.precision,
-            runtime.log.warning if config.execution.compile else None,
-        ),
-        gate=gate,
-        exit_depth=planned.exit_depth,
-        rule=panoptic_rule(architecture, [(category.id, category.is_thing) for category in categories]),
-        resize=config.test_resize or size_rule(manifest),
-        categories=categories,
-        device=runtime.device,
-    )
 
 
 def unique_names(paths: Sequence[Path]) -> list[str]:

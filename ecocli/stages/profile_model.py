@@ -203,15 +203,25 @@ def _exit_costs(costs: "ExitCosts", depth: int) -> ProfiledExit:
 
 
 def _expected(gate: Artifact[GateManifest], costs: "ExitCosts") -> ExpectedCost:
-    """Cost under the exits that the gate chose on the images it was scored on."""
-    shares, depths = gate.manifest.metrics.gate.exit_shares, gate.manifest.exit_depths
+    """Cost under the exits that the gate chose on the images it was scored on.
+
+    Raises:
+        UsageError: It was scored on none: it was imported.
+    """
+    metrics = gate.manifest.metrics
+    if metrics is None:
+        raise UsageError(
+            f"The gate {gate.digest} was imported: which exits it chooses on which images is not known, so there is no "
+            "expected cost. Leave --gate out, or measure it with `eco eval`."
+        )
+    shares, depths = metrics.gate.exit_shares, gate.manifest.exit_depths
     pairs = list(zip(shares, depths, strict=True))
     return ExpectedCost(
         digest=gate.digest,
         beta=gate.manifest.beta,
         exit_depths=depths,
         exit_shares=shares,
-        scored_on=gate.manifest.metrics.scored_on,
+        scored_on=metrics.scored_on,
         mean_depth=sum(share * depth for share, depth in pairs),
         pixel_decoder=sum(share * costs.pixel_decoder(depth) for share, depth in pairs),
         total=sum(share * costs.total(depth, gated=True) for share, depth in pairs),

@@ -73,6 +73,8 @@ def _find_derived(
     store: Store, gate: Artifact[GateManifest], config: EvaluateConfig, fingerprint: str
 ) -> Artifact[DerivedManifest] | None:
     """Return the gate's derived table if it measured these very images at this very size, in the same precision."""
+    if "derived" not in gate.manifest.inputs:
+        return None
     derived = store.get(gate.manifest.inputs["derived"], DerivedManifest)
     manifest = derived.manifest
     dataset = manifest.stage_config.get("dataset")

@@ -1,0 +1,34 @@
+"""Settings of ``eco export --format onnx | openvino``."""
+
+from typing import Annotated
+
+from pydantic import Field, PositiveInt
+
+from ecocli.config.base import Config
+from ecocli.config.dataset import ResizeConfig
+from ecocli.config.exported import GraphFormat
+from ecocli.config.precision import InferencePrecision
+
+
+class ExportGraphsConfig(Config):
+    """What to write of a parent and its gate.
+
+    Attributes:
+        out: Folder to write.
+        format: Kind of the graphs.
+        exit_depth: The deepest exit to keep; None for the parent's deepest.
+        beta: Price of compute for a gate that predicts quality; None for the one it was fitted at.
+        precision: What engines shall compute in; ``bfloat16`` is float32 graphs run so, with OpenVINO only.
+        size: The one padded size (height, width) that the graphs shall take; None for any.
+        test_resize: How images are resized for the network; None for the parent's own rule.
+        replace: Whether an earlier export may be replaced.
+    """
+
+    out: str
+    format: GraphFormat
+    exit_depth: PositiveInt | None = None
+    beta: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] | None = None
+    precision: InferencePrecision = "float32"
+    size: tuple[PositiveInt, PositiveInt] | None = None
+    test_resize: ResizeConfig | None = None
+    replace: bool = False

@@ -1,0 +1,271 @@
+"""Exported graphs: decisions and maps are torch's in either engine, from the command, Python and a bare runner."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers_export import pictures, put_tiny
+from PIL import Image
+
+import ecocli
+from ecocli.__main__ import main
+from ecocli.artifacts.digest import sha256_file
+from ecocli.artifacts.store import Store
+from ecocli.errors import UsageError
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("openvino")
+
+RUNNER = Path(__file__).resolve().parents[2] / "docs" / "run_exported.py"
+ENGINES = ("onnxruntime", "openvino")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a store, pictures, and the store's parent and gate as ONNX graphs."""
+    folder = tmp_path_factory.mktemp("exported")
+    put_tiny(Store(folder / "store"), pictures(folder / "pictures"))
+    command = ["export", str(folder / "graphs"), "--format", "onnx", "--gate", "gate", "--store", str(folder / "store")]
+    # On its own: inside torch.export sizes are symbols, which the tests' type checker takes for faults.
+    done = subprocess.run([sys.executable, "-m", "ecocli", *command], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{folder / 'graphs'}\n"
+    return folder
+
+
+@pytest.fixture(scope="module")
+def openvino_graphs(place: Path) -> Path:
+    """The same graphs in OpenVINO's own format."""
+    from ecocli.export.folder import write_openvino
+
+    folder = place / "openvino"
+    folder.mkdir()
+    plan = json.loads((place / "graphs" / "plan.json").read_text())
+    for name, entry in plan["graphs"].items():
+        write_openvino(place / "graphs" / f"{name}.onnx", folder / f"{name}.xml")
+        entry["files"] = {f"{name}{suffix}": sha256_file(folder / f"{name}{suffix}") for suffix in (".xml", ".bin")}
+    plan["format"] = "openvino"
+    (folder / "plan.json").write_text(json.dumps(plan))
+    shutil.copy(place / "graphs" / "gate.safetensors", folder)
+    return folder
+
+
+def differences(place: Path, engine: str, tolerance: float, **choice: int | float) -> list[int]:
+    """Compare an engine with torch on every picture; returns the exits taken."""
+    gate = {} if "exit" in choice else {"gate": "gate"}
+    torch_model = ecocli.load("parent", store=place / "store", device="cpu", **gate, **choice)  # type: ignore[arg-type]
+    graphs = ecocli.load(place / "graphs", engine=engine, threads=1, **choice)  # type: ignore[arg-type]
+    taken = []
+    for path in sorted((place / "pictures").iterdir()):
+        expected, found = torch_model(path), graphs(path)
+        assert found.exit_depth == expected.exit_depth
+        for a, b in ((found.class_logits, expected.class_logits), (found.mask_logits, expected.mask_logits)):
+            assert np.abs(a - b).max() <= tolerance * np.abs(b).max()
+        assert (found.panoptic != expected.panoptic).mean() < 0.001
+        taken.append(found.exit_depth)
+    return taken
+
+
+@pytest.mark.parametrize("engine,tolerance", [("onnxruntime", 1e-4), ("openvino", 1e-3)])
+def test_engine__gate_chooses__decisions_logits_and_maps_are_torchs(place: Path, engine: str, tolerance: float) -> None:
+    # The tolerances are the issue's, of the scale of torch's logits.
+    assert len(set(differences(place, engine, tolerance))) > 1
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("engine,tolerance", [("onnxruntime", 1e-4), ("openvino", 1e-3)])
+def test_engine__every_exit__logits_and_maps_are_torchs(place: Path, engine: str, tolerance: float, depth: int) -> None:
+    assert set(differences(place, engine, tolerance, exit=depth)) == {depth}
+
+
+def test_engine__another_price__gate_chooses_as_in_torch(place: Path) -> None:
+    # So dear that every image leaves first.
+    assert set(differences(place, "onnxruntime", 1e-4, beta=1e3)) == {1}
+
+
+def test_gate_scores__from_the_graph__are_those_of_the_weights(place: Path) -> None:
+    import torch
+
+    from ecocli.data.batching import make_batch
+    from ecocli.inference.engines import open_engine
+    from ecocli.inference.opening import exported_model
+    from ecocli.model.gate import pool_features
+
+    model = open_engine(place / "graphs", threads=1)
+    gate = exported_model(place / "graphs", None, None)(1).gate
+    assert gate is not None
+    rng = np.random.default_rng(0)
+    # Padding on both sides: 70 x 100 in 96 x 128.
+    images = [rng.integers(0, 255, (70, 100, 3), np.uint8), rng.integers(0, 255, (96, 128, 3), np.uint8)]
+    batch = make_batch(images, model.pixel_mean, model.pixel_std)
+    features = model.extract(batch.images)
+    expected = gate.gate(pool_features(features, batch.image_sizes)["res5"])
+    # Means pass through float16, where another order of sums may meet the other side.
+    torch.testing.assert_close(model.gate_scores(features, batch.image_sizes), expected, rtol=2e-3, atol=2e-3)
+
+
+def test_openvino_folder__gate_chooses__as_from_onnx(place: Path, openvino_graphs: Path) -> None:
+    graphs = ecocli.load(openvino_graphs, threads=1)
+    expected = ecocli.load("parent", gate="gate", store=place / "store", device="cpu")
+    for path in sorted((place / "pictures").iterdir()):
+        a, b = graphs(path), expected(path)
+        assert a.exit_depth == b.exit_depth
+        assert np.abs(a.mask_logits - b.mask_logits).max() <= 1e-3 * np.abs(b.mask_logits).max()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_predict__exported__writes_what_torch_writes(
+    place: Path, engine: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = [str(path) for path in sorted((place / "pictures").iterdir())]
+    plain = [
+        *images,
+        "--gate",
+        "gate",
+        "--store",
+        str(place / "store"),
+        "--out",
+        str(tmp_path / "a"),
+        "--device",
+        "cpu",
+    ]
+    assert main(["predict", *plain]) == 0
+    graphs = ["--exported", str(place / "graphs"), "--engine", engine, "--out", str(tmp_path / "b")]
+    assert main(["predict", *images, *graphs]) == 0
+    annotations = [json.loads((tmp_path / folder / "panoptic.json").read_text())["annotations"] for folder in "ab"]
+    assert [entry["exit_depth"] for entry in annotations[0]] == [entry["exit_depth"] for entry in annotations[1]]
+    for path in sorted((tmp_path / "a" / "panoptic").iterdir()):
+        pair = [np.asarray(Image.open(tmp_path / folder / "panoptic" / path.name)) for folder in "ab"]
+        assert (pair[0] != pair[1]).any(axis=-1).mean() < 0.001
+
+
+@pytest.mark.parametrize("folder", ["graphs", "openvino"])
+def test_runner__without_torch__finds_what_eco_finds(
+    place: Path, openvino_graphs: Path, folder: str, tmp_path: Path
+) -> None:
+    # An environment with numpy, Pillow and the engine alone: no torch can be imported in it.
+    site = tmp_path / "site"
+    site.mkdir()
+    engine = "onnxruntime" if folder == "graphs" else "openvino"
+    for name in ("numpy", "numpy.libs", "PIL", "pillow.libs", engine, "flatbuffers", "google", "openvino_telemetry"):
+        for entry in map(Path, sys.path):
+            if (entry / name).exists():
+                (site / name).symlink_to(entry / name)
+                break
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
+
+    def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-S", *arguments], env=environment, capture_output=True, text=True, timeout=120
+        )
+
+    assert "No module named 'torch'" in python("-c", "import torch").stderr
+    model = ecocli.load("parent", gate="gate", store=place / "store", device="cpu")
+    for path in sorted((place / "pictures").iterdir()):
+        done = python(str(RUNNER), str(place / folder), str(path), str(tmp_path / "out.png"))
+        assert done.returncode == 0, done.stderr
+        expected = model(path)
+        assert json.loads(done.stdout)["exit_depth"] == expected.exit_depth
+        assert (np.asarray(Image.open(tmp_path / "out.png")) != expected.panoptic).mean() < 0.001
+
+
+Damage = Callable[[Path], object]
+
+
+def _edit_plan(folder: Path, **changes: object) -> None:
+    plan = json.loads((folder / "plan.json").read_text())
+    (folder / "plan.json").write_text(json.dumps(plan | changes))
+
+
+@pytest.mark.parametrize(
+    "damage,code,message",
+    [
+        (lambda folder: (folder / "decode.onnx").write_bytes(b"no graph"), 4, "decode.onnx is damaged"),
+        (lambda folder: (folder / "layer1.onnx").unlink(), 3, "lacks layer1.onnx"),
+        (lambda folder: (folder / "plan.json").unlink(), 3, "has no plan.json"),
+        (lambda folder: (folder / "plan.json").write_text("{"), 3, "no readable JSON"),
+        (lambda folder: _edit_plan(folder, schema_version=2), 4, "schema version 2"),
+        (lambda folder: _edit_plan(folder, exits={"1": ["layer9"]}), 4, "names no graph layer9"),
+        (lambda folder: _edit_plan(folder, format="tflite"), 4, "is damaged: format"),
+        (lambda folder: _edit_plan(folder, precision="bfloat16"), 2, "no bfloat16 on CPUs"),
+        (lambda folder: _edit_plan(folder, sizes=[[512, 512]]), 2, "padded images of 512 x 512, found 96 x 128"),
+    ],
+)
+def test_predict__folder_that_does_not_fit__one_paragraph_and_its_code(
+    place: Path, damage: Damage, code: int, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "graphs"
+    shutil.copytree(place / "graphs", folder)
+    damage(folder)
+    image = str(place / "pictures" / "0.png")
+    assert main(["predict", image, "--exported", str(folder), "--out", str(tmp_path / "out")]) == code
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    "arguments,message",
+    [
+        (["--engine", "onnxruntime"], "name them with --exported"),
+        (["--engine", "tensorrt"], "expected torch, onnxruntime or openvino"),
+        (["--exported", "{graphs}", "--engine", "torch"], "torch runs parents"),
+        (["--exported", "{graphs}", "--gate", "gate"], "brings its own parent and gate"),
+        (["--exported", "{graphs}", "--exit", "7"], "no exit at depth 7"),
+    ],
+)
+def test_predict__options_that_do_not_fit__exit_code_2(
+    place: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    filled = [argument.format(graphs=place / "graphs") for argument in arguments]
+    assert main(["predict", str(place / "pictures" / "0.png"), *filled]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_predict__picture_below_the_smallest_side__exit_code_2(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (64, 32)).save(tmp_path / "flat.png")
+    assert main(["predict", str(tmp_path / "flat.png"), "--exported", str(place / "graphs")]) == 2
+    assert "each side at least 64, found 32 x 64" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_load__engine_missing__says_what_to_install(place: Path, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, engine, None)
+    extra = {"onnxruntime": "onnx", "openvino": "openvino"}[engine]
+    with pytest.raises(UsageError, match=rf"{engine} is not installed .* 'ecocli\[{extra}\]'"):
+        ecocli.load(place / "graphs", engine=engine)  # type: ignore[arg-type]
+
+
+def test_export__place_taken__refused_and_kept(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (place / "graphs" / "plan.json").read_bytes()
+    store = ["--store", str(place / "store")]
+    assert main(["export", str(place / "graphs"), "--format", "onnx", *store]) == 2
+    assert main(["export", str(place / "pictures"), "--format", "onnx", "--force", *store]) == 2
+    assert "no folder of graphs" in capsys.readouterr().err
+    assert (place / "graphs" / "plan.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "arguments,message",
+    [
+        (["--format", "onnx", "--precision", "bfloat16"], "no bfloat16 on CPUs"),
+        (["--format", "onnx", "--size", "100x128"], "no multiple of 32"),
+        (["--format", "onnx", "--size", "big"], "expected height and width"),
+        (["--format", "onnx", "--exit", "2", "--gate", "gate"], "ends at 2"),
+        (["--format", "hf", "--gate", "gate"], "belong to graphs"),
+    ],
+)
+def test_export__settings_that_do_not_fit__exit_code_2(
+    place: Path, arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", str(tmp_path / "out"), "--store", str(place / "store"), *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

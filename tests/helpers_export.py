@@ -1,0 +1,104 @@
+"""A small parent with a gate in a store, and its graphs, for tests of exports and engines."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from helpers_inference import TINY, tiny_model
+from helpers_store import gate_metrics
+
+from ecocli.artifacts.manifest import DerivedManifest, GateManifest, ParentManifest
+from ecocli.artifacts.store import Store
+from ecocli.artifacts.tensors import save_tensors
+from ecocli.data.batching import make_batch
+from ecocli.data.categories import SHAPES
+from ecocli.data.photos import read_photo
+from ecocli.model.gate import pool_features
+
+FEATURES = 128
+"""Channels of the tiny backbone's ``res5``."""
+
+
+def put_tiny(store: Store, images: Sequence[Path]) -> None:
+    """Store a random parent with exits after 1, 2 and 3 layers, and a gate of its own that uses several on images."""
+    model = tiny_model()
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        # Offsets that depend on the token, as in a trained model.
+        for layer in model.sem_seg_head.pixel_decoder.encoder.layers:
+            weight = layer.get_submodule("self_attn.sampling_offsets").weight
+            assert isinstance(weight, torch.Tensor)
+            weight.copy_(torch.randn(weight.shape, generator=generator) * 0.05)
+    parent = store.put(
+        ParentManifest(
+            schema_version=1,
+            stage_config={},
+            inputs={},
+            dataset_fingerprints={},
+            architecture=TINY,
+            exit_depths=(1, 2, 3),
+            categories=tuple(category.recorded for category in SHAPES),
+            steps=1,
+        ),
+        {"model.safetensors": save_tensors(model.state_dict())},
+        names=["parent"],
+    ).digest
+    pooled = []
+    for path in images:
+        batch = make_batch([read_photo(path)], model.pixel_mean, model.pixel_std)
+        pooled.append(pool_features(model.extract(batch.images), batch.image_sizes)["res5"])
+    weight = torch.randn(3, FEATURES, generator=generator)
+    # On average over the images all exits score alike, so that the images decide.
+    bias = -(torch.cat(pooled) @ weight.T).mean(dim=0)
+    table = store.put(
+        DerivedManifest(
+            schema_version=1,
+            stage_config={},
+            inputs={"parent": parent},
+            dataset_fingerprints={},
+            splits=("train",),
+            exit_depths=(1, 2, 3),
+            rows={"train": 1},
+            feature_sizes={"res5": FEATURES},
+        ),
+        {"train.parquet": b"table"},
+    ).digest
+    store.put(
+        GateManifest(
+            schema_version=1,
+            stage_config={},
+            inputs={"derived": table},
+            dataset_fingerprints={},
+            exit_depths=(1, 2, 3),
+            beta=0.1,
+            feature="res5",
+            head="quality",
+            exit_costs=(1.0, 2.0, 3.0),
+            metrics=gate_metrics(),
+        ),
+        {
+            "gate.safetensors": save_tensors(
+                {
+                    "linear.weight": weight,
+                    "linear.bias": bias,
+                }
+            )
+        },
+        names=["gate"],
+    )
+
+
+def pictures(folder: Path) -> list[Path]:
+    """Six pictures of four sizes; the engines see three padded sizes."""
+    import numpy as np
+    from PIL import Image
+
+    folder.mkdir()
+    rng = np.random.default_rng(5)
+    paths = []
+    for index, (height, width) in enumerate([(96, 128), (90, 120), (128, 96), (64, 64), (96, 128), (60, 101)]):
+        blocks = rng.integers(0, 255, (4, 5, 3), np.uint8)
+        picture = Image.fromarray(blocks).resize((width, height), Image.Resampling.BICUBIC)
+        paths.append(folder / f"{index}.png")
+        picture.save(paths[-1])
+    return paths
