@@ -142,7 +142,7 @@ class Result:
         return self._prediction.pred_masks.float().cpu().numpy()
 
     def overlay(self) -> Image.Image:
-        """The image with coloured segments and their names."""
+        """The image with coloured segments and their names; small images are enlarged."""
         from ecocli.reports.overlays import PanopticPicture, draw_overlay, drawing_scale
 
         id_map, found = self._prediction.panoptic(self._predictor.rule)
