@@ -37,7 +37,7 @@ def write_graphs(
         The entries of ``plan.json``.
 
     Raises:
-        UsageError: The exporter is not installed.
+        UsageError: The exporter is not installed, or torch cannot trace a part for every size.
     """
     values = example_values(parts, torch.zeros(1, 3, *image_size))
     entries: dict[str, GraphEntry] = {}
@@ -72,7 +72,16 @@ def graph_entry(part: GraphModule, path: Path) -> GraphEntry:
 
 def _write_onnx(part: GraphModule, values: Mapping[str, Tensor], fixed: bool, path: Path) -> None:
     with _quiet():
-        program = trace(part, values, fixed)
+        try:
+            program = trace(part, values, fixed)
+        except Exception as error:
+            # torch raises many classes where code depends on a size that is a symbol.
+            if fixed:
+                raise
+            raise UsageError(
+                f"torch cannot trace {part.name} for every size ({' '.join(str(error).split())[:200]}). Write graphs "
+                "of one padded size with --size HxW."
+            ) from error
         try:
             converted = torch.onnx.export(
                 program,
