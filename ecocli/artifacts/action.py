@@ -14,8 +14,7 @@ from typing import Any, Generic
 from pydantic import JsonValue
 
 from ecocli.artifacts.artifact import Artifact
-from ecocli.artifacts.digest import canonical_json, sha256_bytes
-from ecocli.artifacts.manifest import FileContents, Manifest, ManifestT, kind_of_class
+from ecocli.artifacts.manifest import FileContents, Manifest, ManifestT, kind_of_class, request_digest
 from ecocli.artifacts.names import check_name
 from ecocli.artifacts.store import Store
 from ecocli.config.base import Config
@@ -46,17 +45,7 @@ class Action:
     @property
     def digest(self) -> str:
         """The identity of the request."""
-        return sha256_bytes(
-            canonical_json(
-                {
-                    "stage": self.stage,
-                    "schema_version": self.schema_version,
-                    "config": self.stage_config,
-                    "inputs": dict(self.inputs),
-                    "dataset_fingerprints": dict(self.fingerprints),
-                }
-            )
-        )
+        return request_digest(self.stage, self.schema_version, self.stage_config, self.inputs, self.fingerprints)
 
     @property
     def stage_config(self) -> dict[str, JsonValue]:
@@ -157,6 +146,13 @@ def execute(
             if digest is None:
                 return _compute(plan, store, runtime, force, all_names)
     artifact = store.get(digest, plan.manifest_class)
+    try:
+        action.check_manifest(artifact.manifest)
+    except ValueError as error:
+        # The entry is no part of the artifact, and any file may come to stand in its place.
+        _log.warning("The action entry of %s stands for another request (%s): its stage runs again.", digest, error)
+        with store.lock(action.digest, lambda: runtime.stop.requested) if world.is_main else nullcontext():
+            return _compute(plan, store, runtime, True, all_names)
     if world.is_main:
         _log.info("Reusing the %s %s.", artifact.manifest.kind, digest)
         for name in all_names:

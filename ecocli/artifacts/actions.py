@@ -1,11 +1,11 @@
 """The action entries of a store: which artifact a request has made. Written last, so that a reader finds all of it."""
 
-import json
 import logging
 from pathlib import Path
 
 from ecocli.artifacts.digest import canonical_json, hex_of, is_digest
 from ecocli.runtime.files import write_bytes
+from ecocli.runtime.formats import read_json
 
 _log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ class Actions:
         """Return the artifact of an entry; None if there is no entry, or, with a warning, no readable one."""
         path = self.path(action_digest)
         try:
-            digest = str(json.loads(path.read_bytes())["artifact"])
+            digest = str(read_json(path)["artifact"])
             hex_of(digest)
         except FileNotFoundError:
             return None

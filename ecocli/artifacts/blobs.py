@@ -5,6 +5,7 @@ damaged blob is repaired by putting its content again.
 """
 
 import hashlib
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,10 +13,11 @@ from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
-from ecocli.artifacts.digest import hex_of, sha256_bytes, sha256_file
+from ecocli.artifacts.digest import hex_of, sha256_bytes
 from ecocli.artifacts.oci import Descriptor
 from ecocli.errors import ArtifactError, DataError
-from ecocli.runtime.files import replacing, touch, write_bytes
+from ecocli.runtime.files import open_regular, read_regular, replacing, touch, write_bytes
+from ecocli.runtime.formats import RECORD_LIMIT_BYTES
 
 NO_FILE = "no file"
 _CHUNK_BYTES = 1 << 20
@@ -112,11 +114,12 @@ class Blobs:
         path = self.path(descriptor.digest)
         label = f"file {descriptor.title}" if descriptor.title else "blob"
         try:
-            size = path.stat().st_size
-            if size != descriptor.size_bytes:
-                expected, found = f"{descriptor.size_bytes} bytes", f"{size} bytes"
-                return Fault(path, owner, f"Wrong size of {label}", expected, found)
-            digest = sha256_file(path) if full else descriptor.digest
+            with open_regular(path, follow=False) as file:
+                size = os.fstat(file.fileno()).st_size
+                if size != descriptor.size_bytes:
+                    expected, found = f"{descriptor.size_bytes} bytes", f"{size} bytes"
+                    return Fault(path, owner, f"Wrong size of {label}", expected, found)
+                digest = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest() if full else descriptor.digest
         except FileNotFoundError:
             return Fault(path, owner, f"Missing {label}", descriptor.digest, NO_FILE)
         except OSError as error:
@@ -137,13 +140,20 @@ class Blobs:
             raise damage_error(fault)
 
     def read(self, descriptor: Descriptor, owner: str) -> bytes:
-        """Return the verified content of a small blob.
+        """Return the verified content of a small blob: a manifest.
 
         Raises:
-            ArtifactError: It is missing, has the wrong size or the wrong content.
+            ArtifactError: It is missing, has the wrong size or the wrong content, or is too large for a manifest.
         """
+        path = self.path(descriptor.digest)
+        if descriptor.size_bytes > RECORD_LIMIT_BYTES:
+            expected, found = f"at most {RECORD_LIMIT_BYTES:,} bytes", f"{descriptor.size_bytes:,} bytes"
+            raise damage_error(Fault(path, owner, "Manifest too large", expected, found))
         self.check(descriptor, owner)
-        data = self.path(descriptor.digest).read_bytes()
+        try:
+            data = read_regular(path, descriptor.size_bytes, follow=False)
+        except OSError:
+            data = b""
         if sha256_bytes(data) != descriptor.digest:  # it changed since the check
             self.check(descriptor, owner)
         return data
@@ -151,8 +161,8 @@ class Blobs:
     def descriptor(self, digest: str) -> Descriptor | None:
         """Return the descriptor of a blob whose size is not known from elsewhere; None if it is missing."""
         try:
-            return Descriptor(digest, self.path(digest).stat().st_size)
-        except FileNotFoundError:
+            return Descriptor(digest, self.path(digest).lstat().st_size)
+        except OSError:
             return None
 
 
@@ -167,7 +177,7 @@ def damage_error(fault: Fault) -> ArtifactError:
 @contextmanager
 def _opened(source: Path) -> Iterator[BufferedReader]:
     try:
-        file = source.open("rb")
+        file = open_regular(source)
     except OSError as error:
         raise DataError(f"Cannot read {source} to store it: {error.strerror}.") from error
     with file:

@@ -3,12 +3,16 @@
 from collections import defaultdict
 from pathlib import Path
 
+from ecocli.artifacts.actions import digests_of_files
 from ecocli.artifacts.blobs import NO_FILE, Fault
 from ecocli.artifacts.digest import is_digest
-from ecocli.artifacts.oci import Descriptor, parse_index
+from ecocli.artifacts.manifest import STAGES
+from ecocli.artifacts.names import Ref
+from ecocli.artifacts.oci import Descriptor, read_index
 from ecocli.artifacts.references import resolve
 from ecocli.artifacts.store import Store
 from ecocli.errors import ArtifactError, UsageError
+from ecocli.runtime.formats import read_json
 
 
 def verify(store: Store, reference: str | None = None) -> tuple[Fault, ...]:
@@ -52,7 +56,7 @@ def _layout_faults(store: Store) -> list[Fault]:
         faults.append(Fault(store.layout.marker, "", "Damaged marker", "an OCI layout", str(error)))
     index = store.layout.index
     try:
-        parse_index(index.read_bytes(), str(index))
+        read_index(index)
     except FileNotFoundError:
         faults.append(Fault(index, "", "Missing index", "an OCI index", NO_FILE))
     except ArtifactError as error:
@@ -98,8 +102,42 @@ def _entry_faults(store: Store) -> list[Fault]:
             continue
         if ref is not None and store.blobs.descriptor(ref.digest) is None:
             faults.append(Fault(path, f"name {name}", "Dangling name", "an artifact that exists", ref.digest))
+        if ref is not None and not any(fault.path == path for fault in faults):
+            faults += _ref_faults(store, name, ref)
     for action in store.actions.listed():
-        if store.actions.read(action) is None:
-            path = store.actions.path(action)
+        path = store.actions.path(action)
+        digest = store.actions.read(action)
+        if digest is None:
             faults.append(Fault(path, "", "Damaged action entry", "JSON with an artifact's digest", "something else"))
+            continue
+        try:
+            manifest = store.read_base(digest)
+        except ArtifactError:
+            continue  # found above, or removed meanwhile: the stage then runs again
+        stages = [stage for stage in STAGES if manifest.action_digest(stage) == action]
+        if not stages:
+            found = f"the artifact {digest}, which answers another request"
+            faults.append(Fault(path, "", "Wrong action entry", "an artifact that answers this request", found))
+    for digest in digests_of_files(store.layout.provenance):
+        path = store.provenance_path(digest)
+        try:
+            if not isinstance(read_json(path), dict):
+                raise ValueError("it is no JSON object")
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError) as error:
+            faults.append(Fault(path, digest, "Damaged provenance", "a JSON object", str(error)))
     return faults
+
+
+def _ref_faults(store: "Store", name: str, ref: Ref) -> list[Fault]:
+    try:
+        kind = store.read_oci(ref.digest).kind
+    except ArtifactError:
+        return []  # found with the blobs
+    descriptor = store.blobs.descriptor(ref.digest)
+    size = -1 if descriptor is None else descriptor.size_bytes
+    if (ref.kind, ref.size_bytes) == (kind, size):
+        return []
+    expected, found = f"{kind} of {size} bytes", f"{ref.kind} of {ref.size_bytes} bytes"
+    return [Fault(store.refs.path(name), f"name {name}", "Wrong name", expected, found)]

@@ -181,6 +181,12 @@ def read_derived(path: Path, *, split: str, feature: str, exit_depths: Sequence[
             raise _fault(split, f"its column {name} has a value that is no finite number")
     lengths = pc.list_value_length(table["count_exit"]).to_numpy()
     entries = [_flat(table, name).to_numpy(zero_copy_only=False) for name in counted]
+    for name, entry in zip(counted, entries, strict=True):
+        # Nulls come as floating-point numbers.
+        whole = name != "count_iou_sum"
+        if entry.dtype.kind != ("i" if whole else "f") or not np.isfinite(entry).all() or (entry < 0).any():
+            kind = "whole numbers" if whole else "finite numbers"
+            raise _fault(split, f"its column {name} holds something else than {kind} from 0")
     if len({len(entry) for entry in entries}) > 1:
         raise _fault(split, "its count columns have lists of different lengths")
     # Classes that occur nowhere have no part in any average, so K need not be the data set's.

@@ -10,6 +10,8 @@ import json
 import re
 from pathlib import Path
 
+from ecocli.runtime.files import open_regular
+
 DIGEST_PATTERN = r"^sha256:[0-9a-f]{64}$"
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
@@ -25,7 +27,7 @@ def sha256_file(path: Path) -> str:
     Raises:
         OSError: The file cannot be read.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -7,7 +7,7 @@ which the specification allows and other tools ignore.
 from dataclasses import dataclass
 from pathlib import Path
 
-from ecocli.artifacts.oci import LAYOUT_BYTES, parse_index
+from ecocli.artifacts.oci import LAYOUT_BYTES, read_index
 from ecocli.errors import ArtifactError, UsageError
 from ecocli.runtime.files import make_directory, write_bytes
 
@@ -102,7 +102,7 @@ class Layout:
                 f"{self.root} is no store: found {', '.join(found[:3])}, expected an empty folder or an OCI layout. "
                 "Name another folder with --store or ECO_STORE."
             )
-        if self.index.exists() and parse_index(self.index.read_bytes(), str(self.index)):
+        if self.index.exists() and read_index(self.index):
             raise UsageError(
                 f"{self.root} is an OCI layout made by another tool, and using it as a store would drop the names in "
                 "its index. Take its artifacts with `eco store pull`, into a store of their own."

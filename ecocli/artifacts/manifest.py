@@ -13,12 +13,13 @@ from typing import Annotated, Literal, Self, TypeVar, get_args, get_origin
 
 from pydantic import Field, JsonValue, model_validator
 
-from ecocli.artifacts.digest import DIGEST_PATTERN, canonical_json
+from ecocli.artifacts.digest import DIGEST_PATTERN, canonical_json, sha256_bytes
 from ecocli.artifacts.summaries import EvaluationSummary, GateMetrics, ProfileSummary, SweepSummary
 from ecocli.config.architecture import ArchitectureConfig
 from ecocli.config.base import Config
 from ecocli.config.category import CategoryConfig
 from ecocli.config.fit_gate import CostName, FeatureName, HeadName
+from ecocli.runtime.formats import parse_json
 
 DigestText = Annotated[str, Field(pattern=DIGEST_PATTERN)]
 FileName = Annotated[
@@ -26,6 +27,31 @@ FileName = Annotated[
 ]
 KindName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,63}$")]
 FileContents = Mapping[str, Path | bytes]
+
+
+STAGES = ("train-parent", "import", "derive", "fit-gate", "sweep", "eval", "profile", "report")
+"""Every stage whose requests a store remembers."""
+
+
+def request_digest(
+    stage: str,
+    schema_version: int,
+    config: Mapping[str, JsonValue],
+    inputs: Mapping[str, str],
+    fingerprints: Mapping[str, str],
+) -> str:
+    """Return the identity of a request: the SHA-256 of what was asked."""
+    return sha256_bytes(
+        canonical_json(
+            {
+                "stage": stage,
+                "schema_version": schema_version,
+                "config": dict(config),
+                "inputs": dict(inputs),
+                "dataset_fingerprints": dict(fingerprints),
+            }
+        )
+    )
 
 
 class FileEntry(Config):
@@ -68,6 +94,10 @@ class Manifest(Config):
             raise ValueError("files must be sorted by name and named once")
         return self
 
+    def action_digest(self, stage: str) -> str:
+        """Return the digest of the request that this manifest answers, if this stage made it."""
+        return request_digest(stage, self.schema_version, self.stage_config, self.inputs, self.dataset_fingerprints)
+
     def canonical_bytes(self) -> bytes:
         """Return the canonical JSON of the manifest: the artifact's config blob."""
         return canonical_json(self.model_dump(mode="json"))
@@ -93,6 +123,15 @@ class ParentManifest(Manifest):
     exit_depths: tuple[int, ...]
     categories: tuple[CategoryConfig, ...]
     steps: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _exits_are_there(self) -> Self:
+        offered = self.architecture.exits.depths
+        if not self.exit_depths or list(self.exit_depths) != sorted(set(self.exit_depths)):
+            raise ValueError(f"exit_depths must ascend, each depth once, found {list(self.exit_depths)}")
+        if strange := sorted(set(self.exit_depths) - set(offered)):
+            raise ValueError(f"exit_depths has {strange}, but the encoder has exits at {list(offered)}")
+        return self
 
 
 class DerivedManifest(Manifest):
@@ -183,7 +222,7 @@ def base_manifest(config: bytes) -> Manifest:
     Raises:
         ValueError: The bytes are no manifest.
     """
-    raw = json.loads(config)
+    raw = parse_json(config)
     if not isinstance(raw, dict):
         raise ValueError("a manifest is a JSON object")
     shared = {key: value for key, value in raw.items() if key in Manifest.model_fields}

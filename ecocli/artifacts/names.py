@@ -5,7 +5,6 @@ truth. The index is written, the names are listed again, and this repeats until 
 any number of writers and without a lock, and the next writer heals what a kill left behind.
 """
 
-import json
 import logging
 import re
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from ecocli.artifacts.digest import canonical_json, is_digest
 from ecocli.artifacts.oci import build_index, index_entry
 from ecocli.errors import ArtifactError, UsageError
 from ecocli.runtime.files import storage_errors, write_bytes
+from ecocli.runtime.formats import read_json
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class Names:
         """
         path = self.path(name)
         try:
-            raw = json.loads(path.read_bytes())
+            raw = read_json(path)
             ref = Ref(raw["digest"], raw["size"], raw["kind"])
         except FileNotFoundError:
             return None

@@ -5,14 +5,15 @@ Pydantic manifest and whose layers are the files, their names as title annotatio
 without change. Only digests, sizes and names are ever read back from an index: other tools drop the rest.
 """
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from ecocli.artifacts.digest import canonical_json, is_digest, sha256_bytes
 from ecocli.artifacts.manifest import FileEntry
 from ecocli.errors import ArtifactError
+from ecocli.runtime.formats import parse_json, read_json
 
 LAYOUT_BYTES = b'{"imageLayoutVersion":"1.0.0"}'
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
@@ -22,6 +23,7 @@ EMPTY_BYTES = b"{}"
 EMPTY_DIGEST = sha256_bytes(EMPTY_BYTES)
 TITLE = "org.opencontainers.image.title"
 REF_NAME = "org.opencontainers.image.ref.name"
+_INDEX_LIMIT_BYTES = 64 << 20
 _ARTIFACT_TYPE = re.compile(r"application/vnd\.eco\.([a-z][a-z0-9-]*)\.v1\+json")
 # A fixed table: the `mimetypes` module reads files of the machine, and digests must not depend on those.
 _MEDIA_TYPES = {
@@ -111,11 +113,11 @@ def parse_manifest(data: bytes, digest: str) -> OciManifest:
         ArtifactError: The bytes are no manifest of an eco artifact.
     """
     try:
-        raw = json.loads(data)
+        raw = parse_json(data)
         kind = _ARTIFACT_TYPE.fullmatch(raw["artifactType"])
         config = _descriptor(raw["config"])
         layers = tuple(_descriptor(layer) for layer in raw["layers"] if layer["mediaType"] != EMPTY_TYPE)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(
             f"{digest} is no eco artifact: expected an OCI manifest with artifactType, config and layers. "
             "Check the digest with `eco store ls`."
@@ -148,19 +150,24 @@ def build_index(entries: list[dict[str, object]]) -> bytes:
     return canonical_json({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": entries})
 
 
-def parse_index(data: bytes, place: str) -> list[tuple[str, str, dict[str, object]]]:
+def read_index(path: Path) -> list[tuple[str, str, dict[str, object]]]:
     """Read an index.
 
     Returns:
         Name (empty where there is none), digest and the raw entry of each manifest.
 
     Raises:
-        ArtifactError: The bytes are no index.
+        ArtifactError: The file is no index.
+        FileNotFoundError: There is none.
     """
     try:
-        entries = json.loads(data)["manifests"]
+        entries = read_json(path, _INDEX_LIMIT_BYTES)["manifests"]
         return [
             (str((raw.get("annotations") or {}).get(REF_NAME, "")), _descriptor(raw).digest, raw) for raw in entries
         ]
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read ({error.strerror}). Expected an OCI index.") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ArtifactError(f"{place} is damaged: found no list of manifests, expected an OCI index.") from error
+        raise ArtifactError(f"{path} is damaged: found no list of manifests, expected an OCI index.") from error

@@ -6,7 +6,6 @@ names, action. So whatever can be found is complete, at any moment and with any 
 needed for that. Reading verifies size and SHA-256 of everything it hands out.
 """
 
-import json
 import logging
 import os
 import shutil
@@ -35,7 +34,8 @@ from ecocli.artifacts.names import Names, Ref, check_name
 from ecocli.artifacts.oci import EMPTY_BYTES, Descriptor, OciManifest, build_manifest, parse_manifest
 from ecocli.artifacts.provenance import local_provenance
 from ecocli.errors import ArtifactError
-from ecocli.runtime.files import make_directory, touch, write_bytes
+from ecocli.runtime.files import make_directory, touch, user_path, write_bytes
+from ecocli.runtime.formats import read_json
 
 _log = logging.getLogger(__name__)
 _PUT_ATTEMPTS = 3
@@ -65,7 +65,7 @@ class Store:
     def default(cls, environment: Mapping[str, str] | None = None) -> "Store":
         """Return the store that ``ECO_STORE`` names, else ``.eco`` in the working directory."""
         environment = os.environ if environment is None else environment
-        return cls(Path(environment.get("ECO_STORE") or ".eco"))
+        return cls(user_path(environment.get("ECO_STORE", "").strip() or ".eco"))
 
     def create(self) -> None:
         """Make the store's folders where missing.
@@ -141,7 +141,7 @@ class Store:
     def read_provenance(self, digest: str) -> dict[str, JsonValue]:
         """Return what is recorded on the origin of an artifact; nothing if there is no readable record."""
         try:
-            found = json.loads(self.provenance_path(digest).read_bytes())
+            found = read_json(self.provenance_path(digest))
         except (OSError, ValueError):
             return {}
         return found if isinstance(found, dict) else {}

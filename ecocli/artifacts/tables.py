@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ecocli.errors import ArtifactError
-from ecocli.runtime.files import replacing
+from ecocli.runtime.files import open_regular, replacing
 
 ROW_GROUP_ROWS = 8192
 
@@ -92,7 +92,7 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         ArtifactError: The file is missing, no Parquet file, or lacks a column.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             parquet = pq.ParquetFile(file)
             absent = sorted(set(columns or ()) - set(parquet.schema_arrow.names))
             if absent:

@@ -10,7 +10,7 @@ from pathlib import Path
 from ecocli.artifacts.blobs import Blobs, damage_error
 from ecocli.artifacts.layout import Layout
 from ecocli.artifacts.names import check_name, is_name
-from ecocli.artifacts.oci import LAYOUT_BYTES, Descriptor, build_index, index_entry, parse_index
+from ecocli.artifacts.oci import LAYOUT_BYTES, Descriptor, build_index, index_entry, read_index
 from ecocli.artifacts.provenance import local_provenance
 from ecocli.artifacts.references import resolve
 from ecocli.artifacts.store import Store
@@ -152,7 +152,7 @@ def _plain_layout(target: Path) -> Blobs:
 def _add_to_index(target: Path, entry: dict[str, object]) -> None:
     index = Layout(target).index
     for _ in range(_INDEX_ATTEMPTS):
-        entries = [raw for _, _, raw in parse_index(index.read_bytes(), str(index))]
+        entries = [raw for _, _, raw in read_index(index)]
         if entry in entries:
             return
         name = entry.get("annotations")
@@ -166,7 +166,7 @@ def _names_in_index(store: Store) -> dict[str, str]:
     index = store.layout.index
     if not index.is_file():
         return {}
-    return {name: digest for name, digest, _ in parse_index(index.read_bytes(), str(index)) if name}
+    return {name: digest for name, digest, _ in read_index(index) if name}
 
 
 def _find_in_index(store: Store, reference: str) -> str:
@@ -174,7 +174,7 @@ def _find_in_index(store: Store, reference: str) -> str:
     if reference in names:
         return names[reference]
     index = store.layout.index
-    entries = parse_index(index.read_bytes(), str(index)) if index.is_file() else []
+    entries = read_index(index) if index.is_file() else []
     prefix = "sha256:" + reference.removeprefix("sha256:")
     found = sorted({digest for _, digest, _ in entries if len(prefix) >= 11 and digest.startswith(prefix)})
     if len(found) == 1:

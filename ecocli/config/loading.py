@@ -8,7 +8,6 @@ many times.
 import difflib
 import json
 import re
-import tomllib
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +19,8 @@ from pydantic import BaseModel, ValidationError
 
 from ecocli.config.base import Config
 from ecocli.errors import UsageError
+from ecocli.runtime.files import read_regular
+from ecocli.runtime.formats import RECORD_LIMIT_BYTES, parse_toml
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 
@@ -82,19 +83,19 @@ def load_toml(path: Path) -> dict[str, object]:
         UsageError: The file cannot be read or is not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return parse_toml(read_regular(path, RECORD_LIMIT_BYTES).decode())
     except OSError as error:
         raise UsageError(
             f"The configuration file {path} cannot be read ({error.strerror}). Expected the path of a TOML file."
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise UsageError(f"The configuration file {path} is not valid TOML: {error}.") from error
 
 
 def _parse_value(text: str, assignment: str) -> object:
     try:
-        parsed = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError as error:
+        parsed = parse_toml(f"value = {text}")
+    except ValueError as error:
         if _BARE_WORD.fullmatch(text):
             return text
         raise UsageError(
@@ -202,6 +203,27 @@ def _to_json(value: object) -> object:
     return str(value)
 
 
+def _unset(given: Mapping[str, object], models: Sequence[type[BaseModel]]) -> dict[str, object]:
+    """Put None for the word ``none`` wherever a setting may be None and ``none`` is no choice of its own."""
+    result: dict[str, object] = {}
+    for key, value in given.items():
+        annotations = [model.model_fields[key].annotation for model in models if key in model.model_fields]
+        if isinstance(value, Mapping):
+            value = _unset(value, [inner for annotation in annotations for inner in _models_in(annotation)])
+        elif value == "none" and any(_may_be_none(annotation) for annotation in annotations):
+            value = None
+        result[key] = value
+    return result
+
+
+def _may_be_none(annotation: object) -> bool:
+    inner = typing.get_args(annotation)
+    if typing.get_origin(annotation) is typing.Literal:
+        return False
+    is_choice = any("none" in typing.get_args(argument) for argument in inner)
+    return annotation is type(None) or (any(map(_may_be_none, inner)) and not is_choice)
+
+
 def resolve_config(config_class: type[ConfigT], *layers: Mapping[str, object]) -> ConfigT:
     """Merge the layers, later ones winning, and validate the result.
 
@@ -213,7 +235,11 @@ def resolve_config(config_class: type[ConfigT], *layers: Mapping[str, object]) -
     Raises:
         UsageError: Keys are unknown or missing, or values are wrong; all faults are named.
     """
-    text = json.dumps(deep_merge(*layers), default=_to_json)
+    try:
+        text = json.dumps(_unset(deep_merge(*layers), [config_class]), default=_to_json)
+        text.encode()
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"The configuration ({config_class.__name__}) holds what no file can: {error}.") from error
     try:
         return config_class.model_validate_json(text)
     except ValidationError as error:

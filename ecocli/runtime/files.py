@@ -230,6 +230,18 @@ def _sync_and_digest(path: Path) -> str:
 # Reading
 
 
+def user_path(text: str | Path) -> Path:
+    """Return a path as a user writes it, ``~`` included.
+
+    Raises:
+        UsageError: There is no such user or no home folder.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"The path {text} cannot be expanded: {error} Write it out.") from error
+
+
 def open_regular(path: Path, *, follow: bool = True) -> BufferedReader:
     """Open a file for reading if it is one: no pipe, no device, and no folder, which would wait or never end.
 

@@ -4,14 +4,15 @@ Unlike the things of a panoptic map, these masks may overlap and come with areas
 outside the data set are left out.
 """
 
-import json
 from typing import Any
 
 from pycocotools import mask as coco_mask
 
+from ecocli.data.coco_file import ANNOTATION_LIMIT_BYTES
 from ecocli.data.panoptic import PanopticDataset
 from ecocli.errors import DataError
 from ecocli.metrics.instance import Rle, TrueInstance
+from ecocli.runtime.formats import read_json
 
 
 def read_instance_truth(dataset: PanopticDataset) -> tuple[tuple[TrueInstance, ...], ...] | None:
@@ -24,7 +25,7 @@ def read_instance_truth(dataset: PanopticDataset) -> tuple[tuple[TrueInstance, .
     if path is None:
         return None
     try:
-        content = json.loads(path.read_bytes())
+        content = read_json(path, ANNOTATION_LIMIT_BYTES)
     except (OSError, ValueError) as error:
         raise DataError(
             f"The instance annotations {path} cannot be read ({error}). AP is measured against them because they lie "

@@ -9,6 +9,7 @@ import json
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from io import BufferedReader
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +18,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ecocli.errors import DataError
+from ecocli.runtime import formats
+from ecocli.runtime.files import open_regular
 from ecocli.weights.mappings import STATE_DICT_KEYS
 from ecocli.weights.pickle_reader import read_pickle
 from ecocli.weights.renaming import State
@@ -32,6 +35,7 @@ SAFETENSORS_FILE: Final = "model.safetensors"
 TORCH_INDEX: Final = "pytorch_model.bin.index.json"
 TORCH_FILE: Final = "pytorch_model.bin"
 PROCESSOR_FILE: Final = "preprocessor_config.json"
+_JSON_LIMIT_BYTES: Final = 64 << 20
 
 
 def weight_files(path: Path) -> tuple[Path, ...]:
@@ -81,15 +85,19 @@ def source_digest(path: Path) -> str:
     """
     digests = {}
     for file in weight_files(path):
-        try:
-            with file.open("rb") as stream:
-                digests[file.name] = f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}"
-        except OSError as error:
-            raise DataError(f"{file} cannot be read: {error.strerror}.") from error
+        with _opened(file) as stream:
+            digests[file.name] = f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}"
     if not path.is_dir():
         return digests[path.name]
     listing = json.dumps(digests, sort_keys=True, separators=(",", ":"))
     return f"sha256:{hashlib.sha256(listing.encode()).hexdigest()}"
+
+
+def _opened(path: Path) -> BufferedReader:
+    try:
+        return open_regular(path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
 
 
 def read_json(path: Path) -> dict[str, object]:
@@ -99,7 +107,7 @@ def read_json(path: Path) -> dict[str, object]:
         DataError: The file is missing or holds no JSON object.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = formats.read_json(path, _JSON_LIMIT_BYTES)
     except (OSError, ValueError) as error:
         raise DataError(f"{path} is no readable JSON file: {error}.") from error
     if not isinstance(content, dict):
@@ -120,6 +128,8 @@ def load_state(path: Path) -> State:
         DataError: The file is missing, truncated, of an unknown kind, or holds anything but plain data.
     """
     files = weight_files(path)
+    for file in files:
+        _opened(file).close()
     if path.is_dir():
         state: State = {}
         for file in files:
@@ -130,7 +140,7 @@ def load_state(path: Path) -> State:
         return state
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
-    with path.open("rb") as stream:
+    with _opened(path) as stream:
         head = stream.read(len(_LEGACY_TORCH_MAGIC))
     if head.startswith(_ZIP_MAGIC) or head == _LEGACY_TORCH_MAGIC:
         return _state_dict_of(_read_torch(path), path)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeVar, cast
 
 import pytest
-from helpers_store import flip_bit, gate_manifest, overwrite
+from helpers_store import flip_bit, gate_manifest, overwrite, put_gate
 
 from ecocli.artifacts.action import Action, Made, Plan, execute
 from ecocli.artifacts.listing import list_artifacts
@@ -225,3 +225,19 @@ def test_execute__several_processes__reuse_needs_no_work(store: Store) -> None:
 def test_execute__main_process_sends_nothing__is_a_bug(store: Store) -> None:
     with pytest.raises(RuntimeError, match="The main process of the run sent no digest"):
         execute(Plan(ACTION, GateManifest, _Work()), store, ranked(_Rank(1, 2, 1, [None, None, None])))
+
+
+def test_execute__entry_of_another_request__warns_and_computes_again(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = put_gate(store, 0.3)
+    action = Action("fit-gate", 1, _BetaConfig(beta=0.1))
+    store.actions.write(action.digest, made.digest)
+
+    def work(folder: Path) -> Made[GateManifest]:
+        return Made(gate_manifest(0.1))
+
+    artifact = execute(Plan(action, GateManifest, work), store, Runtime.quiet())
+    assert artifact.manifest.stage_config == {"beta": 0.1}
+    assert "stands for another request" in caplog.text
+    assert store.find_action(action.digest) == artifact.digest

@@ -103,7 +103,7 @@ def test_fault__folder_in_place_of_blob__is_unreadable(blobs: Blobs) -> None:
     blobs.path(blob.digest).mkdir()
     fault = blobs.fault(Descriptor(blob.digest, blobs.path(blob.digest).stat().st_size), "x")
     assert fault is not None
-    assert (fault.problem, fault.found) == ("Unreadable blob", "the error 'Is a directory'")
+    assert (fault.problem, fault.found) == ("Unreadable blob", "the error 'It is a folder, not a regular file'")
 
 
 def test_fault__not_full__trusts_the_content(blobs: Blobs) -> None:

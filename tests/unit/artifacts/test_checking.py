@@ -1,10 +1,11 @@
 """Verification finds every kind of damage, and nothing in a sound store."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers_store import flip_bit, overwrite, parent_manifest, put_gate
+from helpers_store import flip_bit, gate_manifest, overwrite, parent_manifest, put_gate
 
 from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.checking import verify
@@ -14,7 +15,7 @@ from ecocli.artifacts.oci import build_manifest
 from ecocli.artifacts.store import Store
 from ecocli.errors import ArtifactError, UsageError
 
-ACTION = "sha256:" + "1" * 64
+ACTION = gate_manifest().action_digest("fit-gate")
 
 
 @pytest.fixture
@@ -74,6 +75,22 @@ def _break_name(store: Store, artifact: Artifact[GateManifest]) -> None:
     store.refs.path("mine").write_bytes(b"{}")
 
 
+def _swap_action(store: Store, artifact: Artifact[GateManifest]) -> None:
+    # A sound entry, in the place of another request's.
+    other = put_gate(store, 0.3, action=gate_manifest(0.3).action_digest("fit-gate"))
+    store.actions.write(ACTION, other.digest)
+
+
+def _break_provenance(store: Store, artifact: Artifact[GateManifest]) -> None:
+    store.provenance_path(artifact.digest).write_bytes(b"[" * 100_000)
+
+
+def _swap_name(store: Store, artifact: Artifact[GateManifest]) -> None:
+    ref = store.refs.read("mine")
+    assert ref is not None
+    store.refs.write("mine", dataclasses.replace(ref, kind="parent"))
+
+
 def _break_action(store: Store, artifact: Artifact[GateManifest]) -> None:
     store.actions.path(ACTION).write_bytes(b"{}")
 
@@ -96,6 +113,9 @@ def _break_marker(store: Store, artifact: Artifact[GateManifest]) -> None:
         (_unlink_manifest, {"Missing blob", "Dangling name"}),
         (_break_name, {"Damaged name"}),
         (_break_action, {"Damaged action entry"}),
+        (_swap_action, {"Wrong action entry"}),
+        (_break_provenance, {"Damaged provenance"}),
+        (_swap_name, {"Wrong name"}),
         (_break_index, {"Damaged index"}),
         (_remove_index, {"Missing index"}),
         (_break_marker, {"Damaged marker"}),

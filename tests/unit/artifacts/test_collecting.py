@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from helpers_store import age, flip_bit, parent_manifest, put_gate
+from helpers_store import age, flip_bit, gate_manifest, parent_manifest, put_gate
 
 from ecocli.artifacts.checking import verify
 from ecocli.artifacts.collecting import collect
@@ -14,7 +14,7 @@ from ecocli.artifacts.manifest import GateManifest, ParentManifest
 from ecocli.artifacts.store import Store
 from ecocli.errors import ArtifactError
 
-ACTION, OTHER = "sha256:" + "1" * 64, "sha256:" + "2" * 64
+ACTION, OTHER = (gate_manifest(beta).action_digest("fit-gate") for beta in (0.2, 0.1))
 DAY_S = 24 * 3600.0
 
 
@@ -35,7 +35,7 @@ def test_collect__no_store__does_nothing(store: Store) -> None:
 def test_collect__old_and_unnamed__is_removed_with_all_its_files(store: Store) -> None:
     store.create()
     before = _files(store)
-    digest = put_gate(store, action=ACTION).digest
+    digest = put_gate(store, 0.2, action=ACTION).digest
     age(store.root, 15 * DAY_S)
     found = collect(store)
     assert found.artifacts == [digest]
@@ -47,14 +47,14 @@ def test_collect__old_and_unnamed__is_removed_with_all_its_files(store: Store) -
 
 
 def test_collect__within_the_grace_period__stays(store: Store) -> None:
-    artifact = put_gate(store, action=ACTION)
+    artifact = put_gate(store, 0.2, action=ACTION)
     age(store.root, 13 * DAY_S)
     assert collect(store).blobs == []
     assert store.get(artifact.digest, GateManifest) == artifact
 
 
 def test_collect__used_lately__stays(store: Store) -> None:
-    artifact = put_gate(store, action=ACTION)
+    artifact = put_gate(store, 0.2, action=ACTION)
     age(store.root, 15 * DAY_S)
     assert store.find_action(ACTION) == artifact.digest
     assert collect(store).artifacts == []
@@ -87,7 +87,7 @@ def test_collect__shared_blob__stays_for_the_named_one(store: Store) -> None:
 
 
 def test_collect__dry_run__says_the_same_and_removes_nothing(store: Store) -> None:
-    put_gate(store, action=ACTION)
+    put_gate(store, 0.2, action=ACTION)
     store.run_dir(OTHER)
     age(store.root, 15 * DAY_S)
     before = _files(store)

@@ -1,5 +1,7 @@
 """OCI manifests and indexes: the bytes that digests stand for, and refusing what is none."""
 
+from pathlib import Path
+
 import pytest
 
 from ecocli.artifacts.digest import canonical_json
@@ -9,8 +11,8 @@ from ecocli.artifacts.oci import (
     build_index,
     build_manifest,
     index_entry,
-    parse_index,
     parse_manifest,
+    read_index,
 )
 from ecocli.errors import ArtifactError
 
@@ -66,16 +68,21 @@ def test_parse_manifest__artifact_of_another_tool__is_refused() -> None:
         parse_manifest(data, A)
 
 
-def test_parse_index__entries_of_other_tools__need_digest_and_size_only() -> None:
+def test_read_index__entries_of_other_tools__need_digest_and_size_only(tmp_path: Path) -> None:
     ours = index_entry("gate", A, 5)
     data = build_index([ours, {"mediaType": "x", "digest": B, "size": 6, "annotations": None}])
-    assert [(name, digest) for name, digest, _ in parse_index(data, "index.json")] == [("gate", A), ("", B)]
+    path = tmp_path / "index.json"
+    path.write_bytes(data)
+    assert [(name, digest) for name, digest, _ in read_index(path)] == [("gate", A), ("", B)]
 
 
-@pytest.mark.parametrize("data", [b"", b"[]", b'{"manifests":1}', b'{"manifests":[1]}'])
-def test_parse_index__other_bytes__are_refused(data: bytes) -> None:
+@pytest.mark.parametrize(
+    "data", [b"", b"[]", b'{"manifests":1}', b'{"manifests":[1]}', b"[" * 100_000, b'{"a":"\\ud800"}']
+)
+def test_read_index__other_bytes__are_refused(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "index.json").write_bytes(data)
     with pytest.raises(ArtifactError, match=r"index\.json is damaged: found no list of manifests"):
-        parse_index(data, "index.json")
+        read_index(tmp_path / "index.json")
 
 
 def test_index_entry__no_name__has_no_annotation() -> None:
