@@ -24,7 +24,8 @@ from ecocli.artifacts.manifest import ParentManifest
 from ecocli.artifacts.references import resolve
 from ecocli.artifacts.store import Store
 from ecocli.data.categories import Category
-from ecocli.data.photos import read_photo, to_rgb
+from ecocli.data.photos import read_photo
+from ecocli.data.pictures import to_rgb
 from ecocli.errors import DataError, UsageError
 from ecocli.inference.opening import exported_model, open_predictor
 from ecocli.inference.photos import PhotoPredictor

@@ -163,7 +163,7 @@ def check(
     as_json: JsonOption = False,
 ) -> None:
     """Check every file, id, area and box of a data set; leaves with code 3 when anything is wrong."""
-    from ecocli.data.checking import Fault, SplitReport, check_split
+    from ecocli.data.checking import Fault, SplitReport, check_split, describe_difference
     from ecocli.data.datasets import data_root, open_dataset, split_names
     from ecocli.data.shapes.files import stored_parameters
     from ecocli.data.workers import usable_cores
@@ -181,6 +181,7 @@ def check(
     progress = Progress()
     reports: list[SplitReport] = []
     names: dict[int, str] = {}
+    first: PanopticDataset | None = None
     for split_name in split or split_names(settings):
         try:
             dataset = open_dataset(settings, split_name, check_files=False)
@@ -188,10 +189,13 @@ def check(
             reports.append(SplitReport(split_name, faults=[Fault(split_name, "", str(error))]))
             continue
         names = {category.id: category.name for category in dataset.categories}
+        first = first or dataset
         sample = _FAST_SAMPLE if fast else None
         total = len(dataset) if sample is None else min(sample, len(dataset))
         with progress.task(f"checking {dataset.name} {split_name}", total=total, unit="image") as task:
             reports.append(check_split(dataset, sample=sample, processes=usable_cores(), advance=task.advance))
+        if difference := describe_difference(first, dataset):
+            reports[-1].faults.insert(0, Fault(split_name, "", difference))
     _print_check(name, reports, names, as_json)
     count = sum(len(report.faults) for report in reports)
     if count:
@@ -206,6 +210,7 @@ def _print_check(name: str, reports: "list[SplitReport]", names: dict[int, str],
     lines = [f"{fault.split}: {fault.text}" for fault in faults[:_SHOWN_FAULTS]]
     if len(faults) > _SHOWN_FAULTS:
         lines.append(f"... and {len(faults) - _SHOWN_FAULTS} more faults")
+    lines += [f"{report.split}: note: {note}" for report in reports for note in report.notes]
     table = make_list(
         "split",
         "images",

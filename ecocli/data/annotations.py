@@ -51,9 +51,7 @@ class _Reader(CocoFile):
         images = self.images(content["images"])
         annotations: dict[int | str, Mapping[str, Any]] = {}
         for entry in content["annotations"]:
-            id_ = self.get(entry, "image_id", "an annotation", (int, str))
-            if id_ not in images:
-                raise self.fault(f"has an annotation of image {id_}, which is not among its images")
+            id_ = self.image_of(entry, images)
             if id_ in annotations:
                 raise self.fault(f"has two annotations of image {id_}, expected one with all its segments")
             annotations[id_] = entry
@@ -90,7 +88,7 @@ class _Reader(CocoFile):
             yield Segment(
                 id_,
                 category,
-                bool(entry.get("iscrowd", 0)),
+                self.flag(entry, "iscrowd", where, 0),
                 self._pixels(self.get(entry, "area", where, (int, float)), "area", where),
                 (left, top, width, height),
             )

@@ -180,7 +180,7 @@ class _InstanceReader(CocoFile):
         if sides[2] < 0 or sides[3] < 0:
             raise self.fault(f"gives {where} the bbox {box}, whose width or height is negative")
         area = entry.get("area", sides[2] * sides[3])
-        return category, sides, self.number(area, "area", where), bool(entry.get("iscrowd", 0))
+        return category, sides, self.number(area, "area", where), self.flag(entry, "iscrowd", where, 0)
 
     def _record(self, image: Any, rows: list[tuple[int, list[float], float, bool]]) -> BoxRecord:
         return BoxRecord(

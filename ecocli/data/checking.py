@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecocli.data.panoptic import ImageRecord, PanopticDataset, Segment
+from ecocli.data.pictures import read_orientation
 from ecocli.data.workers import make_pool
 from ecocli.errors import DataError
 
@@ -50,6 +51,7 @@ class SplitReport:
         void_ratio: Share of their pixels that is unlabelled.
         category_counts: Number of segments of every category id.
         faults: Everything wrong, in the order of the images.
+        notes: What is valid, but hardly meant.
     """
 
     split: str
@@ -60,6 +62,7 @@ class SplitReport:
     void_ratio: float = 0.0
     category_counts: Counter[int] = field(default_factory=Counter)
     faults: list[Fault] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def check_split(
@@ -82,42 +85,109 @@ def check_split(
     indices = [position * len(dataset) // wanted for position in range(wanted)]
     chunks = [indices[start : start + _CHUNK] for start in range(0, wanted, _CHUNK)]
     void_px = total_px = 0
+    flat: list[str] = []
+    turned: list[str] = []
+    repeated: Counter[int] = Counter()
+    stuff = {category.id for category in dataset.categories if not category.is_thing}
     with _mapper(dataset, processes if wanted >= _MIN_IMAGES_FOR_PROCESSES else 1) as map_chunks:
         for chunk, results in zip(chunks, map_chunks(chunks), strict=True):
-            for index, (texts, void) in zip(chunk, results, strict=True):
+            for index, found in zip(chunk, results, strict=True):
                 record = dataset.records[index]
+                flat += [record.file_name] if found.is_flat else []
+                turned += [record.file_name] if found.is_turned else []
+                counts = Counter(segment.category_id for segment in record.segments if not segment.is_crowd)
+                repeated.update(id_ for id_, count in counts.items() if count > 1 and id_ in stuff)
                 report.checked += 1
                 report.segments += len(record.segments)
                 report.crowds += sum(segment.is_crowd for segment in record.segments)
                 report.category_counts.update(segment.category_id for segment in record.segments)
-                report.faults += [Fault(dataset.split, record.image_id, text) for text in texts]
-                void_px += void
+                report.faults += [Fault(dataset.split, record.image_id, text) for text in found.faults]
+                void_px += found.void_px
                 total_px += record.height * record.width
             if advance is not None:
                 advance(len(chunk))
     report.void_ratio = void_px / total_px if total_px else 0.0
+    report.notes = list(_notes(dataset, report, flat, turned, repeated))
     return report
 
 
-def check_image(dataset: PanopticDataset, record: ImageRecord) -> tuple[list[str], int]:
-    """Check one image.
+def _notes(
+    dataset: PanopticDataset, report: SplitReport, flat: list[str], turned: list[str], repeated: Counter[int]
+) -> Iterator[str]:
+    names = {category.id: category.name for category in dataset.categories}
+    if not any(category.is_thing for category in dataset.categories):
+        yield "no category is a thing (isthing is 0 for all): objects of one category are not told apart"
+    elif all(category.is_thing for category in dataset.categories) and len(names) > 1:
+        yield "every category is a thing (isthing is 1 for all): also what cannot be counted, such as sky or road"
+    if repeated:
+        listed = ", ".join(f"{names[id_]} ({count} images)" for id_, count in repeated.most_common(5))
+        yield f"stuff with several segments in one image: {listed}; if they are countable things, isthing should be 1"
+    if flat:
+        yield f"{len(flat)} images have one colour everywhere, the first is {flat[0]}"
+    if turned:
+        yield (
+            f"{len(turned)} images are turned by their EXIF orientation, the first is {turned[0]}; the annotations "
+            "must fit the turned image"
+        )
+    if report.segments and report.crowds == report.segments:
+        yield "every segment is a crowd (iscrowd is 1): nothing is left to train on"
+    if report.void_ratio > 0.99:
+        yield "nearly every pixel is unlabelled"
 
-    Returns:
-        A sentence for every fault, and the number of unlabelled pixels.
+
+def describe_difference(first: PanopticDataset, other: PanopticDataset) -> str:
+    """Say in what the categories of two splits differ; empty where they are the same."""
+    known = {category.id: (category.name, category.is_thing) for category in first.categories}
+    found = {category.id: (category.name, category.is_thing) for category in other.categories}
+    if known == found:
+        return ""
+    id_ = min(id_ for id_ in known.keys() | found.keys() if known.get(id_) != found.get(id_))
+
+    def describe(entry: tuple[str, bool] | None) -> str:
+        return "missing" if entry is None else f"{entry[0]} ({'thing' if entry[1] else 'stuff'})"
+
+    return (
+        f"its {len(found)} categories differ from the {len(known)} of the split {first.split}: category {id_} is "
+        f"{describe(found.get(id_))} here and {describe(known.get(id_))} there, in {other.annotation_file} and "
+        f"{first.annotation_file}. Prepare both in one way: a model is trained on one list"
+    )
+
+
+@dataclass(frozen=True)
+class ImageCheck:
+    """What the check of one image found.
+
+    Attributes:
+        faults: A sentence for each.
+        void_px: Number of unlabelled pixels.
+        is_flat: Whether the image has one colour everywhere.
+        is_turned: Whether EXIF turns it.
     """
+
+    faults: list[str]
+    void_px: int = 0
+    is_flat: bool = False
+    is_turned: bool = False
+
+
+def check_image(dataset: PanopticDataset, record: ImageRecord) -> ImageCheck:
+    """Check one image."""
     faults: list[str] = []
+    is_flat = is_turned = False
     try:
-        dataset.load_image(record)
+        pixels = dataset.load_image(record)
+        is_flat = pixels.size > 0 and bool((pixels == pixels[:1, :1]).all())
+        is_turned = read_orientation(dataset.image_path(record)) != 1
     except DataError as error:
         faults.append(str(error))
     try:
         id_map = dataset.load_panoptic(record)
     except DataError as error:
-        return [*faults, str(error)], 0
+        return ImageCheck([*faults, str(error)], 0, is_flat, is_turned)
     path = dataset.panoptic_path(record)
     for segment in record.segments:
         faults += [f"{path}: {text}" for text in check_segment(segment, id_map)]
-    return faults, int((id_map == 0).sum())
+    return ImageCheck(faults, int((id_map == 0).sum()), is_flat, is_turned)
 
 
 def check_segment(segment: Segment, id_map: NDArray[np.int32]) -> Iterator[str]:
@@ -148,12 +218,12 @@ def _start_worker(dataset: PanopticDataset) -> None:
     _worker_dataset = dataset
 
 
-def _check_in_worker(indices: Sequence[int]) -> list[tuple[list[str], int]]:
+def _check_in_worker(indices: Sequence[int]) -> list[ImageCheck]:
     assert _worker_dataset is not None
     return _check_chunk(_worker_dataset, indices)
 
 
-def _check_chunk(dataset: PanopticDataset, indices: Sequence[int]) -> list[tuple[list[str], int]]:
+def _check_chunk(dataset: PanopticDataset, indices: Sequence[int]) -> list[ImageCheck]:
     return [check_image(dataset, dataset.records[index]) for index in indices]
 
 

@@ -18,9 +18,11 @@ from ecocli.config.loading import load_toml, resolve_config
 from ecocli.data.annotations import read_annotations
 from ecocli.data.categories import CITYSCAPES, CITYSCAPES_TRAIN_IDS, COCO, SHAPES, Category
 from ecocli.data.images import ImageDataset
+from ecocli.data.near_names import near_name
 from ecocli.data.panoptic import ImageRecord, PanopticDataset
 from ecocli.data.shapes.files import ensure_shapes
 from ecocli.errors import DataError, UsageError
+from ecocli.runtime.files import user_path
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class PanopticPlace:
 
 def data_root(config: DatasetConfig) -> Path:
     """Give the folder that holds the data sets: the configured one, else ``datasets`` in the working directory."""
-    return Path(config.root if config.root is not None else "datasets")
+    return user_path(config.root or "datasets")
 
 
 def open_dataset(
@@ -118,7 +120,7 @@ def split_names(config: DatasetConfig) -> tuple[str, ...]:
     """
     name = config.name
     if name.endswith(".toml"):
-        return tuple(describe_custom(Path(name)).splits)
+        return tuple(describe_custom(user_path(name)).splits)
     if name not in DATASET_PRESETS:
         near = difflib.get_close_matches(name, DATASET_PRESETS, n=1)
         hint = f"Did you mean {near[0]!r}?" if near else f"Known are {', '.join(sorted(DATASET_PRESETS))}."
@@ -141,7 +143,7 @@ def locate_panoptic(config: DatasetConfig, split: str, advance: Callable[[int], 
         return _locate_coco(root, split)
     if config.name == "cityscapes":
         return _locate_cityscapes(root, split)
-    return _locate_custom(Path(config.name), split)
+    return _locate_custom(user_path(config.name), split)
 
 
 def _locate_shapes(folder: Path, split: str) -> PanopticPlace:
@@ -232,12 +234,12 @@ def _locate_custom(path: Path, split: str) -> PanopticPlace:
         )
     return PanopticPlace(
         description.name,
-        first_existing([base / named.annotations], "The annotation file", hint),
-        first_existing([base / named.panoptic], "The folder of panoptic PNG files", hint),
-        first_existing([base / named.images], "The image folder", hint),
+        first_existing([base / user_path(named.annotations)], "The annotation file", hint),
+        first_existing([base / user_path(named.panoptic)], "The folder of panoptic PNG files", hint),
+        first_existing([base / user_path(named.images)], "The image folder", hint),
         instances=None
         if named.instances is None
-        else first_existing([base / named.instances], "The file of instance annotations", hint),
+        else first_existing([base / user_path(named.instances)], "The file of instance annotations", hint),
     )
 
 
@@ -284,9 +286,14 @@ def check_file_names(folder: Path, names: Iterable[str], what: str) -> None:
         if base not in listings[parent]:
             missing.append(name)
     if missing:
+        near = near_name(folder, missing[0])
+        advice = (
+            f"{near} Rename the files, or correct the names in the annotations."
+            if near
+            else "An archive was probably not extracted fully: extract it again."
+        )
         raise DataError(
-            f"{len(missing)} of {count} {what} are missing in {folder}, the first is {missing[0]}. "
-            "An archive was probably not extracted fully: extract it again."
+            f"{len(missing)} of {count} {what} are missing in {folder}, the first is {missing[0]}. {advice}"
         )
 
 

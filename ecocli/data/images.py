@@ -13,10 +13,12 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ecocli.data.categories import Category
+from ecocli.data.pictures import read_picture
 from ecocli.errors import DataError
+from ecocli.runtime.files import open_regular
 
 
 @runtime_checkable
@@ -110,10 +112,10 @@ class ImageDataset:
         Raises:
             DataError: The file is missing, truncated, or not of the annotated size.
         """
-        path = self.image_path(record)
-        picture = read_picture(path, "image")
-        check_size(picture, record, path)
-        return np.asarray(picture)
+        return np.asarray(self._read(self.image_path(record), "image", record, self.image_root))
+
+    def _read(self, path: Path, what: str, record: ImageEntry, root: Path) -> Image.Image:
+        return read_picture(path, what, (record.width, record.height), root=root)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -128,7 +130,8 @@ class ImageDataset:
         """
         digest = hashlib.sha256()
         try:
-            digest.update(hashlib.sha256(self.annotation_file.read_bytes()).digest())
+            with open_regular(self.annotation_file) as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
             for file_name in self.records.file_names:
                 size = os.stat(self.image_root / file_name).st_size  # noqa: PTH116 - Path.stat is three times slower
                 digest.update(f"{len(file_name)}:{file_name}:{size};".encode())
@@ -138,47 +141,3 @@ class ImageDataset:
                 f"{self.name}. Run `eco data check` to see everything that is missing."
             ) from error
         return f"sha256:{digest.hexdigest()}"
-
-
-def read_picture(path: Path, what: str) -> Image.Image:
-    """Decode a picture file fully, as RGB.
-
-    Args:
-        path: The file.
-        what: What the file is, for the error message; a panoptic PNG must be stored as RGB or RGBA.
-
-    Raises:
-        DataError: The file is missing, damaged, or of a mode that cannot hold segment ids.
-    """
-    try:
-        with Image.open(path) as picture:
-            if what == "panoptic PNG" and picture.mode not in ("RGB", "RGBA"):
-                raise DataError(
-                    f"The panoptic PNG {path} has mode {picture.mode}, expected RGB with the segment id as R + 256 G "
-                    "+ 65536 B. Write it again from the annotations, for example with panopticapi's converters."
-                )
-            picture.load()
-            upright = picture if what == "panoptic PNG" else ImageOps.exif_transpose(picture)
-            return upright.convert("RGB")
-    except FileNotFoundError as error:
-        raise DataError(
-            f"The {what} {path} is missing. Extract the archive again, or correct the file name in the annotations."
-        ) from error
-    except (OSError, SyntaxError, ValueError) as error:
-        # Pillow reports damaged files with all three of these.
-        raise DataError(
-            f"The {what} {path} cannot be decoded ({error}); it may be truncated. Extract or download it again."
-        ) from error
-
-
-def check_size(picture: Image.Image, record: ImageEntry, path: Path) -> None:
-    """Compare the size of a picture with the annotated one.
-
-    Raises:
-        DataError: They differ.
-    """
-    if picture.size != (record.width, record.height):
-        raise DataError(
-            f"The file {path} is {picture.width} x {picture.height} pixels (width x height), but the annotations of "
-            f"image {record.image_id} say {record.width} x {record.height}. Image and annotation must belong together."
-        )

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ecocli.data.images import ImageDataset, check_size, read_picture
+from ecocli.data.images import ImageDataset
+from ecocli.data.pictures import PANOPTIC
 from ecocli.errors import DataError
 
 
@@ -143,9 +144,7 @@ class PanopticDataset(ImageDataset):
                 annotation's.
         """
         path = self.panoptic_path(record)
-        picture = read_picture(path, "panoptic PNG")
-        check_size(picture, record, path)
-        id_map = decode_id_map(picture)
+        id_map = decode_id_map(self._read(path, PANOPTIC, record, self.panoptic_root))
         found = set(np.unique(id_map).tolist()) - {0}
         annotated = {segment.id for segment in record.segments}
         if found != annotated:
@@ -172,10 +171,12 @@ def describe_id_fault(path: Path, only_png: set[int], only_json: set[int]) -> st
         parts.append(f"holds segment ids that the annotations lack: {_list_ids(only_png)}")
     if only_json:
         parts.append(f"lacks pixels of annotated segment ids: {_list_ids(only_json)}")
-    return (
-        f"The panoptic PNG {path} {' and '.join(parts)}. PNG folder and JSON file must come from the same release; "
-        "take both from one archive."
+    advice = (
+        "PNG folder and JSON file must come from the same release; take both from one archive."
+        if only_png
+        else "Probably a later segment was painted over them: leave segments without a pixel out of the annotations."
     )
+    return f"The panoptic PNG {path} {' and '.join(parts)}. {advice}"
 
 
 def _list_ids(ids: set[int]) -> str:

@@ -4,26 +4,29 @@ Axes: H W pixels.
 """
 
 import glob
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
 
+from ecocli.data.pictures import MAX_PIXELS, read_picture
 from ecocli.errors import DataError
+from ecocli.runtime.files import open_regular, user_path
 
 # In a folder other files are passed over in silence; a file that is named must be a picture.
 PHOTO_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})
-_GREY_16_BIT: Final = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 
 
-def find_photos(arguments: Sequence[str]) -> list[Path]:
+def find_photos(arguments: Sequence[str], out: Path | None = None) -> list[Path]:
     """Expand files, folders and patterns.
 
     Args:
-        arguments: As typed. A folder stands for all pictures below it.
+        arguments: As typed. A folder stands for all pictures below it, but for what no user means: results of this
+            command, in `out` or elsewhere, and hidden files and folders.
+        out: Where results go.
 
     Returns:
         Paths in the order of the arguments, those of a folder or pattern sorted, each path once.
@@ -32,12 +35,16 @@ def find_photos(arguments: Sequence[str]) -> list[Path]:
         DataError: A folder or pattern holds no picture.
     """
     found: dict[Path, None] = {}
+    results = out.resolve() if out is not None else None
     for argument in arguments:
-        path = Path(argument)
+        path = user_path(argument)
         if path.is_dir():
-            photos = sorted(p for p in path.rglob("*") if p.suffix.lower() in PHOTO_SUFFIXES and p.is_file())
+            photos = sorted(_photos_below(path, results))
             if not photos:
-                raise DataError(f"The folder {path} holds no pictures. Expected {', '.join(sorted(PHOTO_SUFFIXES))}.")
+                raise DataError(
+                    f"The folder {path} holds no pictures, leaving out earlier results and hidden files. Expected "
+                    f"{', '.join(sorted(PHOTO_SUFFIXES))}."
+                )
         elif path.exists() or not glob.has_magic(argument):
             photos = [path]
         else:
@@ -48,31 +55,36 @@ def find_photos(arguments: Sequence[str]) -> list[Path]:
     return list(found)
 
 
-def read_photo(path: Path) -> UInt8[np.ndarray, "H W 3"]:
+def _photos_below(folder: Path, results: Path | None) -> Iterator[Path]:
+    for root, folders, names in os.walk(folder):
+        place = Path(root)
+        if "panoptic.json" in names and "panoptic" in folders and _is_result(place):
+            folders.clear()
+            continue
+        folders[:] = [name for name in folders if not _is_hidden(name) and (place / name).resolve() != results]
+        for name in names:
+            path = place / name
+            if not _is_hidden(name) and path.suffix.lower() in PHOTO_SUFFIXES and path.is_file():
+                yield path
+
+
+def _is_result(folder: Path) -> bool:
+    """Whether a folder was written by this command: the entries of its JSON file name the exit of each image."""
+    try:
+        with open_regular(folder / "panoptic.json") as file:
+            return b'"exit_depth"' in file.read(64 << 20)
+    except OSError:
+        return False
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def read_photo(path: Path, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "H W 3"]:
     """Read a picture of any mode: grey-scale of 8 or 16 bits, palette, with transparency, CMYK, turned by EXIF.
 
     Raises:
-        DataError: The file is missing, no picture, damaged or absurdly large.
+        DataError: The file is missing, no picture, damaged or larger than the limit.
     """
-    try:
-        with Image.open(path) as picture:
-            picture.load()
-            upright = ImageOps.exif_transpose(picture)
-            return np.array(to_rgb(upright))
-    except FileNotFoundError as error:
-        raise DataError(f"The image {path} is missing.") from error
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        # Pillow reports damaged files with all of these.
-        raise DataError(f"The image {path} cannot be decoded ({error}).") from error
-
-
-def to_rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode in _GREY_16_BIT:
-        grey = np.asarray(picture).astype(np.float32)
-        # Files of 12 or 16 bits fill different parts of the range; 8-bit values in a wide mode stay as they are.
-        scale = 257.0 if grey.max(initial=0.0) > 255 else 1.0
-        return Image.fromarray((grey / scale).clip(0, 255).astype(np.uint8)).convert("RGB")
-    if picture.mode == "P":
-        # A palette with transparency converts to RGB only by way of RGBA.
-        picture = picture.convert("RGBA")
-    return picture.convert("RGB")
+    return np.array(read_picture(path, "image", max_pixels=max_pixels))

@@ -6,6 +6,8 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Any
 
+from ecocli.errors import UsageError
+
 
 def usable_cores() -> int:
     """Count the CPU cores this process may use, which can be fewer than the machine has."""
@@ -16,5 +18,15 @@ def usable_cores() -> int:
 def make_pool(
     processes: int, initializer: Callable[..., None] | None = None, initargs: tuple[Any, ...] = ()
 ) -> ProcessPoolExecutor:
-    """Make a pool of fresh processes; forked children of a process that runs torch's threads can hang."""
-    return ProcessPoolExecutor(processes, get_context("spawn"), initializer=initializer, initargs=initargs)
+    """Make a pool of fresh processes; forked children of a process that runs torch's threads can hang.
+
+    Raises:
+        UsageError: The machine grants none: their locks lie in /dev/shm.
+    """
+    try:
+        return ProcessPoolExecutor(processes, get_context("spawn"), initializer=initializer, initargs=initargs)
+    except OSError as error:
+        raise UsageError(
+            f"Helper processes cannot be started ({error.strerror or error}): they need shared memory in /dev/shm. "
+            "Make it writable or larger (docker run --shm-size=1g)."
+        ) from error

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from helpers_panoptic import Pred, Truth, random_scene, reference_counts
 
-from ecocli.data.images import read_picture
 from ecocli.data.panoptic import decode_id_map, encode_id_map
+from ecocli.data.pictures import read_picture
 from ecocli.metrics.panoptic_quality import count_panoptic_image
 
 CATEGORIES = tuple(range(1, 134))

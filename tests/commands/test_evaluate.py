@@ -176,8 +176,8 @@ class _OfficialCounts:
 def test_eval__check_with_panopticapi__compares_and_objects(
     bench: Bench, shift: float, code: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ecocli.data.images import read_picture
     from ecocli.data.panoptic import decode_id_map
+    from ecocli.data.pictures import read_picture
 
     def fake(_core: int, pairs: list, truth_folder: str, found_folder: str, categories: dict) -> _OfficialCounts:
         sys.stdout.write("panopticapi chatters\n")

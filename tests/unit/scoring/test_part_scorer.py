@@ -13,8 +13,8 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from ecocli.config.dataset import ResizeConfig
-from ecocli.data.images import read_picture
 from ecocli.data.panoptic import PanopticDataset, RecordTable, decode_id_map
+from ecocli.data.pictures import read_picture
 from ecocli.errors import InterruptedRunError
 from ecocli.inference.postprocess import instance_inference, semantic_map
 from ecocli.inference.predictor import ExitGate, predict_exits, predict_gated
