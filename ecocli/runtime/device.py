@@ -65,8 +65,8 @@ def limit_threads(requested: int | None = None) -> int:
     """
     count = requested
     if count is None:
-        text = os.environ.get("OMP_NUM_THREADS")
-        if text is None:
+        text = os.environ.get("OMP_NUM_THREADS", "").strip()
+        if not text:
             # Unlike cpu_count this respects the share of a machine that a batch system grants.
             count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         elif (first := text.partition(",")[0]).isdecimal() and int(first) > 0:

@@ -29,7 +29,7 @@ _has_joined = False
 
 
 def _read_count(environment: Mapping[str, str], name: str, default: int, lowest: int) -> int:
-    text = environment.get(name, str(default))
+    text = environment.get(name, "").strip() or str(default)
     try:
         value = int(text)
     except ValueError:

@@ -5,6 +5,7 @@ the images, so that neither damage nor another part in its place is taken for it
 warning and computed again.
 """
 
+import contextlib
 import hashlib
 import logging
 import shutil
@@ -20,6 +21,20 @@ from ecocli.runtime.files import check_seal, drop_unfinished, sealing
 _log = logging.getLogger(__name__)
 ResultT = TypeVar("ResultT")
 PartT = TypeVar("PartT", bound="Part")
+
+
+class StopPartError(Exception):
+    """Raised by the work on a part once a stop is asked for: the part is left out, and the run stops."""
+
+
+def check_stop(runtime: Runtime) -> None:
+    """Leave the part that is worked on if a stop is asked for; to be called between images.
+
+    Raises:
+        StopPartError: It is.
+    """
+    if runtime.stop.requested:
+        raise StopPartError
 
 
 @dataclass(frozen=True)
@@ -103,16 +118,17 @@ def compute_parts(
             turn = left[start : start + world.world_size]
             if world.rank < len(turn):
                 part = turn[world.rank]
-                with sealing(part.path, part.holds) as folder:
+                with contextlib.suppress(StopPartError), sealing(part.path, part.holds) as folder:
                     work(part, folder)
             # The signal may reach one process first: all stop after the same turn.
-            stop = runtime.should_stop()
+            if runtime.should_stop():
+                kept = sum(part.is_finished for part in left)
+                if kept < len(left):
+                    raise InterruptedRunError(
+                        f"Stopped by {runtime.stop.reason or 'another process'} after {kept} of {len(left)} parts of "
+                        f"the {of}; they are kept. The same command resumes from here."
+                    )
             progress.advance(sum(len(part.images) for part in turn))
-            if stop and start + world.world_size < len(left):
-                raise InterruptedRunError(
-                    f"Stopped by {runtime.stop.reason or 'another process'} after {start + len(turn)} of {len(left)} "
-                    f"parts of the {of}; they are kept. The same command resumes from here."
-                )
 
 
 def _left(parts: Sequence[Part]) -> list[int]:

@@ -14,7 +14,7 @@ from ecocli.inference.postprocess import PanopticRule
 from ecocli.inference.predictor import ExitGate
 from ecocli.model.contracts import ExitModel
 from ecocli.runtime.context import Runtime
-from ecocli.runtime.parts import Part, compute_parts, read_parts
+from ecocli.runtime.parts import Part, check_stop, compute_parts, read_parts
 from ecocli.scoring.batches import iterate_batches, plan_dataset
 from ecocli.scoring.part_scorer import PartScorer, ScoringOptions
 from ecocli.scoring.scores import PartScores, load_part, merge_parts, save_part
@@ -97,6 +97,7 @@ def score_dataset(task: ScoringTask, folder: Path, runtime: Runtime) -> PartScor
         pictures = place if task.keep_predictions else None
         scorer = PartScorer(task.model, task.gate, task.exit_depths, task.rule, task.options, pictures)
         for batch in iterate_batches(task.dataset, part.batches, task.resize, task.model, runtime.device):
+            check_stop(runtime)
             scorer.add(batch)
         save_part(place / SCORES_FILE, scorer.result())
 

@@ -16,7 +16,9 @@ from ecocli.inference.postprocess import PanopticRule
 from ecocli.inference.predictor import ExitGate, ImagePrediction, predict_exits, predict_gated
 from ecocli.model.contracts import ExitModel
 
-_ROUNDS = 3
+ROUNDS = 4
+MOST_SECONDS = 120.0
+"""After so long no further round begins: on a slow machine the times of one round must do."""
 
 
 @torch.no_grad()
@@ -26,6 +28,8 @@ def time_choices(
     exit_depths: Sequence[int],
     rule: PanopticRule,
     batches: Sequence[ImageBatch],
+    advance: Callable[[], None] = lambda: None,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, float]:
     """Measure every fixed exit and the gate on the same batches.
 
@@ -35,10 +39,12 @@ def time_choices(
         exit_depths: The fixed exits, in encoder layers run.
         rule: Panoptic post-processing.
         batches: At least one batch.
+        advance: Told of each choice that was timed on all batches, ``ROUNDS`` times each.
+        should_stop: Asked before every batch.
 
     Returns:
         Milliseconds per image by ``exit <depth>`` and ``gate``: the median over rounds of the mean over the batches.
-        The first, unmeasured round warms up.
+        The first, unmeasured round warms up, unless it alone takes half of ``MOST_SECONDS``. Nothing if it was stopped.
     """
     choices: dict[str, Callable[[ImageBatch], list[ImagePrediction]]] = {
         f"exit {depth}": partial(_predict_at, model, depth) for depth in exit_depths
@@ -48,14 +54,20 @@ def time_choices(
     images = sum(len(batch.image_ids) for batch in batches)
     seconds: dict[str, list[float]] = {name: [] for name in choices}
     # Rounds go over all choices in turn, so that a machine that slows down slows all of them.
-    for round_number in range(_ROUNDS + 1):
+    began = _now(batches[0])
+    for _ in range(ROUNDS):
         for name, predict in choices.items():
             start = _now(batches[0])
             for batch in batches:
+                if should_stop():
+                    return {}
                 for prediction in predict(batch):
                     prediction.panoptic(rule)
-            if round_number > 0:
-                seconds[name].append(_now(batches[0]) - start)
+            seconds[name].append(_now(batches[0]) - start)
+            advance()
+        if _now(batches[0]) - began > MOST_SECONDS / 2:
+            break
+    seconds = {name: values[1:] or values for name, values in seconds.items()}
     return {name: 1000.0 * statistics.median(values) / images for name, values in seconds.items()}
 
 

@@ -9,6 +9,7 @@ joins them. The table is sorted by the data set's order, so its bytes depend on 
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +26,7 @@ from ecocli.data.datasets import open_dataset
 from ecocli.data.panoptic import PanopticDataset
 from ecocli.errors import DataError
 from ecocli.runtime.context import Runtime
-from ecocli.runtime.parts import Part, compute_parts, read_parts
+from ecocli.runtime.parts import Part, check_stop, compute_parts, read_parts
 
 if TYPE_CHECKING:
     from ecocli.artifacts.derived_table import DerivedRecord
@@ -227,11 +228,11 @@ def _compute_part(
     depths = subject.parent.manifest.exit_depths
     threads = config.execution.score_threads or runtime.threads
     batches = iterate_batches(part.dataset, part.batches, config.dataset.test_resize, model, runtime.device)
-    records = [
-        _record(subject, part.dataset, position, row)
-        for rows in stream_rows(model, batches, depths, rule, threads)
-        for position, row in rows
-    ]
+    records = []
+    with closing(stream_rows(model, batches, depths, rule, threads)) as stream:
+        for rows in stream:
+            check_stop(runtime)
+            records += [_record(subject, part.dataset, position, row) for position, row in rows]
     write_table(folder / ROWS_FILE, build_table(records))
 
 

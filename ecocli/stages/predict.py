@@ -29,7 +29,7 @@ from ecocli.inference.photos import PhotoPredictor
 from ecocli.inference.postprocess import instance_inference, semantic_map
 from ecocli.reports.overlays import PanopticPicture, draw_overlay, drawing_scale
 from ecocli.runtime.context import Runtime
-from ecocli.runtime.files import storage_errors, write_bytes
+from ecocli.runtime.files import storage_errors, user_path, write_bytes
 
 STAGE = "predict"
 PANOPTIC_JSON = "panoptic.json"
@@ -150,7 +150,7 @@ def plan(config: PredictConfig, inputs: Mapping[str, str], store: Store) -> Pred
             resize=config.test_resize,
         )
 
-    return PredictPlan(tuple(find_photos(config.images)), open_model)
+    return PredictPlan(tuple(find_photos(config.images, user_path(config.out))), open_model)
 
 
 def run(config: PredictConfig, inputs: Mapping[str, str], store: Store, runtime: Runtime) -> PredictReport:
@@ -173,7 +173,7 @@ def run(config: PredictConfig, inputs: Mapping[str, str], store: Store, runtime:
     planned = plan(config, inputs, store)
     paths, names = planned.paths, unique_names(planned.paths)
     predictor = planned.open_model(runtime)
-    out, world = Path(config.out), runtime.world
+    out, world = user_path(config.out), runtime.world
     mine = range(world.rank, len(paths), world.world_size)
     photos: list[PhotoResult] = []
     failures: list[tuple[int, str]] = []
@@ -182,7 +182,7 @@ def run(config: PredictConfig, inputs: Mapping[str, str], store: Store, runtime:
             if runtime.stop.requested:
                 break
             try:
-                image = read_photo(paths[index])
+                image = read_photo(paths[index], config.max_pixels)
             except DataError as error:
                 runtime.log.error("%s It is left out.", error)
                 failures.append((index, str(error)))

@@ -30,6 +30,7 @@ from ecocli.data.datasets import data_root, open_dataset
 from ecocli.data.panoptic import PanopticDataset
 from ecocli.errors import DataError, UsageError
 from ecocli.runtime.context import Runtime
+from ecocli.runtime.files import user_path
 
 if TYPE_CHECKING:
     from ecocli.model.contracts import ExitModel
@@ -130,7 +131,7 @@ def _file_digest(config: TrainParentConfig, runtime: Runtime) -> str | None:
         return None
     from ecocli.weights.files import source_digest
 
-    digest = source_digest(Path(config.init_file))
+    digest = source_digest(user_path(config.init_file))
     if runtime.world.is_main:
         runtime.log.info("init %s (%s)", digest, config.init_file)
     return digest
@@ -277,7 +278,7 @@ def _initial_model(
     if synchronised and world.is_main and world.world_size > 1 and runtime.device == "cpu":
         runtime.log.warning("On CPUs the backbone's batch norm is not synchronised: each process has its statistics.")
     if config.init_file is not None:
-        report = load_published_weights(model, Path(config.init_file))
+        report = load_published_weights(model, user_path(config.init_file))
         if world.is_main:
             runtime.log.info("%s: %s", config.init_file, report.summary())
     if initial is not None:

@@ -7,9 +7,13 @@ depth takes from it. So dividing a batch otherwise changes nothing but the order
 what it would have seen. What a part decides nonetheless, ``loop`` says.
 """
 
+import contextlib
 import itertools
+import multiprocessing
+import multiprocessing.queues
+import os
 import signal
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -17,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ecocli.data.sampler import ShuffledStream
 from ecocli.data.training import TrainingSample
-from ecocli.errors import EcoError, UsageError
+from ecocli.errors import EcoError, InterruptedRunError, UsageError
 
 
 @runtime_checkable
@@ -93,6 +97,10 @@ class BatchDivision:
 
 
 _Key = tuple[int, tuple[int, int]]
+# How often the training process looks up while it waits for its loading processes, in seconds.
+_POLL_S = 1.0
+_CANNOT_SEND = 71
+"""Exit status of a loading process that has no place to put an image."""
 
 
 @dataclass(frozen=True)
@@ -142,10 +150,21 @@ def _ignore_signals(worker: int) -> None:
     # A launcher signals whole process groups; the training process alone decides when its workers stop.
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
+    # Images are sent by a thread, whose errors nobody would see: the training process would wait for ever.
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(  # type: ignore[attr-defined]  # documented hook
+        lambda error, item: os._exit(_CANNOT_SEND)
+    )
 
 
 def load_parts(
-    samples: SampleSource, seed: int, division: BatchDivision, *, first_step: int, steps: int, workers: int
+    samples: SampleSource,
+    seed: int,
+    division: BatchDivision,
+    *,
+    first_step: int,
+    steps: int,
+    workers: int,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Generator[TrainingPart | EcoError, None, None]:
     """Yield this process's parts of every step, or in place of one the error of an image that cannot be read.
 
@@ -158,11 +177,66 @@ def load_parts(
         first_step: Step to begin with.
         steps: Steps of the whole run.
         workers: Processes that load ahead; 0 loads when asked.
+        should_stop: Asked while waiting for them; true puts an ``InterruptedRunError`` in the place of a part.
     """
-    yield from DataLoader(
+    loader = DataLoader(
         _PositionedSamples(samples),
         batch_sampler=_Parts(len(samples), seed, division, first_step, steps),
         collate_fn=_gather_part,
         num_workers=workers,
         worker_init_fn=_ignore_signals,
+        timeout=_POLL_S if workers else 0,
     )
+    if not workers:
+        yield from loader
+        return
+    others = set(multiprocessing.active_children())
+    try:
+        try:
+            found = iter(loader)
+        except OSError as error:
+            yield _loading_error(f"cannot be started ({error.strerror or error})")
+            return
+        while True:
+            try:
+                part = next(found, None)
+            except RuntimeError as error:
+                if "timed out" in str(error):
+                    if should_stop():
+                        yield InterruptedRunError("stopped while waiting for the loading processes")
+                    continue
+                yield _loading_error(f"ended ({' '.join(str(error).split())})")
+                return
+            if part is None:
+                return
+            yield part
+    finally:
+        # They ignore signals, and one that is stopped or waits for a disk would be waited for in vain.
+        _end(process for process in multiprocessing.active_children() if process not in others)
+
+
+def _loading_error(what: str) -> UsageError:
+    return UsageError(
+        f"A process that loads images {what}. Either memory is short or the shared memory in /dev/shm, which Docker "
+        "limits to 64 MB: make it larger (docker run --shm-size=8g or --ipc=host), or load with fewer processes "
+        "(--workers, 0 for none). The same command resumes from the state saved last."
+    )
+
+
+def is_loading_error(error: BaseException) -> bool:
+    """Tell whether torch reports the end of a loading process: it does so at any moment, out of a signal handler."""
+    return isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker")
+
+
+def loading_error(error: BaseException) -> UsageError:
+    """Return the error for the user in place of torch's."""
+    return _loading_error(f"ended ({' '.join(str(error).split())})")
+
+
+def _end(processes: Iterator[multiprocessing.process.BaseProcess]) -> None:
+    for process in processes:
+        while process.is_alive():
+            # torch's handler reports every death, these ones too.
+            with contextlib.suppress(RuntimeError):
+                process.kill()
+                process.join(_POLL_S)

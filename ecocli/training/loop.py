@@ -41,7 +41,14 @@ from ecocli.losses.targets import pack_targets
 from ecocli.model.contracts import ExitModel
 from ecocli.runtime.context import Runtime
 from ecocli.runtime.seeds import derive_seed
-from ecocli.training.batches import BatchDivision, SampleSource, TrainingPart, load_parts
+from ecocli.training.batches import (
+    BatchDivision,
+    SampleSource,
+    TrainingPart,
+    is_loading_error,
+    load_parts,
+    loading_error,
+)
 from ecocli.training.evaluation import ExitEvaluator, PeriodicEvaluation
 from ecocli.training.exits import StepExits, choose_exits
 from ecocli.training.metrics_log import nest_values
@@ -151,14 +158,19 @@ class Trainer:
         Raises:
             InterruptedRunError: A signal asked to stop, also during an evaluation; the state is saved.
             DataError: An image cannot be read, or a loss or gradient is not finite; the last saved state stays.
-            UsageError: A state or TensorBoard's events cannot be saved.
+            UsageError: A loading process ended, or a state or TensorBoard's events cannot be saved.
         """
         runtime = self._runtime
         with ExitStack() as opened:
             trackers = open_trackers(self._config.execution, runtime.log, runtime.world, self._state.step)
             for tracker in trackers:
                 opened.callback(tracker.close)
-            return self._run(trackers)
+            try:
+                return self._run(trackers)
+            except RuntimeError as error:
+                if is_loading_error(error):
+                    raise loading_error(error) from error
+                raise
 
     def _run(self, trackers: Sequence[Tracker]) -> TrainingResult:
         config, runtime, state = self._config, self._runtime, self._state
@@ -170,6 +182,7 @@ class Trainer:
             first_step=first,
             steps=config.steps,
             workers=config.execution.workers,
+            should_stop=lambda: runtime.stop.requested,
         )
         start_s = time.monotonic()
         self._evaluate_if_due(trackers, taken_up=True)
@@ -225,7 +238,9 @@ class Trainer:
 
     def _train_step(self, step: int, parts: Iterator[TrainingPart | EcoError]) -> _StepReport:
         config, world, state = self._config, self._runtime.world, self._state
-        own = [next(parts) for _ in range(config.execution.accumulation)]
+        own: list[TrainingPart | EcoError] = []
+        while len(own) < config.execution.accumulation and not any(isinstance(part, EcoError) for part in own):
+            own.append(next(parts))
         num_masks, class_weight_sum = self._agree(own)
         exits = choose_exits(
             config.exit_depths,
@@ -270,21 +285,22 @@ class Trainer:
             This process's share of the number of objects and of the sum of class weights.
         """
         world = self._runtime.world
-        failure = next((str(part) for part in own if isinstance(part, EcoError)), None)
+        stopped = any(isinstance(part, InterruptedRunError) for part in own)
+        failure = next((part for part in own if isinstance(part, EcoError) and not stopped), None)
         counts = [count for part in own if isinstance(part, TrainingPart) for count in part.counts]
         votes = torch.tensor(
             [
                 float(sum(counts)),
                 self._criterion.class_weight_sum(counts, self._model.num_queries),
                 float(failure is not None),
-                float(self._runtime.stop.requested),
+                float(self._runtime.stop.requested or stopped),
             ],
             dtype=torch.float64,
         )
         num_masks, class_weight_sum, failures, stops = world.sum_(votes).tolist()
         if failures:
-            found = [text for text in world.gather_objects(failure) if text is not None]
-            raise DataError(" ".join(dict.fromkeys(found)))
+            found = [error for error in world.gather_objects(failure) if error is not None]
+            raise type(found[0])(" ".join(dict.fromkeys(map(str, found))))
         if stops:
             raise self._interruption("training")
         return max(num_masks, 1.0) / world.world_size, class_weight_sum / world.world_size

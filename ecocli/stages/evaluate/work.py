@@ -15,6 +15,7 @@ from ecocli.artifacts.summaries import EvaluatedGate, EvaluationSummary, LeadSum
 from ecocli.artifacts.tables import ColumnDoc, document_columns, write_table
 from ecocli.artifacts.tensors import load_tensors
 from ecocli.config.evaluate import EvaluateConfig
+from ecocli.errors import InterruptedRunError
 from ecocli.inference.loading import panoptic_rule, restore_gate, restore_model
 from ecocli.metrics.instance import TrueInstance
 from ecocli.metrics.scorecard import ExitTable, GateLead, GateRun, ScoreRow, gate_lead, image_qualities, score_rows
@@ -28,7 +29,7 @@ from ecocli.scoring.part_scorer import ScoringOptions
 from ecocli.scoring.predictions_file import pack_predictions
 from ecocli.scoring.scored_dataset import ScoringTask, predicted_maps, score_dataset
 from ecocli.scoring.scores import PartScores
-from ecocli.scoring.timing import time_choices
+from ecocli.scoring.timing import ROUNDS, time_choices
 from ecocli.stages.evaluate.subject import EvaluationSubject
 
 
@@ -175,7 +176,23 @@ def _timings(config: EvaluateConfig, task: ScoringTask, runtime: Runtime) -> Map
     if not batches:
         return {}
     runtime.log.info("Timing %d images at every exit.", sum(len(batch.image_ids) for batch in batches))
-    return time_choices(task.model, task.gate, task.exit_depths, task.rule, batches)
+    choices = len(task.exit_depths) + (task.gate is not None)
+    with runtime.progress.task("timing", choices * ROUNDS, unit="run") as progress:
+        times = time_choices(
+            task.model,
+            task.gate,
+            task.exit_depths,
+            task.rule,
+            batches,
+            progress.advance,
+            lambda: runtime.stop.requested,
+        )
+    if not times:
+        raise InterruptedRunError(
+            f"Stopped by {runtime.stop.reason} while timing; all images are scored and kept. The same command resumes "
+            "from here."
+        )
+    return times
 
 
 def _summary(
