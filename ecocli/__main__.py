@@ -4,7 +4,9 @@ Only here does the program decide to leave. An expected error is one paragraph o
 shows its traceback.
 """
 
+import errno
 import os
+import re
 import shutil
 import sys
 import textwrap
@@ -16,17 +18,24 @@ from pathlib import Path
 import typer
 
 from ecocli.app import build_app
-from ecocli.errors import EcoError
+from ecocli.errors import EcoError, UsageError
 from ecocli.runtime.distributed import exit_process
+from ecocli.runtime.files import user_path
+from ecocli.runtime.formats import plain_text
 
 # What a shell reports for a process that SIGINT or SIGPIPE ended.
 _INTERRUPTED = 130
 _BROKEN_PIPE = 141
+# What a machine may answer anywhere; any other error of a file that nobody foresaw is a bug.
+_SURROUNDINGS = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE),
+    *(errno.ELOOP, errno.ENAMETOOLONG, errno.EMFILE, errno.ENFILE, errno.ENOMEM),
+}
 
 
 def _print_error(message: str) -> None:
     """Write a message to stderr, wrapped where a person reads it and unbroken where a log is searched."""
-    lines = f"error: {message}".splitlines()
+    lines = plain_text(f"error: {message}").splitlines()
     if sys.stderr.isatty():
         width = min(shutil.get_terminal_size().columns, 100)
         lines = [
@@ -59,11 +68,25 @@ def _print_usage_error(error: typer.TyperException) -> None:
     _print_error(message)
 
 
+def _expanded(argument: str) -> str:
+    """Expand ``~`` where a shell does not, after ``=``, and refuse what an unset variable leaves."""
+    option, equals, value = argument.rpartition("=")
+    if not argument or (not value and re.fullmatch(r"--[a-z-]+", option)):
+        raise UsageError(
+            f"An argument is empty{f' ({option})' if option else ''}, as when a shell variable is not set. Leave it "
+            "out or give it a value."
+        )
+    if re.match(r"~[\w.-]*(/|$)", value) and re.fullmatch(r"(--[a-z-]+=)?[\w.-]*=?|-+[\w.-]+=?", option + equals):
+        return option + equals + str(user_path(value))
+    return argument
+
+
 def _run(arguments: Sequence[str]) -> int:
     if not arguments:
         with redirect_stdout(sys.stderr):
             _run(["--help"])
         return 2
+    arguments = [_expanded(argument) for argument in arguments]
     command = typer.main.get_command(build_app(arguments))
     try:
         with command.make_context("eco", list(arguments)) as context:
@@ -107,7 +130,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _silence_stdout()
         return _BROKEN_PIPE
-    except Exception:
+    except MemoryError as error:
+        _print_error(
+            f"memory is short{f' ({error})' if str(error) else ''}. Ask for less at once, or use a larger machine."
+        )
+        return UsageError.exit_code
+    except OSError as error:
+        if error.errno not in _SURROUNDINGS:
+            traceback.print_exc()
+            return 1
+        place = f" {error.filename}" if error.filename is not None else ""
+        _print_error(f"the file system refuses{place}: {error.strerror}. Make it usable, or choose another place.")
+        return UsageError.exit_code
+    except Exception as error:
+        if "can't allocate memory" in str(error) or type(error).__name__ == "OutOfMemoryError":
+            _print_error("memory is short: ask for less at once (a smaller batch or image), or use a larger machine.")
+            return UsageError.exit_code
         traceback.print_exc()
         return 1
 

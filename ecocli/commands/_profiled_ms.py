@@ -1,5 +1,6 @@
 """Milliseconds of each exit, as ``--profile`` and ``--exit-ms`` give them."""
 
+import math
 from collections.abc import Mapping
 
 from ecocli.artifacts.manifest import DerivedManifest
@@ -20,13 +21,21 @@ def read_exit_ms(store: Store, derived: str, profile: str | None, listed: str | 
     Raises:
         UsageError: Both were given, or the numbers cannot be read, or the artifact lacks them.
     """
+
     if profile is not None and listed is not None:
         raise UsageError("--profile and --exit-ms exclude each other: give one of them.")
     if listed is not None:
+        exits = store.get(derived, DerivedManifest).manifest.exit_depths
         try:
-            return [float(item) for item in listed.split(",")]
+            numbers = [float(item) for item in listed.split(",")]
         except ValueError as error:
             raise UsageError(f"--exit-ms is {listed!r}, expected numbers such as 30.5,34,38.") from error
+        if len(numbers) != len(exits) or not all(0 < number < math.inf for number in numbers):
+            raise UsageError(
+                f"--exit-ms is {listed!r}, expected one positive number for each of the exits "
+                f"{', '.join(map(str, exits))}."
+            )
+        return numbers
     if profile is None:
         return None
     depths = store.get(derived, DerivedManifest).manifest.exit_depths

@@ -27,6 +27,7 @@ from ecocli.errors import UsageError
 from ecocli.runtime.context import Runtime
 from ecocli.runtime.device import choose_device, limit_threads
 from ecocli.runtime.distributed import World, setup_world, teardown_world
+from ecocli.runtime.formats import plain_text
 from ecocli.runtime.interrupt import StopFlag
 from ecocli.runtime.logging import configure_logging
 from ecocli.runtime.memory import keep_freed_memory
@@ -103,7 +104,8 @@ def open_store(store: Path | None) -> Store:
 
 def environment_data_root() -> str | None:
     """Return the folder of data sets that the environment names, to be used below the presets, or None."""
-    return os.environ.get("ECO_DATASETS") or os.environ.get("DETECTRON2_DATASETS") or None
+    found = (os.environ.get(name, "").strip() for name in ("ECO_DATASETS", "DETECTRON2_DATASETS"))
+    return next((text for text in found if text), None)
 
 
 def _announce_stop(reason: str) -> None:
@@ -240,11 +242,19 @@ def emit_result(
         sys.stdout.write(to_json(data, inf_nan_mode="null").decode() + "\n")
     else:
         if text is not None:
-            sys.stdout.write(text + "\n")
+            sys.stdout.write(plain_text(text) + "\n")
         if table is not None:
             from rich.console import Console
 
-            console = Console(file=sys.stdout)
+            class _PipedConsole(Console):
+                def on_broken_pipe(self) -> None:
+                    # Rich would leave with 1 and no word.
+                    raise BrokenPipeError
+
+            # Plain text: what names and files hold is nobody's markup.
+            console = _PipedConsole(file=sys.stdout, markup=False, emoji=False, highlight=False)
+            for column in table.columns:
+                column._cells = [plain_text(cell) if isinstance(cell, str) else cell for cell in column._cells]
             if not console.is_terminal:
                 unbounded = console.options.update(width=_WIDEST_TABLE)
                 console.width = max(console.width, console.measure(table, options=unbounded).maximum)

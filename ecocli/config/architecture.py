@@ -3,14 +3,17 @@
 A config only holds numbers; ``ecocli.model.builders`` is the one place that turns them into modules.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, model_validator
 
 from ecocli.config.base import Config
 from ecocli.exits import ExitPlan
 
 NormName = Literal["frozen_bn", "bn", "sync_bn", "gn"]
+# Far beyond any model that was ever trained, and far below what hangs or exhausts a machine while it is built.
+Width = Annotated[int, Field(ge=1, le=16_384)]
+Depth = Annotated[int, Field(ge=1, le=256)]
 
 
 class ResNetConfig(Config):
@@ -29,10 +32,10 @@ class ResNetConfig(Config):
     """
 
     kind: Literal["resnet"] = "resnet"
-    blocks: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (3, 4, 6, 3)
-    stem_channels: PositiveInt = 64
-    res2_channels: PositiveInt = 256
-    bottleneck_channels: PositiveInt = 64
+    blocks: tuple[Depth, Depth, Depth, Depth] = (3, 4, 6, 3)
+    stem_channels: Width = 64
+    res2_channels: Width = 256
+    bottleneck_channels: Width = 64
     norm: NormName = "frozen_bn"
     stride_in_1x1: bool = False
     dilate_res5: bool = False
@@ -53,13 +56,22 @@ class SwinConfig(Config):
     """
 
     kind: Literal["swin"] = "swin"
-    embed_dim: PositiveInt = 96
-    depths: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (2, 2, 6, 2)
-    num_heads: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (3, 6, 12, 24)
-    window_size: PositiveInt = 7
-    mlp_ratio: float = Field(default=4.0, gt=0)
+    embed_dim: Width = 96
+    depths: tuple[Depth, Depth, Depth, Depth] = (2, 2, 6, 2)
+    num_heads: tuple[Width, Width, Width, Width] = (3, 6, 12, 24)
+    window_size: Width = 7
+    mlp_ratio: float = Field(default=4.0, gt=0, le=64)
     qkv_bias: bool = True
     drop_path_rate: float = Field(default=0.3, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for stage, heads in enumerate(self.num_heads):
+            if (self.embed_dim << stage) % heads:
+                raise ValueError(
+                    f"num_heads of res{stage + 2} is {heads}, which does not divide {self.embed_dim << stage} channels"
+                )
+        return self
 
 
 BackboneConfig = Annotated[ResNetConfig | SwinConfig, Field(discriminator="kind")]
@@ -76,10 +88,10 @@ class DeformableEncoderConfig(Config):
     """
 
     kind: Literal["deformable"] = "deformable"
-    layers: PositiveInt = 6
-    heads: PositiveInt = 8
-    points: PositiveInt = 4
-    feedforward_dim: PositiveInt = 1024
+    layers: Depth = 6
+    heads: Width = 8
+    points: Width = 4
+    feedforward_dim: Width = 1024
 
     @property
     def exits(self) -> ExitPlan:
@@ -99,10 +111,10 @@ class InterleavedEncoderConfig(Config):
     """
 
     kind: Literal["interleaved"] = "interleaved"
-    layers: int = Field(default=6, ge=2)
-    heads: PositiveInt = 8
-    points: PositiveInt = 4
-    feedforward_dim: PositiveInt = 1024
+    layers: int = Field(default=6, ge=2, le=256)
+    heads: Width = 8
+    points: Width = 4
+    feedforward_dim: Width = 1024
     small_ffn: bool = False
 
     @property
@@ -117,18 +129,28 @@ EncoderConfig = Annotated[DeformableEncoderConfig | InterleavedEncoderConfig, Fi
 class PixelDecoderConfig(Config):
     """The pixel decoder; its encoder layers are what exits skip."""
 
-    hidden_dim: PositiveInt = 256
-    mask_dim: PositiveInt = 256
+    hidden_dim: Width = 256
+    mask_dim: Width = 256
     encoder: EncoderConfig = DeformableEncoderConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.hidden_dim % 32:
+            raise ValueError(f"hidden_dim is {self.hidden_dim}, expected a multiple of 32, the groups of its norms")
+        if self.hidden_dim % self.encoder.heads:
+            raise ValueError(
+                f"encoder.heads is {self.encoder.heads}, which does not divide hidden_dim {self.hidden_dim}"
+            )
+        return self
 
 
 class TransformerDecoderConfig(Config):
     """The masked-attention decoder; ``layers`` predictions follow the one from the raw queries."""
 
-    layers: PositiveInt = 9
-    heads: PositiveInt = 8
-    feedforward_dim: PositiveInt = 2048
-    num_queries: PositiveInt = 100
+    layers: Depth = 9
+    heads: Width = 8
+    feedforward_dim: Width = 2048
+    num_queries: Width = 100
 
 
 class ArchitectureConfig(Config):
@@ -146,11 +168,20 @@ class ArchitectureConfig(Config):
     backbone: BackboneConfig
     pixel_decoder: PixelDecoderConfig = PixelDecoderConfig()
     transformer_decoder: TransformerDecoderConfig = TransformerDecoderConfig()
-    num_classes: PositiveInt
+    num_classes: Width
     pixel_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     pixel_std: tuple[float, float, float] = (58.395, 57.12, 57.375)
     object_mask_threshold: float = Field(default=0.8, ge=0, le=1)
     overlap_threshold: float = Field(default=0.8, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        heads, width = self.transformer_decoder.heads, self.pixel_decoder.hidden_dim
+        if width % heads:
+            raise ValueError(f"transformer_decoder.heads is {heads}, which does not divide hidden_dim {width}")
+        if not all(value > 0 for value in self.pixel_std):
+            raise ValueError(f"pixel_std is {list(self.pixel_std)}, expected positive numbers")
+        return self
 
     @property
     def exits(self) -> ExitPlan:

@@ -9,4 +9,4 @@ class Config(BaseModel):
     Sequences are tuples, so that a validated object can neither change nor be changed through a field.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True, allow_inf_nan=False)

@@ -36,6 +36,7 @@ class PredictConfig(Config):
         exported: Folder of graphs to run instead of a parent of the store.
         engine: What runs that folder; None for the engine of its format.
         execution: How the work is done.
+        max_pixels: Larger images are left out; memory grows with the size of an image.
     """
 
     images: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -51,3 +52,4 @@ class PredictConfig(Config):
     exported: str | None = None
     engine: Literal["onnxruntime", "openvino"] | None = None
     execution: PredictExecutionConfig = PredictExecutionConfig()
+    max_pixels: Annotated[int, Field(ge=1, le=178_956_970)] = 67_108_864

@@ -41,11 +41,11 @@ def restore_model(
         ArtifactError: The weights do not belong to this architecture.
     """
     # Weights come from the state: nothing is drawn, so the caller's random numbers stay as they are.
-    with torch.device("meta"):
-        model = build_model(architecture)
     try:
+        with torch.device("meta"):
+            model = build_model(architecture)
         model.load_state_dict(dict(state), strict=True, assign=True)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError, TypeError) as error:
         raise ArtifactError(
             f"The weights of the parent {digest} do not fit its architecture {architecture.name}: "
             f"{' '.join(str(error).split())[:300]}. Train or import the parent again."
@@ -82,7 +82,12 @@ def restore_gate(
             f"{len(exit_depths)} exits. Fit the gate again."
         )
     gate = Gate(weight.shape[1], len(exit_depths))
-    gate.load_state_dict(dict(state))
+    try:
+        gate.load_state_dict(dict(state))
+    except RuntimeError as error:
+        raise ArtifactError(
+            f"The tensors of the gate {digest} are not a gate's: {' '.join(str(error).split())[:300]}. Fit it again."
+        ) from error
     check_price(fitted, digest, beta)
     if beta is not None:
         shift = (fitted.beta - beta) * torch.tensor(fitted.exit_costs, dtype=torch.float64)

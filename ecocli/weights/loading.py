@@ -32,6 +32,7 @@ _HF_MARK = "model.transformer_module."
 _FULL_MARK = "sem_seg_head."
 # The gate of the ECO-M2F authors: a linear layer on the mean of the projected tokens with stride 32.
 _GATE = "sem_seg_head.pixel_decoder.transformer.encoder.gt.head."
+_WRAPPERS = ("module", "_orig_mod")
 _ENCODER_LAYER = re.compile(r"(?:sem_seg_head\.pixel_decoder\.)?transformer\.encoder\.layers\.(\d+)\.")
 # A published file may count BatchNorm steps where our frozen norm has no counter, and the reverse.
 _COUNTERS = ("*.num_batches_tracked",)
@@ -128,6 +129,7 @@ def recognise(state: Mapping[str, Tensor], origin: str) -> RecognisedState:
     Raises:
         DataError: It is of no known kind, or holds tensors that such a file never has.
     """
+    state = unwrap(state)
     detr = recognise_detr(state)
     if detr is not None:
         source, renamed, unknown = detr
@@ -148,6 +150,26 @@ def recognise(state: Mapping[str, Tensor], origin: str) -> RecognisedState:
     if gate:
         source = "ECO-M2F with the original names"
     return RecognisedState(source, tensors, extras, is_full=True, gate=gate)
+
+
+def unwrap(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Take off the names of wrappers, in any nesting: ``module.``, ``_orig_mod.``, and one common prefix.
+
+    DistributedDataParallel, torch.compile and Lightning put theirs before every name or, where they wrap a part,
+    inside.
+    A common prefix goes only while what it hides is not known as it stands.
+    """
+    named = {".".join(part for part in name.split(".") if part not in _WRAPPERS): t for name, t in state.items()}
+    if len(named) < len(state):
+        named = dict(state)
+    known = (_HF_MARK, _FULL_MARK, _HF_MARK.removeprefix("model."))
+    while named and not any(name.startswith((_HF_MARK, _FULL_MARK)) for name in named):
+        first = {name.partition(".")[0] for name in named}
+        inside = {name.partition(".")[2]: tensor for name, tensor in named.items()}
+        if len(first) > 1 or not all(inside) or not any(mark in name for name in inside for mark in known):
+            break
+        named = inside
+    return named
 
 
 def _current_name(name: str) -> str:
