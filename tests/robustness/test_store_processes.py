@@ -3,13 +3,16 @@
 Expected everywhere: what was acknowledged is there, what is there is intact, and refusals are one clear error.
 """
 
+import contextlib
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -197,6 +200,52 @@ def test_push__through_skopeo_and_back__keeps_digest_and_bytes(store: Store, tmp
     artifact = put_gate(store, names=("mine",))
     copied = tmp_path / "copied"
     subprocess.run(["skopeo", "copy", f"oci:{store.root}:mine", f"oci:{copied}:mine"], check=True, capture_output=True)
+    other = Store(tmp_path / "other")
+    assert pull(other, copied, "mine") == artifact.digest
+    assert other.get(artifact.digest, GateManifest).manifest == artifact.manifest
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[str]:
+    """Address of a registry on loopback, Debian's ``docker-registry``."""
+    if shutil.which("skopeo") is None or shutil.which("docker-registry") is None:
+        pytest.skip("skopeo or docker-registry is not installed")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    settings = {
+        "version": "0.1",
+        "storage": {"filesystem": {"rootdirectory": str(tmp_path / "registry")}},
+        "http": {"addr": address},
+    }
+    # JSON is YAML.
+    (tmp_path / "registry.yml").write_text(json.dumps(settings))
+    with (tmp_path / "registry.log").open("w") as log:
+        served = subprocess.Popen(
+            ["docker-registry", "serve", str(tmp_path / "registry.yml")], stdout=log, stderr=subprocess.STDOUT
+        )
+    try:
+        host, _, port = address.partition(":")
+        for _ in range(100):
+            with contextlib.suppress(OSError), socket.create_connection((host, int(port)), 1):
+                break
+            time.sleep(0.1)
+        yield address
+    finally:
+        served.terminate()
+        served.wait(30)
+
+
+def test_push__through_a_registry_and_back__keeps_digest_and_bytes(store: Store, tmp_path: Path, registry: str) -> None:
+    artifact = put_gate(store, names=("mine",))
+    image, copied = f"docker://{registry}/eco/gate:mine", tmp_path / "copied"
+    policy = ["skopeo", "--insecure-policy", "copy"]
+    for command in (
+        [*policy, "--dest-tls-verify=false", f"oci:{store.root}:mine", image],
+        [*policy, "--src-tls-verify=false", image, f"oci:{copied}:mine"],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        assert done.returncode == 0, done.stderr
     other = Store(tmp_path / "other")
     assert pull(other, copied, "mine") == artifact.digest
     assert other.get(artifact.digest, GateManifest).manifest == artifact.manifest
