@@ -94,7 +94,8 @@ def _opened(path: Path, what: str, root: Path | None) -> Iterator[Image.Image]:
     except DataError:
         raise
     except FileNotFoundError as error:
-        near = near_name(root, path.relative_to(root).as_posix()) if root is not None else None
+        inside = root is not None and path.is_relative_to(root)
+        near = near_name(root, path.relative_to(root).as_posix()) if root is not None and inside else None
         advice = near or "Extract the archive again, or correct the file name in the annotations."
         raise DataError(f"The {what} {path} is missing. {advice}") from error
     except Image.DecompressionBombError as error:
