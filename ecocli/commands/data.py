@@ -21,6 +21,7 @@ from ecocli.commands.tables import make_list
 from ecocli.config.dataset import DatasetConfig
 from ecocli.errors import DataError
 from ecocli.runtime.distributed import World
+from ecocli.runtime.logging import configure_logging
 from ecocli.runtime.progress import Progress
 
 if TYPE_CHECKING:
@@ -196,6 +197,10 @@ def check(
             reports.append(check_split(dataset, sample=sample, processes=usable_cores(), advance=task.advance))
         if difference := describe_difference(first, dataset):
             reports[-1].faults.insert(0, Fault(split_name, "", difference))
+    log = configure_logging(World())
+    for report in reports:
+        for note in report.notes:
+            log.warning("%s: %s.", report.split, note)
     _print_check(name, reports, names, as_json)
     count = sum(len(report.faults) for report in reports)
     if count:
@@ -210,7 +215,6 @@ def _print_check(name: str, reports: "list[SplitReport]", names: dict[int, str],
     lines = [f"{fault.split}: {fault.text}" for fault in faults[:_SHOWN_FAULTS]]
     if len(faults) > _SHOWN_FAULTS:
         lines.append(f"... and {len(faults) - _SHOWN_FAULTS} more faults")
-    lines += [f"{report.split}: note: {note}" for report in reports for note in report.notes]
     table = make_list(
         "split",
         "images",

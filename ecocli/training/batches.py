@@ -12,7 +12,9 @@ import itertools
 import multiprocessing
 import multiprocessing.queues
 import os
+import queue
 import signal
+import threading
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -185,34 +187,57 @@ def load_parts(
         collate_fn=_gather_part,
         num_workers=workers,
         worker_init_fn=_ignore_signals,
-        timeout=_POLL_S if workers else 0,
     )
     if not workers:
         yield from loader
         return
     others = set(multiprocessing.active_children())
+    inbox: queue.Queue[_Fetched] = queue.Queue(1)
+    left = threading.Event()
     try:
         try:
             found = iter(loader)
         except OSError as error:
             yield _loading_error(f"cannot be started ({error.strerror or error})")
             return
+        thread = threading.Thread(target=_fetch, args=(found, inbox, left), daemon=True)
+        thread.start()
         while True:
             try:
-                part = next(found, None)
-            except RuntimeError as error:
-                if "timed out" in str(error):
-                    if should_stop():
-                        yield InterruptedRunError("stopped while waiting for the loading processes")
-                    continue
-                yield _loading_error(f"ended ({' '.join(str(error).split())})")
+                part = inbox.get(timeout=_POLL_S)
+            except queue.Empty:
+                if should_stop():
+                    yield InterruptedRunError("stopped while waiting for the loading processes")
+                continue
+            if isinstance(part, RuntimeError | OSError | EOFError):
+                yield loading_error(part)
                 return
             if part is None:
                 return
             yield part
     finally:
+        left.set()
         # They ignore signals, and one that is stopped or waits for a disk would be waited for in vain.
         _end(process for process in multiprocessing.active_children() if process not in others)
+
+
+_Fetched = TrainingPart | EcoError | RuntimeError | OSError | EOFError | None
+
+
+def _fetch(found: Iterator[TrainingPart | EcoError], inbox: "queue.Queue[_Fetched]", left: threading.Event) -> None:
+    """Wait for the loading processes in a thread: taking a tensor from one that is stopped blocks for ever."""
+    part: _Fetched = None
+    ended = False
+    while not ended and not left.is_set():
+        try:
+            part = next(found, None)
+            ended = part is None
+        except (RuntimeError, OSError, EOFError) as error:
+            part, ended = error, True
+        while not left.is_set():
+            with contextlib.suppress(queue.Full):
+                inbox.put(part, timeout=_POLL_S)
+                break
 
 
 def _loading_error(what: str) -> UsageError:

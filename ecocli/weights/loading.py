@@ -129,7 +129,16 @@ def recognise(state: Mapping[str, Tensor], origin: str) -> RecognisedState:
     Raises:
         DataError: It is of no known kind, or holds tensors that such a file never has.
     """
-    state = unwrap(state)
+    try:
+        return _recognise(state, origin)
+    except DataError:
+        inside = unwrap(state)
+        if inside.keys() == state.keys():
+            raise
+        return _recognise(inside, origin)
+
+
+def _recognise(state: Mapping[str, Tensor], origin: str) -> RecognisedState:
     detr = recognise_detr(state)
     if detr is not None:
         source, renamed, unknown = detr

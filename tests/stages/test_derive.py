@@ -22,6 +22,7 @@ from helpers_inference import EXIT_DEPTHS, RULE, TINY, tiny_model
 from helpers_sizes import SIZES
 from helpers_stages import run_stage
 
+from ecocli.artifacts import tables
 from ecocli.artifacts.action import execute
 from ecocli.artifacts.derived_table import read_derived
 from ecocli.artifacts.manifest import ParentManifest
@@ -157,7 +158,8 @@ def test_take_shard__three_shards_in_any_order__last_one_joins(bench: Bench, der
 def test_run__stop_requested__keeps_finished_parts_and_goes_on(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = config(bench, splits=("val",), batch_size=1)  # no other test has derived just this
     stopped = Runtime.quiet()
-    stopped.stop.request("SIGTERM")
+    write = tables.write_table
+    monkeypatch.setattr(tables, "write_table", lambda *a: (write(*a), stopped.stop.request("SIGTERM")))
     with pytest.raises(InterruptedRunError, match=r"Stopped by SIGTERM after 1 of 3 parts .* resumes from here"):
         run_stage(derive, settings, inputs(bench), bench.store, stopped)
     computed = []

@@ -169,11 +169,17 @@ def test_score_dataset__stopped_after_the_first_part__goes_on_without_scoring_it
     scene: Scene, scores: PartScores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runtime = Runtime.quiet()
-    runtime.stop.request("SIGTERM")
+    original = PartScorer.add
+
+    def add_and_stop(self: PartScorer, batch: LabelledBatch) -> None:
+        original(self, batch)
+        if 3 in batch.positions:  # the last one of the first part
+            runtime.stop.request("SIGTERM")
+
+    monkeypatch.setattr(PartScorer, "add", add_and_stop)
     with pytest.raises(InterruptedRunError, match=r"Stopped by SIGTERM after 1 of 2 parts .* resumes from here"):
         score_dataset(scene.task, tmp_path, runtime)
     scored: list[int] = []
-    original = PartScorer.add
     monkeypatch.setattr(
         PartScorer, "add", lambda self, batch: (scored.extend(batch.positions), original(self, batch))[1]
     )
