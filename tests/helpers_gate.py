@@ -84,7 +84,7 @@ def derived_records(
                 size=(64, 64),
                 padded_size=(64, 64),
                 counts=tuple(counts),
-                features={"res5": raw[n], "projected": raw[n, : features // 2]},
+                features={"res5": raw[n], "projected": raw[n, : features // 2], "tokens": raw[n]},
                 gflops=tuple(10.0 + 2.0 * depth for depth in exit_depths),
                 encoder_gflops=tuple(1.0 + 2.0 * depth for depth in exit_depths),
             )
@@ -124,6 +124,6 @@ def put_derived(
         splits=tuple(splits),
         exit_depths=exit_depths,
         rows={name: len(records) for name, records in splits.items()},
-        feature_sizes={"res5": 8, "projected": 4},
+        feature_sizes={"res5": 8, "projected": 4, "tokens": 8},
     )
     return store.put(manifest, files, names=["derived"]).digest

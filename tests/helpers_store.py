@@ -26,6 +26,9 @@ def gate_metrics(shares: tuple[float, ...] = (0.5, 0.5)) -> GateMetrics:
     choice["exit_shares"] = shares
     exit_ = ExitSummary(**choice, exit_depth=2)
     return GateMetrics(
+        unit="GFLOPs",
+        recipe="paper",
+        recipes={},
         gate=GateSummary(**choice, pq_interval=(0.4, 0.6), accuracy=0.5),
         fixed=(exit_,),
         best_fixed=exit_,

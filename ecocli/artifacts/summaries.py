@@ -1,7 +1,7 @@
 """What manifests tell of gates, evaluations, profiles and sweeps. PQ stays in 0..1; NaN becomes null."""
 
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator
 
@@ -56,9 +56,29 @@ class RandomSummary(ChoiceSummary):
     pq_spread: Number
 
 
+class OutOfFoldSummary(Config):
+    """The lead on the images fitted on, each decided by a fit that left its fold out; deviation and interval of it."""
+
+    lead: Number
+    deviation: Number
+    interval: Interval
+
+
+class RecipeSummary(Config):
+    """A recipe's gate at the same price or budget; ``blend`` where the gate gave way to the blend of fixed exits."""
+
+    pq: Number
+    gflops: Number
+    lead: Number
+    lead_interval: Interval
+    out_of_fold: OutOfFoldSummary | None
+    blend: bool
+
+
 class VerdictSummary(Config):
     """A gate beside its controls; see ``metrics.controls.Verdict``."""
 
+    unit: Literal["GFLOPs", "ms"]
     gate: GateSummary
     fixed: tuple[ExitSummary, ...]
     best_fixed: ExitSummary
@@ -125,6 +145,8 @@ class GateMetrics(VerdictSummary):
         warnings: Where the result is not what it seems.
         fit: How the layer was found.
         trade_off: What a search for a budget saw; empty where beta was given.
+        recipes: Every recipe that the table allows at this price or budget, by name.
+        recipe: The one taken.
         heads: Both heads and a small MLP by name; None where they were not compared.
     """
 
@@ -133,6 +155,8 @@ class GateMetrics(VerdictSummary):
     undefined_images: int
     warnings: tuple[str, ...]
     fit: FitSummary
+    recipe: str
+    recipes: dict[str, RecipeSummary]
     trade_off: tuple[TradeOffStep, ...] = ()
     heads: dict[str, HeadSummary] | None = None
 

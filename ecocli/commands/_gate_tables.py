@@ -18,7 +18,7 @@ def controls_table(metrics: GateMetrics, exit_depths: Sequence[int], cost: CostN
         f"Scored on {metrics.scored_on}, {metrics.images} images",
         ["exits"],
         [*headings, f"% at exit {' '.join(map(str, exit_depths))}"],
-        f"Gate less fixed mixture of equal cost: {points(metrics.lead, signed=True)} PQ, 95 % interval "
+        f"Gate less fixed mixture of equal {metrics.unit}: {points(metrics.lead, signed=True)} PQ, 95 % interval "
         f"{interval(metrics.lead_interval, signed=True)}.",
     )
     for exit_ in metrics.fixed:
@@ -29,12 +29,30 @@ def controls_table(metrics: GateMetrics, exit_depths: Sequence[int], cost: CostN
             name += " (best)"
         _add(table, name, exit_, hits=hits)
     if metrics.blend is not None:
-        _add(table, "fixed mixture of equal cost", metrics.blend)
+        _add(table, f"fixed mixture of equal {metrics.unit}", metrics.blend)
     _add(table, "random gate, same mixture", metrics.random)
     gate = metrics.gate
     _add(table, "gate", gate, interval(gate.pq_interval), gate.accuracy, style="bold")
     _add(table, "oracle at this beta", metrics.utility_oracle, hits=1.0)
     _add(table, "oracle of quality", metrics.oracle)
+    return table
+
+
+def recipe_table(metrics: GateMetrics) -> Table:
+    """Lay out the recipes' gates beside each other: held out, and out of fold on the images fitted on."""
+    headings = ("PQ", "GFLOPs", "lead held out", "95 % interval", "lead out of fold", "95 % interval")
+    table = make_table(f"Recipes; taken: {metrics.recipe}", ["recipe"], headings)
+    for name, recipe in metrics.recipes.items():
+        seen = recipe.out_of_fold
+        table.add_row(
+            f"{name} (blend)" if recipe.blend else name,
+            points(recipe.pq),
+            plain(recipe.gflops),
+            points(recipe.lead, signed=True),
+            interval(recipe.lead_interval, signed=True),
+            "" if seen is None else points(seen.lead, signed=True),
+            "" if seen is None else interval(seen.interval, signed=True),
+        )
     return table
 
 

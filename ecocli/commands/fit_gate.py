@@ -7,7 +7,7 @@ import typer
 from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.lineage import check_tables
 from ecocli.artifacts.manifest import GateManifest
-from ecocli.commands._gate_tables import controls_table, head_table, trade_off_table
+from ecocli.commands._gate_tables import controls_table, head_table, recipe_table, trade_off_table
 from ecocli.commands._profiled_ms import read_exit_ms
 from ecocli.commands.common import (
     ConfigOption,
@@ -37,6 +37,15 @@ BetaOption = Annotated[
     typer.Option("--beta", metavar="B", help="Price of one unit of cost in PQ (0..1), such as 0.0005 per layer."),
 ]
 
+RecipeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe",
+        metavar="contents|paper",
+        help="Settings by name, which options override: what measured best, or the paper's.  [default: contents]",
+    ),
+]
+
 
 def fit_gate(
     beta: BetaOption = None,
@@ -59,20 +68,21 @@ def fit_gate(
         typer.Option(
             "--head",
             metavar="class|quality",
-            help="Predict the exit, or the quality at each, so that beta can change later.  [default: class]",
+            help="Predict the exit, or the quality at each, so that beta can change later.  [default: the recipe's]",
         ),
     ] = None,
+    recipe: RecipeOption = None,
     objective: Annotated[
         str | None,
         typer.Option(
             "--objective",
             metavar="image-pq|dataset-pq",
-            help="Raise the images' own PQ, as in the paper, or the data set's.  [default: image-pq]",
+            help="Raise the images' own PQ, as in the paper, or the data set's.  [default: the recipe's]",
         ),
     ] = None,
     loss: Annotated[
         str | None,
-        typer.Option("--loss", metavar="hard-ce|u-ce|soft-ce|soft-mse", help="Of the class head.  [default: hard-ce]"),
+        typer.Option("--loss", metavar="hard-ce|u-ce|soft-ce|soft-mse", help="Of the class head."),
     ] = None,
     cost: Annotated[
         str | None,
@@ -80,7 +90,7 @@ def fit_gate(
     ] = None,
     feature: Annotated[
         str | None,
-        typer.Option("--feature", metavar="res5|projected|tokens", help="What the gate reads.  [default: res5]"),
+        typer.Option("--feature", metavar="res5|projected|tokens", help="What the gate reads."),
     ] = None,
     compare_heads: Annotated[
         bool, typer.Option("--compare-heads", help="Also score the other head and a small MLP.")
@@ -129,6 +139,7 @@ def fit_gate(
                 "target_ms": target_ms,
                 "max_pq_drop": max_pq_drop,
                 "head": head,
+                "recipe": recipe,
                 "objective": objective,
                 "loss": loss,
                 "cost": cost,
@@ -160,6 +171,7 @@ def _show(manifest: GateManifest, searched: bool, runtime: Runtime) -> None:
     if searched:
         write_to_stderr(trade_off_table(metrics.trade_off, manifest.beta))
     write_to_stderr(controls_table(metrics, manifest.exit_depths, manifest.cost))
+    write_to_stderr(recipe_table(metrics))
     if metrics.heads is not None:
         write_to_stderr(head_table(metrics.heads, manifest.cost))
     for warning in metrics.warnings:

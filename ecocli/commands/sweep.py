@@ -29,6 +29,7 @@ from ecocli.commands.common import (
     resolve_input,
     run_stage,
 )
+from ecocli.commands.fit_gate import RecipeOption
 from ecocli.commands.tables import make_table, plain, points, shares
 from ecocli.config.sweep import SweepConfig
 from ecocli.errors import UsageError
@@ -49,26 +50,27 @@ def sweep(
     ] = None,
     heads: Annotated[
         list[str] | None,
-        typer.Option("--head", metavar="class,quality", help="Kinds of head.  [default: class]"),
+        typer.Option("--head", metavar="class,quality", help="Kinds of head.  [default: the recipe's]"),
     ] = None,
+    recipe: RecipeOption = None,
     objective: Annotated[
         str | None,
         typer.Option(
             "--objective",
             metavar="image-pq|dataset-pq",
-            help="Raise the images' own PQ, as in the paper, or the data set's.  [default: image-pq]",
+            help="Raise the images' own PQ, as in the paper, or the data set's.  [default: the recipe's]",
         ),
     ] = None,
     loss: Annotated[
         str | None,
-        typer.Option("--loss", metavar="hard-ce|u-ce|soft-ce|soft-mse", help="Of the class head.  [default: hard-ce]"),
+        typer.Option("--loss", metavar="hard-ce|u-ce|soft-ce|soft-mse", help="Of the class head."),
     ] = None,
     cost: Annotated[
         str | None, typer.Option("--cost", metavar="depth|gflops|ms", help="What beta is a price of.  [default: depth]")
     ] = None,
     feature: Annotated[
         str | None,
-        typer.Option("--feature", metavar="res5|projected|tokens", help="What the gate reads.  [default: res5]"),
+        typer.Option("--feature", metavar="res5|projected|tokens", help="What the gate reads."),
     ] = None,
     derived: Annotated[
         str | None, typer.Option("--derived", metavar="DERIVED", help="Tables to fit on.  [default: the latest]")
@@ -108,6 +110,7 @@ def sweep(
                 "betas": _numbers("--beta", beta, float) if beta else None,
                 "deepest_exits": _numbers("--K", deepest_exits, int) if deepest_exits else None,
                 "heads": _words(heads) if heads else None,
+                "recipe": recipe,
                 "objective": objective,
                 "loss": loss,
                 "cost": cost,

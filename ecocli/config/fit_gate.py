@@ -1,6 +1,7 @@
 """Settings of Step C: which exits, at what price of compute, and how the gate is fitted."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, model_validator
 
@@ -11,17 +12,48 @@ CostName = Literal["depth", "gflops", "ms"]
 LossName = Literal["hard-ce", "u-ce", "soft-ce", "soft-mse"]
 ObjectiveName = Literal["image-pq", "dataset-pq"]
 FeatureName = Literal["res5", "projected", "tokens"]
+ThroughName = Literal["features", "contents"]
+SelectName = Literal["loss", "lead"]
+RecipeName = Literal["contents", "paper"]
 Beta = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+
+GATE_RECIPES: Mapping[RecipeName, Mapping[str, str | tuple[str, ...]]] = {
+    "contents": {
+        "feature": "tokens",
+        "through": "contents",
+        "objective": "dataset-pq",
+        "select": "lead",
+        "head": "quality",
+        "heads": ("quality",),
+        "loss": "soft-ce",
+    },
+    "paper": {
+        "feature": "res5",
+        "through": "features",
+        "objective": "image-pq",
+        "select": "loss",
+        "head": "class",
+        "heads": ("class",),
+        "loss": "hard-ce",
+    },
+}
+"""Settings by the name of a recipe. ``paper``: ECO-M2F, arXiv 2404.15244, section 3.3."""
 
 
 class GateFitConfig(Config):
     """How gates are fitted; shared by ``fit-gate`` and ``sweep``.
 
     Attributes:
+        recipe: A name for the settings below that are not given: ``contents``, what measured best here; ``paper``, what
+            the paper describes.
         feature: Pooled feature the gate reads: ``res5``, the mean of the backbone's map, as in the paper;
             ``projected``, of the pixel decoder's tokens; ``tokens``, mean and maximum of these at every level.
         objective: What a gate is to raise: ``image-pq``, the mean of the images' own PQ, as in the paper;
             ``dataset-pq``, the data set's PQ, to which an image adds by what it holds of each class.
+        through: What heads are fitted to: ``features`` themselves, or ``contents``, the segments of each class that the
+            features predict; either way the gate is one linear layer on the features.
+        select: What chooses the strength out of fold: the ``loss``; or the ``lead`` over the blend of equal cost, and
+            then a gate that does not lead out of fold gives way to the blend.
         loss: What the class head is fitted to; the quality head is a regression and has no choice.
         cost: What beta is a price of: encoder layers, as in the paper; GFLOPs; milliseconds of a profile.
         exit_ms: Mean milliseconds of each of the parent's exits, for ``cost = "ms"``; from ``--profile`` as a rule.
@@ -34,9 +66,12 @@ class GateFitConfig(Config):
         seed: Of folds, shuffles and resampling.
     """
 
-    feature: FeatureName = "res5"
-    objective: ObjectiveName = "image-pq"
-    loss: LossName = "hard-ce"
+    recipe: RecipeName = "contents"
+    feature: FeatureName = "tokens"
+    objective: ObjectiveName = "dataset-pq"
+    through: ThroughName = "contents"
+    select: SelectName = "lead"
+    loss: LossName = "soft-ce"
     cost: CostName = "depth"
     exit_ms: tuple[PositiveFloat, ...] = ()
     l2: PositiveFloat | None = None
@@ -45,6 +80,22 @@ class GateFitConfig(Config):
     score_split: str = "val"
     bootstrap_replicates: Annotated[int, Field(ge=10, le=100_000)] = 1000
     seed: NonNegativeInt = 0
+
+    def under(self, recipe: RecipeName) -> Self:
+        """The same settings with those that a recipe says."""
+        said = {name: value for name, value in GATE_RECIPES[recipe].items() if name in type(self).model_fields}
+        return type(self).model_validate({**self.model_dump(), **said, "recipe": recipe})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _below_the_recipe(cls, given: Any) -> Any:
+        """Fill in what the recipe says and nobody else did."""
+        if not isinstance(given, dict) or given.get("recipe", "contents") not in GATE_RECIPES:
+            return given
+        recipe = GATE_RECIPES[given.get("recipe", "contents")]
+        said = {name: value for name, value in recipe.items() if name in cls.model_fields}
+        # What passes here counts as Python's, where only a tuple is a tuple.
+        return {name: tuple(value) if isinstance(value, list) else value for name, value in {**said, **given}.items()}
 
 
 class FitGateConfig(GateFitConfig):
@@ -62,7 +113,7 @@ class FitGateConfig(GateFitConfig):
 
     beta: Beta | None = None
     deepest_exit: Annotated[int, Field(ge=1)] | None = None
-    head: HeadName = "class"
+    head: HeadName = "quality"
     target_gflops: PositiveFloat | None = None
     target_ms: PositiveFloat | None = None
     max_pq_drop: Annotated[float, Field(ge=0.0, le=100.0)] | None = None

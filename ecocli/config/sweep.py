@@ -16,7 +16,7 @@ class SweepConfig(GateFitConfig):
 
     betas: tuple[Beta, ...] = (0.0, 0.0005, 0.001, 0.003, 0.005, 0.01, 0.02, 0.1)
     deepest_exits: tuple[PositiveInt, ...] = ()
-    heads: tuple[HeadName, ...] = ("class",)
+    heads: tuple[HeadName, ...] = ("quality",)
 
     @model_validator(mode="after")
     def _no_repetition(self) -> "SweepConfig":

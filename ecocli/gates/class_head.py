@@ -9,7 +9,7 @@ worse, then in half-steps; each fit starts from the nearest one. Folds depend on
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -32,8 +32,11 @@ _ABSENT_EXIT_LOGIT = -1e4
 L2_GRID: tuple[float, ...] = tuple(10.0 ** (1 - step / 2) for step in range(13))
 """Regularisation strengths tried by the cross-validation, strongest first: 10 down to 1e-5."""
 
+Worth = Callable[[Float[Tensor, "N E"]], float]
+"""What out-of-fold scores are worth; the strength of greatest worth is chosen."""
 
 _FIRST_POSITION = 4
+_FOLD_TOLERANCE = 3e-3
 _ROWS_PER_BLOCK = 4096
 
 
@@ -63,6 +66,7 @@ class HeadFit:
         gradient_norm: At the solution; 0 where it is in closed form.
         evaluations: Passes over the features in the final fit.
         warm: For a neighbouring fit; None for the quality head and for a constant one.
+        out_of_fold: Scores of the images fitted on, each from a fit that left its fold out; None without folds.
     """
 
     head: LinearHead
@@ -71,6 +75,7 @@ class HeadFit:
     gradient_norm: float
     evaluations: int
     warm: WarmStart | None
+    out_of_fold: Float[Tensor, "N E"] | None = None
 
 
 def folds_of_rows(rows: int, folds: int, seed: int) -> Int[Tensor, " N"]:
@@ -90,6 +95,7 @@ def fit_class_head(
     folds: int = 5,
     seed: int = 0,
     warm: WarmStart | None = None,
+    worth: Worth | None = None,
 ) -> HeadFit:
     """Fit a linear layer whose argmax is the exit.
 
@@ -105,6 +111,7 @@ def fit_class_head(
             strongest regularisation.
         seed: Deals the rows into folds.
         warm: Left behind by a neighbouring problem over the same exits; the optimum is the same without.
+        worth: Chooses the strength by what the held-out scores are worth instead of by their loss.
     """
     E = targets.shape[1]
     present = targets.sum(dim=0) > 0 if loss == "hard-ce" else torch.ones(E, dtype=torch.bool)
@@ -114,6 +121,13 @@ def fit_class_head(
     if warm is not None and warm.state.weight.shape[1:] != (targets.shape[1], features.values.shape[1]):
         warm = None
     folds = min(folds, len(targets))
+
+    def whole(scores: Float[Tensor, "N _e"]) -> Float[Tensor, "N E"]:
+        """Scores of all exits; one that is no target is never chosen."""
+        every = torch.full((len(scores), E), _ABSENT_EXIT_LOGIT)
+        every[:, present] = scores
+        return every
+
     path: tuple[tuple[float, float], ...] = ()
     position: int | None = None
     fold_states: dict[int, SolverState] = {}
@@ -121,7 +135,9 @@ def fit_class_head(
     if l2 is None and folds < 2:
         l2 = L2_GRID[0]
     elif l2 is None:
-        position, path, fold_states = _cross_validate(features, targets, loss, folds, seed, warm)
+        position, path, fold_states = _cross_validate(
+            features, targets, loss, folds, seed, warm, None if worth is None else lambda scores: worth(whole(scores))
+        )
         l2 = L2_GRID[position]
         start = _average(fold_states[position]) if start is None else start
     state = solve(features, targets, loss, l2, start=start)
@@ -129,7 +145,29 @@ def fit_class_head(
     bias = torch.full((E,), _ABSENT_EXIT_LOGIT, dtype=torch.float64)
     weight[present], bias[present] = state.weight[0], state.bias[0]
     head = fold_standardisation(weight, bias, features)
-    return HeadFit(head, l2, path, state.gradient_norm, state.evaluations, WarmStart(state, position, fold_states))
+    out_of_fold = None
+    if position is not None:
+        fold_of_row = folds_of_rows(len(targets), folds, seed)
+        out_of_fold = whole(_held_out_scores(features, fold_of_row, fold_states[position]))
+    kept = WarmStart(state, position, fold_states)
+    return HeadFit(head, l2, path, state.gradient_norm, state.evaluations, kept, out_of_fold)
+
+
+def held_out_scores(
+    features: StandardisedFeatures,
+    targets: Float[Tensor, "N E"],
+    loss: GateLoss,
+    l2: float,
+    folds: int,
+    seed: int,
+) -> Float[Tensor, "N E"] | None:
+    """Score every row with a fit of this strength that left the row's fold out; None where there is one row only."""
+    folds = min(folds, len(targets))
+    if folds < 2:
+        return None
+    fold_of_row = folds_of_rows(len(targets), folds, seed)
+    state = solve(features, targets.float(), loss, l2, fold_of_row=fold_of_row, folds=folds, tolerance=_FOLD_TOLERANCE)
+    return _held_out_scores(features, fold_of_row, state)
 
 
 def _constant(features: StandardisedFeatures, present: Tensor) -> HeadFit:
@@ -158,6 +196,7 @@ def _cross_validate(
     folds: int,
     seed: int,
     warm: WarmStart | None,
+    worth: Worth | None,
 ) -> tuple[int, tuple[tuple[float, float], ...], dict[int, SolverState]]:
     """Return the place of the best strength, the path, and the folds' solutions by place."""
     fold_of_row = folds_of_rows(len(targets), folds, seed)
@@ -179,10 +218,13 @@ def _cross_validate(
             fold_of_row=fold_of_row,
             folds=folds,
             start=None if nearest is None else starts[nearest],
-            tolerance=3e-3,
+            tolerance=_FOLD_TOLERANCE,
         )
         scores = _held_out_scores(features, fold_of_row, states[position])
-        losses[position] = float(gate_loss(scores, targets, loss).mean(dtype=torch.float64))
+        if worth is None:
+            losses[position] = float(gate_loss(scores, targets, loss).mean(dtype=torch.float64))
+        else:
+            losses[position] = -worth(scores)
 
     def climb(step: int) -> None:
         """Try the neighbours of the best until both are worse."""
@@ -194,7 +236,10 @@ def _cross_validate(
             for position in untried:
                 attempt(position)
 
-    if warm is not None and warm.position is not None and known:
+    if worth is not None:  # not convex in the strength, and as good as free next to the first stage: look everywhere
+        for position in range(0, len(L2_GRID), 2):
+            attempt(position)
+    elif warm is not None and warm.position is not None and known:
         # A neighbouring beta wants about the same strength.
         attempt(warm.position)
     else:

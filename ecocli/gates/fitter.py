@@ -6,7 +6,8 @@ score is the expected quality and the price is beta. For the class head the scor
 price is 0, or the small offset that makes the mean cost meet a budget that lies between two neighbouring betas.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -14,12 +15,20 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from ecocli.config.fit_gate import HeadName, LossName
-from ecocli.gates.class_head import HeadFit, WarmStart, fit_class_head
+from ecocli.config.fit_gate import GateFitConfig, HeadName, LossName, SelectName
+from ecocli.gates.class_head import HeadFit, WarmStart, fit_class_head, held_out_scores
 from ecocli.gates.quality_head import fit_quality_head
 from ecocli.gates.rows import TrainingRows
-from ecocli.gates.solver import LinearHead
+from ecocli.gates.solver import LinearHead, fold_standardisation
 from ecocli.losses.gate import loss_targets
+from ecocli.metrics.bootstrap import percentile_interval
+from ecocli.metrics.controls import Arena
+from ecocli.runtime.seeds import torch_generator
+
+_BUDGET_SHARES = (0.1, 0.25, 0.5, 0.75)
+_LOWEST_PRICE, _HIGHEST_PRICE, _PRICE_STEPS = 1e-9, 1e3, 30
+_CHANCE = 0.01
+"""Deviation of a blind gate's price from image to image, as a share of what depth gains per unit of cost."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +41,7 @@ class FittedGate:
         beta: Price of cost that it was fitted to, or, for the quality head, that it applies.
         price: What is taken off the scores per unit of mean cost: beta for the quality head, else the offset.
         exit_costs: Mean cost of each exit on the training images.
+        blind: Whether the features decide nothing: a blend of fixed exits, see ``GateFitter.blind``.
     """
 
     head: HeadName
@@ -39,6 +49,7 @@ class FittedGate:
     beta: float
     price: float
     exit_costs: Float64[np.ndarray, " E"]
+    blind: bool = False
 
     @property
     def linear(self) -> LinearHead:
@@ -57,25 +68,68 @@ def choose(scores: Float[Tensor, "N E"]) -> Int64[np.ndarray, " N"]:
     return chosen
 
 
+@dataclass(frozen=True)
+class OutOfFoldLead:
+    """What a gate is worth on the images it was fitted on, each decided by a fit that left its fold out.
+
+    Attributes:
+        lead: PQ less that of the best blend of fixed exits of equal cost.
+        deviation: Of the lead, by bootstrap over images.
+        interval: Its central 95 % interval.
+    """
+
+    lead: float
+    deviation: float
+    interval: tuple[float, float]
+
+    @property
+    def pays(self) -> bool:
+        """Whether the lead is larger than its standard error."""
+        return self.lead > self.deviation
+
+
 @dataclass(eq=False)
 class GateFitter:
     """Fits gates on one set of training images; keeps what neighbouring fits can use.
 
     Attributes:
         rows: The training images.
+        exit_depths: Exits of the parent.
         loss: For the class head.
         l2: Fixed regularisation strength; None chooses by cross-validation.
         folds: Of the cross-validation.
         seed: Deals the rows into folds.
+        select: What the cross-validation looks at: the loss, or the lead over the blend of equal cost.
+        replicates: Of the bootstrap behind the out-of-fold lead.
+        blind: Fit no head at all: an image's exit hangs on the price and on chance alone.
     """
 
     rows: TrainingRows
+    exit_depths: tuple[int, ...]
     loss: LossName
     l2: float | None
     folds: int
     seed: int
+    select: SelectName = "loss"
+    replicates: int = 200
+    blind: bool = False
     _warm: dict[int, WarmStart] = field(default_factory=dict)
-    _quality_fit: HeadFit | None = None
+    _quality_fit: dict[int, HeadFit] = field(default_factory=dict)
+    _arenas: dict[int, Arena] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, config: GateFitConfig, rows: TrainingRows, exit_depths: Sequence[int]) -> "GateFitter":
+        """Fit as a configuration says."""
+        return cls(
+            rows,
+            tuple(exit_depths),
+            config.loss,
+            config.l2,
+            config.folds,
+            config.seed,
+            config.select,
+            config.bootstrap_replicates,
+        )
 
     def fit(self, head: HeadName, exits: int, beta: float, *, l2: float | None = None) -> FittedGate:
         """Fit a gate over the first exits.
@@ -87,33 +141,103 @@ class GateFitter:
             l2: For the class head: this strength without a cross-validation, as in a search for a budget.
         """
         costs = self.rows.mean_costs(exits)
+        l2 = self.l2 if l2 is None else l2
+        if self.blind:
+            fitted = self._blind_fit(exits)
+            if head == "class":
+                bias = fitted.head.bias - beta * torch.from_numpy(costs)
+                fitted = replace(fitted, head=LinearHead(fitted.head.weight, bias))
+            return FittedGate(head, fitted, beta, beta if head == "quality" else 0.0, costs, blind=True)
         if head == "quality":
-            if self._quality_fit is None:
-                self._quality_fit = fit_quality_head(
-                    self.rows.features, self.rows.worth, folds=self.folds, seed=self.seed
+            if exits not in self._quality_fit:
+                fitted = fit_quality_head(
+                    self.rows.features,
+                    self.rows.worth[:, :exits],
+                    l2=l2,
+                    folds=self.folds,
+                    seed=self.seed,
+                    worth=self._mean_lead if self.select == "lead" and l2 is None else None,
                 )
-            return FittedGate("quality", _first_exits(self._quality_fit, exits), beta, beta, costs)
+                self._quality_fit[exits] = replace(fitted, head=self.rows.on_raw(fitted.head))
+            return FittedGate("quality", self._quality_fit[exits], beta, beta, costs)
         fitted = fit_class_head(
             self.rows.features,
             loss_targets(self.rows.utilities(exits, beta), self.loss),
             self.loss,
-            l2=self.l2 if l2 is None else l2,
+            l2=l2,
             folds=self.folds,
             seed=self.seed,
             warm=self._warm.get(exits),
+            worth=(lambda scores: self._arena(exits).lead(choose(scores))) if self.select == "lead" else None,
         )
         if fitted.warm is not None:
             former = self._warm.get(exits)
             # A fit at a given strength leaves no folds behind; those of an earlier one still help.
             keep = fitted.warm.position is None and former is not None
             self._warm[exits] = replace(former, state=fitted.warm.state) if keep and former else fitted.warm
-        return FittedGate("class", fitted, beta, 0.0, costs)
+        return FittedGate("class", replace(fitted, head=self.rows.on_raw(fitted.head)), beta, 0.0, costs)
 
+    def out_of_fold(self, gate: FittedGate, own_gflops: float) -> OutOfFoldLead | None:
+        """Say what a gate's choices are worth where each image's own fold was left out; None where there are no folds.
 
-def _first_exits(fit: HeadFit, exits: int) -> HeadFit:
-    """The quality head predicts every exit by itself, so fewer exits are some of its rows."""
-    head = LinearHead(fit.head.weight[:exits], fit.head.bias[:exits])
-    return replace(fit, head=head)
+        Args:
+            gate: Fitted by this fitter.
+            own_gflops: What the gate itself costs per image.
+        """
+        E, scores = len(gate.exit_costs), gate.fit.out_of_fold
+        if scores is None and gate.head == "class" and gate.fit.warm is not None:
+            targets = loss_targets(self.rows.utilities(E, gate.beta), self.loss)
+            scores = held_out_scores(self.rows.features, targets, self.loss, gate.fit.l2, self.folds, self.seed)
+        if scores is None:
+            return None
+        arena = self._arena(E)
+        chosen = choose(scores.double() - gate.price * torch.from_numpy(gate.exit_costs))
+        replicates = arena.lead_replicates(chosen, own_gflops)
+        return OutOfFoldLead(
+            arena.lead(chosen, own_gflops), float(np.nanstd(replicates)), percentile_interval(replicates)
+        )
+
+    def _arena(self, exits: int) -> Arena:
+        if exits not in self._arenas:
+            self._arenas[exits] = self.rows.split.arena(self.exit_depths[:exits], self.replicates, self.seed)
+        return self._arenas[exits]
+
+    def _mean_lead(self, scores: Float[Tensor, "N E"]) -> float:
+        """The mean lead over budgets between the cheapest and the dearest exit: a quality head serves every price."""
+        arena = self._arena(scores.shape[1])
+        costs = self.rows.mean_costs(scores.shape[1])
+        values = scores.double().numpy()
+        leads = []
+        for share in _BUDGET_SHARES:
+            low, high = _LOWEST_PRICE, _HIGHEST_PRICE
+            budget = costs.min() + share * (costs.max() - costs.min())
+            for _ in range(_PRICE_STEPS):
+                middle = math.sqrt(low * high)
+                too_dear = costs[(values - middle * costs).argmax(axis=1)].mean() > budget
+                low, high = (middle, high) if too_dear else (low, middle)
+            leads.append(arena.lead((values - high * costs).argmax(axis=1)))
+        return float(np.mean(leads))
+
+    def _blind_fit(self, exits: int) -> HeadFit:
+        """The blend of fixed exits as a gate: each exit's PQ, and a little chance in what an image pays for cost.
+
+        Chance is a seeded direction of the features, at right angles to what depth gains. With its size going to 0 the
+        images at one price share out over the exits of the hull of cost and PQ, so that every budget can be met.
+        """
+        arena, features = self._arena(exits), self.rows.raw
+        costs = torch.from_numpy(self.rows.mean_costs(exits))
+        pq = torch.tensor([choice.pq for choice in arena.fixed], dtype=torch.float64).nan_to_num()
+        values = features.values
+        generator = torch_generator("gate-blend", self.seed)
+        direction = torch.randn(values.shape[1], generator=generator, dtype=torch.float64)
+        worth = self.rows.worth[:, :exits]
+        gain = (values.T @ (worth[:, -1] - worth[:, 0]).float()).double()
+        direction -= (direction @ gain) / (gain @ gain).clamp(min=1e-30) * gain
+        direction /= (values @ direction.float()).double().std(correction=0).clamp(min=1e-30)
+        span = float(costs.max() - costs.min())
+        size = _CHANCE * float(pq.max() - pq.min()) / span if span > 0 else 0.0
+        head = fold_standardisation(size * costs[:, None] * direction, pq, features)
+        return HeadFit(head, 0.0, (), 0.0, 0, None)
 
 
 def price_for_budget(

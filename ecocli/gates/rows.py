@@ -12,9 +12,10 @@ import torch
 from jaxtyping import Bool, Float, Float16, Float64
 from torch import Tensor
 
-from ecocli.config.fit_gate import ObjectiveName
+from ecocli.config.fit_gate import ObjectiveName, ThroughName
 from ecocli.errors import DataError
-from ecocli.gates.solver import StandardisedFeatures
+from ecocli.gates.contents import ContentsFit, fit_contents
+from ecocli.gates.solver import LinearHead, StandardisedFeatures
 from ecocli.losses.gate import exit_utilities, target_exit_indices
 from ecocli.metrics.assignment import CountTable
 from ecocli.metrics.controls import Arena
@@ -32,6 +33,7 @@ class SplitData:
         gflops: The same in GFLOPs.
         encoder_gflops: The pixel decoder's share of it.
         objective: What a gate is to raise.
+        milliseconds: Measured milliseconds of each image at each exit, where a gate is compared at equal ms.
     """
 
     quality: Float64[np.ndarray, "N E"]
@@ -41,6 +43,7 @@ class SplitData:
     gflops: Float64[np.ndarray, "N E"]
     encoder_gflops: Float64[np.ndarray, "N E"]
     objective: ObjectiveName = "image-pq"
+    milliseconds: Float64[np.ndarray, "N E"] | None = None
 
     @cached_property
     def worth(self) -> Float64[np.ndarray, "N E"]:
@@ -77,7 +80,16 @@ class SplitData:
             self.gflops[kept],
             self.encoder_gflops[kept],
             self.objective,
+            None if self.milliseconds is None else self.milliseconds[kept],
         )
+
+    @property
+    def contents(self) -> Float64[np.ndarray, "N K"]:
+        """True segments of each class in each image: matched and missed ones, at any exit."""
+        at = self.counts.image * self.counts.num_classes + self.counts.class_index
+        true = np.zeros(self.counts.num_images * self.counts.num_classes)
+        np.maximum.at(true, at, (self.counts.tp + self.counts.fn).astype(np.float64))
+        return true.reshape(self.counts.num_images, self.counts.num_classes)
 
     def arena(self, exit_depths: tuple[int, ...], replicates: int, seed: int) -> Arena:
         """Offer the first exits only, for scoring."""
@@ -92,6 +104,7 @@ class SplitData:
             replicates,
             seed,
             self.worth[:, :E],
+            None if self.milliseconds is None else self.milliseconds[:, :E],
         )
 
 
@@ -100,20 +113,28 @@ class TrainingRows:
     """Images to fit on: defined quality everywhere, features standardised once.
 
     Attributes:
-        worth: Of every exit of the parent, before its cost.
-        costs: In the unit of the cost model.
-        features: Standardised.
-        raw: As in the table.
+        split: Their part of the table.
+        worth: Of every exit of the parent on them, before its cost, as the whole table says.
+        raw: Standardised features of the table.
+        features: What heads are fitted to: these, or standardised contents predicted from them.
+        contents: What predicts those contents; None where heads are fitted to the features themselves.
     """
 
+    split: SplitData
     worth: Float64[Tensor, "N E"]
-    costs: Float64[Tensor, "N E"]
+    raw: StandardisedFeatures
     features: StandardisedFeatures
-    raw: Float16[np.ndarray, "N D"] | Float[np.ndarray, "N D"]
+    contents: ContentsFit | None = None
 
     @classmethod
-    def of(cls, split: SplitData) -> "TrainingRows":
+    def of(cls, split: SplitData, through: ThroughName = "features", folds: int = 5, seed: int = 0) -> "TrainingRows":
         """Leave out the images without a defined quality.
+
+        Args:
+            split: The table.
+            through: What heads are fitted to.
+            folds: Of the cross-validation behind predicted contents.
+            seed: Deals the rows into folds.
 
         Raises:
             DataError: No image is left, or a feature is no finite number.
@@ -124,13 +145,26 @@ class TrainingRows:
                 f"None of the {len(usable)} images of the training table has a defined quality at every exit: expected "
                 "annotated images with at least one segment. Check the annotations with `eco data check`."
             )
-        raw = split.features if usable.all() else split.features[usable]
-        return cls(
-            torch.from_numpy(split.worth[usable]),
-            torch.from_numpy(split.costs[usable]),
-            StandardisedFeatures.from_raw(raw),
-            raw,
-        )
+        worth = torch.from_numpy(split.worth[usable])
+        split = split if usable.all() else split.rows(usable)
+        features = StandardisedFeatures.from_raw(split.features)
+        if through == "features":
+            return cls(split, worth, features, features)
+        contents = fit_contents(features, torch.from_numpy(split.contents), folds=folds, seed=seed)
+        return cls(split, worth, features, StandardisedFeatures.from_raw(contents.out_of_fold.numpy()), contents)
+
+    def inputs(self, raw: Float16[np.ndarray, "M D"] | Float[np.ndarray, "M D"]) -> Float[np.ndarray, "M _d"]:
+        """What heads see of raw features: the features, or the contents predicted from them."""
+        return raw.astype(np.float32) if self.contents is None else self.contents.layer.scores(raw).numpy()
+
+    def on_raw(self, head: LinearHead) -> LinearHead:
+        """Turn a head on what heads see into a head on raw features."""
+        return head if self.contents is None else head.after(self.contents.layer)
+
+    @cached_property
+    def costs(self) -> Float64[Tensor, "N E"]:
+        """In the unit of the cost model."""
+        return torch.from_numpy(np.array(self.split.costs))
 
     def utilities(self, exits: int, beta: float) -> Float64[Tensor, "N E"]:
         """Utility of the first exits on every image."""

@@ -131,6 +131,10 @@ class LinearHead:
         ]
         return torch.cat(blocks)
 
+    def after(self, first: "LinearHead") -> "LinearHead":
+        """The one layer that does what this one does on the scores of another."""
+        return LinearHead(self.weight @ first.weight, self.bias + self.weight @ first.bias)
+
 
 def fold_standardisation(
     weight: Float64[Tensor, "E D"], bias: Float64[Tensor, " E"], features: StandardisedFeatures

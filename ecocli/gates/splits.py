@@ -5,10 +5,10 @@ Axes: N images, E exits, D features.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from ecocli.artifacts.derived_table import DerivedTable
 from ecocli.config.fit_gate import GateFitConfig
 from ecocli.gates.rows import SplitData, TrainingRows
 from ecocli.runtime.seeds import numpy_generator
@@ -36,7 +36,7 @@ class GateTables:
 
     def gate_gflops(self, exits: int) -> float:
         """What a linear gate over some exits costs per image, one multiply-add counted once."""
-        features: int = self.rows.raw.shape[1]
+        features: int = self.rows.split.features.shape[1]
         return features * exits / 1e9
 
     def gate_cost(self, exits: int) -> float:
@@ -45,28 +45,38 @@ class GateTables:
 
 
 def build_tables(
-    config: GateFitConfig, splits: Mapping[str, Mapping[str, Any]], exit_depths: Sequence[int]
+    config: GateFitConfig, splits: Mapping[str, DerivedTable], exit_depths: Sequence[int], *, in_ms: bool = False
 ) -> GateTables:
     """Apply the cost model and set the images to score on apart.
 
     Args:
         config: Names the splits and the cost model.
-        splits: Name of each split that there is to its ``quality``, ``counts``, ``features``, ``gflops`` and
-            ``encoder_gflops``, as ``SplitData`` has them.
+        splits: Each split that there is, by name.
         exit_depths: The parent's exits.
+        in_ms: Whether equal cost means milliseconds; GFLOPs otherwise.
 
     Raises:
         DataError: No training image has a defined quality.
     """
 
-    def with_costs(split: Mapping[str, Any]) -> SplitData:
-        shape = split["quality"].shape
+    def with_costs(table: DerivedTable) -> SplitData:
+        shape = table.quality.shape
         if config.cost == "gflops":
-            costs = split["gflops"]
+            costs = table.gflops
         else:
             per_exit = exit_depths if config.cost == "depth" else config.exit_ms
             costs = np.broadcast_to(np.array(per_exit, np.float64), shape)
-        return SplitData(costs=costs, objective=config.objective, **split)
+        times = np.broadcast_to(np.array(config.exit_ms, np.float64), shape) if in_ms else None
+        return SplitData(
+            table.quality,
+            table.counts,
+            table.features,
+            costs,
+            table.gflops,
+            table.encoder_gflops,
+            config.objective,
+            times,
+        )
 
     train = with_costs(splits[config.train_split])
     if config.score_split != config.train_split and config.score_split in splits:
@@ -76,5 +86,5 @@ def build_tables(
         apart = np.zeros(len(order), bool)
         apart[order[: max(round(_HELD_OUT_SHARE * len(order)), 1)]] = True
         train, held_out, scored_on = train.rows(~apart), train.rows(apart), f"a fifth of {config.train_split}"
-    rows = TrainingRows.of(train)
+    rows = TrainingRows.of(train, config.through, config.folds, config.seed)
     return GateTables(rows, held_out, scored_on, int((~train.usable).sum()), config.cost == "gflops")

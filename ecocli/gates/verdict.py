@@ -21,6 +21,7 @@ def verdict_summary(verdict: Verdict, exit_depths: Sequence[int]) -> VerdictSumm
         for depth, choice in zip(exit_depths, verdict.fixed, strict=True)
     )
     return VerdictSummary(
+        unit=verdict.unit,
         gate=GateSummary(**asdict(verdict.gate), pq_interval=verdict.pq_interval, accuracy=verdict.accuracy),
         fixed=fixed,
         best_fixed=fixed[verdict.best_fixed],
@@ -34,8 +35,15 @@ def verdict_summary(verdict: Verdict, exit_depths: Sequence[int]) -> VerdictSumm
     )
 
 
-def warnings_of(verdict: Verdict, exit_depths: Sequence[int], scored_images: int) -> list[str]:
+def warnings_of(verdict: Verdict, exit_depths: Sequence[int], scored_images: int, blind: bool = False) -> list[str]:
     """Say in plain words where a gate's result is not what it seems."""
+    if blind:
+        shares = zip(exit_depths, verdict.gate.exit_shares, strict=True)
+        blend = " and ".join(f"exit {depth} on {100.0 * share:.0f} %" for depth, share in shares if share > 0.0)
+        return [
+            "Nothing is to be won by looking at the image: out of fold the gate leads the blend of fixed exits by less "
+            f"than its standard error. The result is that blend: {blend} of the images, by a seed."
+        ]
     found = []
     if not verdict.beats_blend:
         low, high = (100.0 * value for value in verdict.lead_interval)

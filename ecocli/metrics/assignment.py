@@ -127,21 +127,10 @@ class CountTable:
     def totals(self, assignment: Int64[np.ndarray, " N"]) -> Float64[np.ndarray, "2 K"]:
         """Sum IoU and halves per class, each image at its own exit (an index from 0)."""
         taken = self.exit_index == assignment[self.image]
-        return self._sums(np.flatnonzero(taken), None)
-
-    def mixture_totals(self, weights: Float64[np.ndarray, "N E"]) -> Float64[np.ndarray, "2 K"]:
-        """Sum expected IoU and halves per class under exit probabilities per image."""
-        return self._sums(np.arange(self.image.size), weights[self.image, self.exit_index])
-
-    def _sums(
-        self, entries: Int64[np.ndarray, " S"], weights: Float64[np.ndarray, " S"] | None
-    ) -> Float64[np.ndarray, "2 K"]:
-        values = (self.iou_sum[entries], self.halves[entries])
-        if weights is not None:
-            values = (values[0] * weights, values[1] * weights)
-        classes = self.class_index[entries]
+        classes = self.class_index[taken]
+        sums = [np.bincount(classes, values[taken], self.num_classes) for values in (self.iou_sum, self.halves)]
         # bincount of nothing at all is an array of integers.
-        return np.stack([np.bincount(classes, value, self.num_classes) for value in values]).astype(np.float64)
+        return np.stack(sums).astype(np.float64)
 
 
 def pq_of_totals(totals: Float64[np.ndarray, "*lead 2 K"]) -> Float64[np.ndarray, "*lead"]:
@@ -226,23 +215,3 @@ def best_fixed_mixture(
     quality = np.array([mixture_pq(table, candidate) for candidate in candidates])
     costs = np.array([candidate @ exit_costs for candidate in candidates])
     return candidates[int(np.lexsort((costs, -quality))[0])]
-
-
-def fixed_hull(table: CountTable, exit_costs: Float64[np.ndarray, " E"]) -> list[tuple[int, float, float]]:
-    """List the fixed exits on the upper convex hull of (cost, PQ) as (exit index, cost, PQ), cheapest first."""
-    points = sorted(
-        (float(cost), -float(pq), index)
-        for index, (cost, pq) in enumerate(zip(exit_costs, pq_of_totals(table.exit_totals), strict=True))
-    )
-    hull: list[tuple[int, float, float]] = []
-    for cost, negative_pq, index in points:
-        pq = -negative_pq
-        if hull and pq <= hull[-1][2]:
-            continue  # dearer and no better
-        while len(hull) >= 2:
-            (_, cost_a, pq_a), (_, cost_b, pq_b) = hull[-2:]
-            if (pq_b - pq_a) * (cost - cost_a) > (pq - pq_a) * (cost_b - cost_a):
-                break
-            hull.pop()
-        hull.append((index, cost, pq))
-    return hull

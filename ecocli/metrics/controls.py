@@ -9,6 +9,7 @@ The blend is the test of a gate's worth: what it can do without looking at the i
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
@@ -26,6 +27,7 @@ from ecocli.metrics.assignment import (
 from ecocli.metrics.bootstrap import bootstrap_totals, compare_with_mixture, stack_weights
 
 RANDOM_DRAWS = 20
+CostUnit = Literal["GFLOPs", "ms"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Verdict:
     """A gate and its controls on the same images.
 
     Attributes:
+        unit: What the blend of equal cost has equal.
         gate: The gate.
         pq_interval: Bootstrap interval of its PQ.
         fixed: Every fixed exit, shallowest first.
@@ -70,6 +73,7 @@ class Verdict:
         majority_accuracy: The same for the majority exit.
     """
 
+    unit: CostUnit
     gate: Choice
     pq_interval: tuple[float, float]
     fixed: tuple[Choice, ...]
@@ -104,6 +108,7 @@ class Arena:
         encoder_gflops: The pixel decoder's share of it.
         replicates: R.
         seed: Of bootstrap and shuffles.
+        milliseconds: Measured cost of each image at each exit, where equal cost is to mean ms; GFLOPs if left out.
         worth: What the utility of an exit is made of before its cost; the quality, if left out.
     """
 
@@ -116,11 +121,50 @@ class Arena:
     replicates: int = 1000
     seed: int = 0
     worth: Float64[np.ndarray, "N E"] | None = None
+    milliseconds: Float64[np.ndarray, "N E"] | None = None
 
     @property
     def num_exits(self) -> int:
         """E."""
         return len(self.exit_depths)
+
+    @property
+    def unit(self) -> CostUnit:
+        """In what the blend of equal cost costs the same as the gate."""
+        return "GFLOPs" if self.milliseconds is None else "ms"
+
+    @cached_property
+    def spent(self) -> Float64[np.ndarray, "N E"]:
+        """Cost of each image at each exit in that unit."""
+        return self.gflops if self.milliseconds is None else self.milliseconds
+
+    def equal_mixture(
+        self, assignment: Int64[np.ndarray, " N"], own_gflops: float = 0.0
+    ) -> Float64[np.ndarray, " E"] | None:
+        """The best blend of at most two fixed exits that costs no more than a gate's choices and the gate itself."""
+        # Measured milliseconds of an exit do not hold the gate, which is below what a clock tells.
+        own = own_gflops if self.milliseconds is None else 0.0
+        spent = float(np.take_along_axis(self.spent, assignment[:, None], axis=1).mean()) + own
+        return best_fixed_mixture(self.counts, self.spent.mean(axis=0), spent)
+
+    def lead(self, assignment: Int64[np.ndarray, " N"], own_gflops: float = 0.0) -> float:
+        """PQ of the choices less that of the blend of equal cost; NaN where there is no such blend."""
+        mixture = self.equal_mixture(assignment, own_gflops)
+        if mixture is None:
+            return float("nan")
+        return assignment_pq(self.counts, assignment) - mixture_pq(self.counts, mixture)
+
+    def lead_replicates(
+        self, assignment: Int64[np.ndarray, " N"], own_gflops: float = 0.0
+    ) -> Float64[np.ndarray, " R"]:
+        """The lead on each bootstrap replicate, gate and blend on the same images."""
+        mixture = self.equal_mixture(assignment, own_gflops)
+        if mixture is None:
+            return np.full(self.replicates, np.nan)
+        totals = bootstrap_totals(self.counts, stack_weights([assignment], self.num_exits), self.replicates, self.seed)
+        blended = np.einsum("e,retk->rtk", mixture, self._fixed_replicates)
+        leads: Float64[np.ndarray, " R"] = pq_of_totals(totals[:, 0]) - pq_of_totals(blended)
+        return leads
 
     @cached_property
     def scorable(self) -> Bool[np.ndarray, " N"]:
@@ -187,7 +231,7 @@ class Arena:
         gate = replace(gate, cost=gate.cost + own_cost, gflops=gate.gflops + own_gflops)
         utilities = (self.quality if self.worth is None else self.worth) - beta * self.costs
         targets = oracle_assignment(utilities)
-        mixture = best_fixed_mixture(self.counts, self.costs.mean(axis=0), gate.cost)
+        mixture = self.equal_mixture(assignment, own_gflops)
         blend = None if mixture is None else self.blend(mixture)
         nan = float("nan")
         pq_interval, lead_interval = (nan, nan), (nan, nan)
@@ -201,6 +245,7 @@ class Arena:
         fixed_pq = pq_of_totals(self.counts.exit_totals)
         scored = self.scorable
         return Verdict(
+            unit=self.unit,
             gate=gate,
             pq_interval=pq_interval,
             fixed=fixed,

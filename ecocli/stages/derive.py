@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ecocli.scoring.score_exits import DerivedRow
 
 STAGE = "derive"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 ROWS_FILE = "rows.parquet"
 
 

@@ -25,7 +25,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def fit(store: Store, *arguments: str, command: str = "fit-gate") -> int:
-    quick = ["--set", "bootstrap_replicates=20", "--set", "folds=3", "--threads", "1"]
+    quick = ["--set", "bootstrap_replicates=20", "--set", "folds=3", "--set", "recipe=paper", "--threads", "1"]
     return main([command, "--store", str(store.root), *quick, *arguments])
 
 
@@ -38,7 +38,7 @@ def test_fit_gate__beta_and_k_as_in_scripts__prints_the_digest_alone(
     assert fit(store, "--beta", "0.0005", "--K", "3") == 0
     first = capsys.readouterr()
     assert first.out == f"{store.names()['gate']}\n"
-    assert "fixed mixture of equal cost" in first.err
+    assert "fixed mixture of equal GFLOPs" in first.err
     assert "oracle of quality" in first.err
     assert fit(store, "--beta", "0.0005", "--K", "3", "--json") == 0
     result = json.loads(capsys.readouterr().out)

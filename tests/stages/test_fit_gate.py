@@ -41,7 +41,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory, records: dict[str, list[Der
 
 
 def fit(shared: tuple[Store, str], **settings: Any) -> Artifact[GateManifest]:
-    config = FitGateConfig(**{"bootstrap_replicates": 50, "folds": 3, **settings})
+    config = FitGateConfig(**{"recipe": "paper", "bootstrap_replicates": 50, "folds": 3, **settings})
     return run_stage(fit_gate, config, {"derived": shared[1]}, shared[0], Runtime.quiet())
 
 
@@ -303,3 +303,24 @@ def test_fit_gate_config__no_aim_or_two__names_them(aims: dict[str, float]) -> N
     found = " and ".join(aims) or "none of them"
     with pytest.raises(ValueError, match=f"give exactly one of beta, target_gflops, .*; found {found}"):
         FitGateConfig(**aims)
+
+
+def test_fit_gate__nothing_to_win__is_the_blend_and_says_so(shared: tuple[Store, str]) -> None:
+    # In these tables contents have nothing to do with the features, so a gate through contents cannot lead.
+    gate = fit(shared, recipe="contents", beta=0.003)
+    metrics = gate.manifest.metrics
+    assert metrics.recipes["contents"].blend
+    assert metrics.warnings[0].startswith("Nothing is to be won by looking at the image")
+    assert metrics.lead == pytest.approx(0.0, abs=1e-4)
+    assert set(metrics.recipes) == {"contents", "paper"}
+    assert metrics.recipes["paper"].lead is not None
+
+
+def test_fit_gate__budget__takes_the_recipe_that_leads_out_of_fold(
+    shared: tuple[Store, str], records: dict[str, list[DerivedRecord]]
+) -> None:
+    gate = fit(shared, recipe="contents", target_gflops=15.5)
+    assert gate.manifest.metrics.recipe == "paper"
+    assert gate.manifest.feature == "res5"
+    assert gate.manifest.head == "class"
+    assert mean_gflops(records["val"], choices(gate, records["val"])) == pytest.approx(15.5, rel=0.01)

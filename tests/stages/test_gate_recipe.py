@@ -33,7 +33,15 @@ def derived(bench: Bench, dataset: DatasetConfig) -> str:
     return run_stage(derive, config, {"parent": bench.inputs["parent"]}, bench.store, Runtime.quiet()).digest
 
 
-@pytest.mark.parametrize("settings", [{"head": "class", "l2": 1e-4}, {"head": "quality", "cost": "gflops"}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"recipe": "paper", "l2": 1e-4},
+        {"recipe": "paper", "head": "quality", "cost": "gflops"},
+        {"recipe": "contents", "select": "loss"},
+        {"recipe": "contents", "head": "class", "l2": 1e-4, "select": "loss"},
+    ],
+)
 def test_fit_gate__on_a_derived_table__equals_the_gated_run_of_eval(
     bench: Bench, dataset: DatasetConfig, derived: str, settings: dict[str, Any]
 ) -> None:

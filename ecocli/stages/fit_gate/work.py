@@ -1,6 +1,6 @@
 """The work of ``fit-gate``: fits, searches budgets, and scores the gate on held-out images."""
 
-from typing import Any
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -9,41 +9,95 @@ from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.derived_table import read_splits
 from ecocli.artifacts.lineage import GATE_FILE
 from ecocli.artifacts.manifest import DerivedManifest, GateManifest
-from ecocli.artifacts.summaries import FitSummary, GateMetrics, HeadSummary, TradeOffStep
+from ecocli.artifacts.summaries import (
+    FitSummary,
+    GateMetrics,
+    HeadSummary,
+    OutOfFoldSummary,
+    RecipeSummary,
+    TradeOffStep,
+)
 from ecocli.artifacts.tensors import save_tensors
-from ecocli.config.fit_gate import FitGateConfig
+from ecocli.config.fit_gate import GATE_RECIPES, FitGateConfig
 from ecocli.gates.budget import Budget, Found, GateSearch
-from ecocli.gates.fitter import FittedGate, GateFitter, choose
+from ecocli.gates.fitter import FittedGate, GateFitter, OutOfFoldLead, choose
 from ecocli.gates.mlp_head import fit_mlp
 from ecocli.gates.splits import GateTables, build_tables
 from ecocli.gates.verdict import verdict_summary, warnings_of
 from ecocli.losses.gate import target_exit_indices
 from ecocli.metrics.assignment import assignment_pq
+from ecocli.metrics.controls import Verdict
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """The gate of one recipe.
+
+    Attributes:
+        config: The settings under this recipe.
+        tables: Images to fit on and to score on.
+        fitter: What fitted it.
+        found: The gate, and what a search for it saw.
+        verdict: The gate beside its controls on held-out images.
+        out_of_fold: Its lead, or that of the gate that gave way to the blend.
+    """
+
+    config: FitGateConfig
+    tables: GateTables
+    fitter: GateFitter
+    found: Found
+    verdict: Verdict
+    out_of_fold: OutOfFoldLead | None
+
+    @property
+    def summary(self) -> RecipeSummary:
+        """What is recorded of it."""
+        seen = self.out_of_fold
+        return RecipeSummary(
+            pq=self.verdict.gate.pq,
+            gflops=self.verdict.gate.gflops,
+            lead=self.verdict.lead,
+            lead_interval=self.verdict.lead_interval,
+            out_of_fold=None if seen is None else OutOfFoldSummary(**asdict(seen)),
+            blend=self.found.gate.blind,
+        )
 
 
 def fit(
     action: Action, config: FitGateConfig, derived: Artifact[DerivedManifest], depths: tuple[int, ...]
 ) -> Made[GateManifest]:
-    """Fit the gate that is asked for, and score it beside its controls."""
-    splits = read_splits(derived, (config.train_split, config.score_split), config.feature)
-    tables = build_tables(config, {name: vars(table) for name, table in splits.items()}, derived.manifest.exit_depths)
-    fitter = GateFitter(tables.rows, config.loss, config.l2, config.folds, config.seed)
-    found = _settle(config, tables, fitter, depths)
-    gate, fitted = found.gate, found.gate.fit
+    """Fit the gate that is asked for, and score it beside its controls and beside the other recipes' gates."""
+    others = [
+        config.under(name)
+        for name, recipe in GATE_RECIPES.items()
+        if name != config.recipe and recipe["feature"] in derived.manifest.feature_sizes
+    ]
+    candidates = [_candidate(one, derived, depths) for one in (config, *others)]
+    taken = candidates[0]
+    if config.beta is None:  # a budget is a budget, whichever recipe keeps to it
+        taken = max(candidates, key=lambda one: -1.0 if one.out_of_fold is None else one.out_of_fold.lead)
+    gate, tables, fitted = taken.found.gate, taken.tables, taken.found.gate.fit
+    images = len(tables.held_out.features)
     metrics = GateMetrics(
-        **_judge(gate, tables, fitter, depths, config),
+        **dict(verdict_summary(taken.verdict, depths)),
+        scored_on=tables.scored_on,
+        images=images,
+        undefined_images=int((~tables.held_out.usable).sum()),
+        warnings=tuple(warnings_of(taken.verdict, depths, images, gate.blind)),
         fit=FitSummary(
-            training_images=len(tables.rows.raw),
+            training_images=len(tables.rows.split.features),
             left_out_images=tables.left_out,
-            features=tables.rows.raw.shape[1],
+            features=tables.rows.split.features.shape[1],
             l2=fitted.l2,
             l2_path=fitted.path,
             gradient_norm=fitted.gradient_norm,
             evaluations=fitted.evaluations,
             offset=gate.price if gate.head == "class" else 0.0,
         ),
-        trade_off=tuple(TradeOffStep(beta=s.beta, value=s.value, pq=s.pq, gflops=s.gflops) for s in found.seen),
-        heads=_compare(gate, tables, fitter, depths, config) if config.compare_heads else None,
+        recipe=taken.config.recipe,
+        recipes={one.config.recipe: one.summary for one in candidates},
+        trade_off=tuple(TradeOffStep(beta=s.beta, value=s.value, pq=s.pq, gflops=s.gflops) for s in taken.found.seen),
+        heads=_compare(taken, depths) if config.compare_heads else None,
     )
     linear = gate.linear
     state = {"linear.weight": linear.weight.float(), "linear.bias": linear.bias.float()}
@@ -51,18 +105,31 @@ def fit(
         **action.recorded,
         exit_depths=depths,
         beta=gate.beta,
-        feature=config.feature,
+        feature=taken.config.feature,
         metrics=metrics,
-        head=config.head,
+        head=taken.config.head,
         cost=config.cost,
         exit_costs=tuple(gate.exit_costs.tolist()),
     )
     return Made(manifest, {GATE_FILE: save_tensors(state)})
 
 
+def _candidate(config: FitGateConfig, derived: Artifact[DerivedManifest], depths: tuple[int, ...]) -> Candidate:
+    """Fit one recipe's gate; where it does not lead out of fold, and the recipe looks there, take the blend instead."""
+    splits = read_splits(derived, (config.train_split, config.score_split), config.feature)
+    in_ms = config.cost == "ms" or config.target_ms is not None
+    tables = build_tables(config, splits, derived.manifest.exit_depths, in_ms=in_ms)
+    fitter = GateFitter.of(config, tables.rows, derived.manifest.exit_depths)
+    found = _settle(config, tables, fitter, depths)
+    out_of_fold = fitter.out_of_fold(found.gate, tables.gate_gflops(len(depths)))
+    if config.select == "lead" and out_of_fold is not None and not out_of_fold.pays:
+        found = _settle(config, tables, replace(fitter, blind=True), depths)
+    verdict = _judge(found.gate, tables, fitter, depths, config)
+    return Candidate(config, tables, fitter, found, verdict, out_of_fold)
+
+
 def _settle(config: FitGateConfig, tables: GateTables, fitter: GateFitter, depths: tuple[int, ...]) -> Found:
     """Fit the gate of a beta, or search the one of a budget."""
-
     E, held_out = len(depths), tables.held_out
     if config.beta is not None:
         return Found(fitter.fit(config.head, E, config.beta), ())
@@ -82,52 +149,36 @@ def _settle(config: FitGateConfig, tables: GateTables, fitter: GateFitter, depth
 
 
 def _judge(
-    gate: FittedGate,
-    tables: GateTables,
-    fitter: GateFitter,
-    depths: tuple[int, ...],
-    config: FitGateConfig,
-) -> dict[str, Any]:
-
+    gate: FittedGate, tables: GateTables, fitter: GateFitter, depths: tuple[int, ...], config: FitGateConfig
+) -> Verdict:
     E, held_out = len(depths), tables.held_out
-    verdict = held_out.arena(depths, config.bootstrap_replicates, config.seed).judge(
+    return held_out.arena(depths, config.bootstrap_replicates, config.seed).judge(
         gate.choose(held_out.features),
         gate.beta,
         fitter.rows.majority(E, gate.beta),
         own_cost=tables.gate_cost(E),
         own_gflops=tables.gate_gflops(E),
     )
-    return {
-        **dict(verdict_summary(verdict, depths)),
-        "scored_on": tables.scored_on,
-        "images": len(held_out.features),
-        "undefined_images": int((~held_out.usable).sum()),
-        "warnings": tuple(warnings_of(verdict, depths, len(held_out.features))),
-    }
 
 
-def _compare(
-    gate: FittedGate,
-    tables: GateTables,
-    fitter: GateFitter,
-    depths: tuple[int, ...],
-    config: FitGateConfig,
-) -> dict[str, HeadSummary]:
+def _compare(taken: Candidate, depths: tuple[int, ...]) -> dict[str, HeadSummary]:
     """Score both heads and a small MLP at the gate's beta; the lead over a blend of equal cost compares them."""
-
+    config, tables, fitter, beta = taken.config, taken.tables, taken.fitter, taken.found.gate.beta
     E, held_out = len(depths), tables.held_out
     raw = held_out.features
-    targets = target_exit_indices(fitter.rows.utilities(E, gate.beta))
+    targets = target_exit_indices(fitter.rows.utilities(E, beta))
     mlp = fit_mlp(fitter.rows.features, targets, E, seed=config.seed)
     chosen = {
-        "class": fitter.fit("class", E, gate.beta).choose(raw),
-        "quality": fitter.fit("quality", E, gate.beta).choose(raw),
-        "mlp": choose(mlp.scores(raw)),
+        "class": fitter.fit("class", E, beta).choose(raw),
+        "quality": fitter.fit("quality", E, beta).choose(raw),
+        "mlp": choose(mlp.scores(fitter.rows.inputs(raw))),
     }
     arena = held_out.arena(depths, config.bootstrap_replicates, config.seed)
     compared = {}
     for name, assignment in chosen.items():
-        verdict = arena.judge(assignment, gate.beta, 0, own_cost=tables.gate_cost(E), draws=0)
+        verdict = arena.judge(
+            assignment, beta, 0, own_cost=tables.gate_cost(E), own_gflops=tables.gate_gflops(E), draws=0
+        )
         compared[name] = HeadSummary(
             pq=verdict.gate.pq,
             cost=verdict.gate.cost,

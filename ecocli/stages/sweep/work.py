@@ -64,8 +64,8 @@ def sweep(
 
     manifest = derived.manifest
     splits = read_splits(derived, (config.train_split, config.score_split), config.feature)
-    tables = build_tables(config, {name: vars(table) for name, table in splits.items()}, manifest.exit_depths)
-    fitter = GateFitter(tables.rows, config.loss, config.l2, config.folds, config.seed)
+    tables = build_tables(config, splits, manifest.exit_depths, in_ms=config.cost == "ms")
+    fitter = GateFitter.of(config, tables.rows, manifest.exit_depths)
     rows: list[SweepRow] = []
     fixed: dict[str, tuple[ExitSummary, ...]] = {}
     wanted = [(head, depths, beta) for head in config.heads for depths in offers for beta in sorted(config.betas)]

@@ -12,7 +12,6 @@ from ecocli.metrics.assignment import (
     CountTable,
     assignment_pq,
     best_fixed_mixture,
-    fixed_hull,
     mixture_of,
     mixture_pq,
     oracle_assignment,
@@ -82,16 +81,6 @@ def test_assignment_pq__random_table__equals_the_evaluators_panoptic_quality() -
         total = total + ImageCounts(*(array[n, e] for array in counts))
     peer = panoptic_quality(total).overall.pq
     assert assignment_pq(CountTable.from_dense(*counts), assignment) == pytest.approx(peer, abs=1e-12)
-
-
-def test_mixture_totals__random_weights__equals_expectation_over_all_assignments() -> None:
-    table = random_table(5, 3, 2, 3)
-    weights = np.random.default_rng(1).dirichlet(np.ones(2), 3)
-    expected = sum(
-        np.prod(weights[np.arange(3), list(choice)]) * table.totals(np.array(choice))
-        for choice in itertools.product(range(2), repeat=3)
-    )
-    np.testing.assert_allclose(table.mixture_totals(weights), expected, atol=1e-12)
 
 
 def test_count_table__class_out_of_range__names_the_span() -> None:
@@ -174,21 +163,6 @@ def test_best_fixed_mixture__budget_of_an_exit_rounded_below_it__affords_the_exi
     found = best_fixed_mixture(random_table(0, 4, 2, 3), np.array([0.1 + 0.2, 1.0]), 0.3)
     assert found is not None
     assert found[0] == pytest.approx(1.0)
-
-
-def test_fixed_hull__exit_below_the_line__is_left_out() -> None:
-    # One class, one object: the exits have IoU 0.6, 0.65, 0.9 at costs 1, 2, 3; the line from 0.6 to 0.9 passes 0.75.
-    iou_sum = np.array([0.6, 0.65, 0.9]).reshape(1, 3, 1)
-    ones, zeros = np.ones((1, 3, 1), np.int64), np.zeros((1, 3, 1), np.int64)
-    table = CountTable.from_dense(iou_sum, ones, zeros, zeros)
-    assert fixed_hull(table, np.array([1.0, 2.0, 3.0])) == [(0, 1.0, 0.6), (2, 3.0, 0.9)]
-
-
-def test_fixed_hull__dearer_and_worse__is_left_out() -> None:
-    iou_sum = np.array([0.6, 0.9, 0.8]).reshape(1, 3, 1)
-    ones, zeros = np.ones((1, 3, 1), np.int64), np.zeros((1, 3, 1), np.int64)
-    table = CountTable.from_dense(iou_sum, ones, zeros, zeros)
-    assert [index for index, _, _ in fixed_hull(table, np.array([1.0, 2.0, 3.0]))] == [0, 1]
 
 
 def test_bootstrap_totals__many_images__equals_plain_resampling() -> None:
