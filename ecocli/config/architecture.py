@@ -123,7 +123,31 @@ class InterleavedEncoderConfig(Config):
         return ExitPlan(self.layers, tuple(range(1, self.layers)), tail=(self.layers - 1,))
 
 
-EncoderConfig = Annotated[DeformableEncoderConfig | InterleavedEncoderConfig, Field(discriminator="kind")]
+class HybridEncoderConfig(Config):
+    """RT-DETR's encoder: attention on the coarsest level, then convolutions across levels. One step, hence one exit.
+
+    Attributes:
+        heads: Attention heads.
+        feedforward_dim: Width of the feed-forward net.
+        expansion: Width of the fusion blocks over that of the tokens.
+        fusion_depth: RepVGG blocks of each fusion block.
+    """
+
+    kind: Literal["hybrid"] = "hybrid"
+    heads: PositiveInt = 8
+    feedforward_dim: PositiveInt = 1024
+    expansion: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    fusion_depth: PositiveInt = 3
+
+    @property
+    def exits(self) -> ExitPlan:
+        """Its only exit."""
+        return ExitPlan(1, (1,))
+
+
+EncoderConfig = Annotated[
+    DeformableEncoderConfig | InterleavedEncoderConfig | HybridEncoderConfig, Field(discriminator="kind")
+]
 
 
 class PixelDecoderConfig(Config):
@@ -197,6 +221,29 @@ _SWIN_B_384 = _SWIN_B.model_copy(update={"window_size": 12})
 _SWIN_L_384 = _SWIN_L.model_copy(update={"window_size": 12})
 _QUERIES_200 = TransformerDecoderConfig(num_queries=200)
 
+_LITE = PixelDecoderConfig(encoder=InterleavedEncoderConfig())
+_RT = PixelDecoderConfig(encoder=HybridEncoderConfig())
+
+# The built-in data's models: the same classes, small. Their backbone sees little of the image (one 3 x 3 convolution
+# per stage), so that context has to come from the encoder layers.
+_SHAPES = ArchitectureConfig(
+    name="m2f-shapes",
+    backbone=ResNetConfig(blocks=(1, 1, 1, 1), stem_channels=16, res2_channels=32, bottleneck_channels=16, norm="gn"),
+    pixel_decoder=PixelDecoderConfig(
+        hidden_dim=64, mask_dim=64, encoder=DeformableEncoderConfig(heads=4, feedforward_dim=128)
+    ),
+    transformer_decoder=TransformerDecoderConfig(layers=3, heads=8, feedforward_dim=128, num_queries=24),
+    num_classes=13,
+    object_mask_threshold=0.5,
+)
+
+
+def _small(name: str, encoder: EncoderConfig) -> ArchitectureConfig:
+    """The built-in data's model with another encoder."""
+    pixel = _SHAPES.pixel_decoder.model_copy(update={"encoder": encoder})
+    return _SHAPES.model_copy(update={"name": name, "pixel_decoder": pixel})
+
+
 # One entry per name of `--arch`; num_classes is the COCO panoptic count unless the data set says otherwise.
 ARCHITECTURES: dict[str, ArchitectureConfig] = {
     "m2f-r50": ArchitectureConfig(name="m2f-r50", backbone=ResNetConfig(), num_classes=133),
@@ -210,18 +257,23 @@ ARCHITECTURES: dict[str, ArchitectureConfig] = {
     "m2f-swin-l-384": ArchitectureConfig(
         name="m2f-swin-l-384", backbone=_SWIN_L_384, transformer_decoder=_QUERIES_200, num_classes=133
     ),
-    # The built-in data's model: the same classes, small. Its backbone sees little of the image (one 3 x 3
-    # convolution per stage), so that context has to come from the encoder layers.
-    "m2f-shapes": ArchitectureConfig(
-        name="m2f-shapes",
-        backbone=ResNetConfig(
-            blocks=(1, 1, 1, 1), stem_channels=16, res2_channels=32, bottleneck_channels=16, norm="gn"
-        ),
-        pixel_decoder=PixelDecoderConfig(
-            hidden_dim=64, mask_dim=64, encoder=DeformableEncoderConfig(heads=4, feedforward_dim=128)
-        ),
-        transformer_decoder=TransformerDecoderConfig(layers=3, heads=8, feedforward_dim=128, num_queries=24),
-        num_classes=13,
-        object_mask_threshold=0.5,
+    "lite-m2f-r50": ArchitectureConfig(
+        name="lite-m2f-r50", backbone=ResNetConfig(), pixel_decoder=_LITE, num_classes=133
     ),
+    "lite-m2f-swin-t": ArchitectureConfig(
+        name="lite-m2f-swin-t", backbone=SwinConfig(), pixel_decoder=_LITE, num_classes=133
+    ),
+    "lite-m2f-swin-s": ArchitectureConfig(
+        name="lite-m2f-swin-s", backbone=_SWIN_S, pixel_decoder=_LITE, num_classes=133
+    ),
+    "lite-m2f-swin-b": ArchitectureConfig(
+        name="lite-m2f-swin-b", backbone=_SWIN_B, pixel_decoder=_LITE, num_classes=133
+    ),
+    "rt-m2f-r50": ArchitectureConfig(name="rt-m2f-r50", backbone=ResNetConfig(), pixel_decoder=_RT, num_classes=133),
+    "rt-m2f-swin-t": ArchitectureConfig(
+        name="rt-m2f-swin-t", backbone=SwinConfig(), pixel_decoder=_RT, num_classes=133
+    ),
+    "m2f-shapes": _SHAPES,
+    "lite-m2f-shapes": _small("lite-m2f-shapes", InterleavedEncoderConfig(heads=4, feedforward_dim=128)),
+    "rt-m2f-shapes": _small("rt-m2f-shapes", HybridEncoderConfig(heads=4, feedforward_dim=128)),
 }

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from ecocli.inference.predictor import ExitGate
-from ecocli.model.deformable import SpatialShapes
+from ecocli.model.deformable import SpatialShapes, level_positions
+from ecocli.model.hybrid import row_first_positions
 from ecocli.model.mask2former import Mask2Former
-from ecocli.model.pixel_decoder import Features, PixelDecoder, level_positions
+from ecocli.model.pixel_decoder import Features, PixelDecoder
 
 _STRIDES = (32, 16, 8)
 _STRIDE = _STRIDES[0]
@@ -67,7 +68,11 @@ class _Layer(nn.Module):
         shapes = _shapes(res5.shape[2], res5.shape[3])
         # Tells the tracer that the number of tokens follows from the size.
         tokens = torch.cat(torch.split(tokens, [height * width for height, width in shapes], dim=1), dim=1)
-        encoded: Tensor = self.layer(tokens, level_positions(shapes, self.level_embed), shapes)
+        if self.level_embed is None:
+            positions = row_first_positions(*shapes[0], tokens.shape[2], tokens.device)
+        else:
+            positions = level_positions(shapes, self.level_embed)
+        encoded: Tensor = self.layer(tokens, positions, shapes)
         return encoded
 
 

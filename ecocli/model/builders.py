@@ -5,6 +5,7 @@ from functools import partial
 from ecocli.config.architecture import (
     ArchitectureConfig,
     EncoderConfig,
+    HybridEncoderConfig,
     InterleavedEncoderConfig,
     ResNetConfig,
     SwinConfig,
@@ -13,8 +14,10 @@ from ecocli.config.detr import DetrConfig
 from ecocli.model.contracts import Backbone
 from ecocli.model.deformable import DeformableEncoder
 from ecocli.model.detr import Detr
+from ecocli.model.exit_encoder import ExitEncoder
+from ecocli.model.hybrid import HybridEncoder, normed_projection
 from ecocli.model.mask2former import Mask2Former
-from ecocli.model.pixel_decoder import PixelDecoder
+from ecocli.model.pixel_decoder import PixelDecoder, grouped_projection
 from ecocli.model.resnet import ResNet
 from ecocli.model.swin import SwinTransformer
 from ecocli.model.transformer_decoder import TransformerDecoder
@@ -50,8 +53,18 @@ def build_backbone(config: ResNetConfig | SwinConfig) -> tuple[Backbone, dict[st
     return backbone, backbone.channels
 
 
-def build_encoder(config: EncoderConfig, channels: int, levels: int) -> DeformableEncoder:
+def build_encoder(config: EncoderConfig, channels: int, levels: int) -> ExitEncoder:
     """Build the encoder of a pixel decoder over tokens of this width and number of levels."""
+    if isinstance(config, HybridEncoderConfig):
+        return HybridEncoder(
+            channels,
+            levels,
+            config.heads,
+            config.feedforward_dim,
+            config.expansion,
+            config.fusion_depth,
+            config.exits,
+        )
     interleaved = isinstance(config, InterleavedEncoderConfig)
     return DeformableEncoder(
         channels,
@@ -77,6 +90,7 @@ def build_model(config: ArchitectureConfig) -> Mask2Former:
             hidden_dim=pixel.hidden_dim,
             mask_dim=pixel.mask_dim,
             build_encoder=partial(build_encoder, pixel.encoder),
+            build_projection=normed_projection if pixel.encoder.kind == "hybrid" else grouped_projection,
         ),
         transformer_decoder=TransformerDecoder(
             hidden_dim=pixel.hidden_dim,

@@ -11,16 +11,17 @@ intermediate results fit the cache.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ecocli.exits import ExitPlan
-from ecocli.model.exit_encoder import run_each, run_exits
+from ecocli.model.exit_encoder import ExitEncoder, RunLayer
+from ecocli.model.layers import sine_positions
 from ecocli.model.sampling import (
     SamplingTable,
     SpatialShapes,
@@ -259,7 +260,17 @@ def _tokens_of(shapes: SpatialShapes) -> int:
     return sum(height * width for height, width in shapes)
 
 
-class DeformableEncoder(nn.Module):
+def level_positions(shapes: SpatialShapes, level_embed: Float[Tensor, "L C"]) -> Float[Tensor, "N C"]:
+    """Sine position plus learned level embedding of every token."""
+    return torch.cat(
+        [
+            sine_positions(h, w, level_embed.shape[1], level_embed.device, torch.float32) + embedding
+            for (h, w), embedding in zip(shapes, level_embed, strict=True)
+        ]
+    )
+
+
+class DeformableEncoder(ExitEncoder):
     """A stack of encoder layers that can be left at its exits.
 
     Args:
@@ -284,9 +295,7 @@ class DeformableEncoder(nn.Module):
         updated_levels: int | None = None,
         small_ffn: bool = False,
     ) -> None:
-        super().__init__()
-        self.exits = exits
-        self.layers = nn.ModuleList(
+        layers = (
             DeformableEncoderLayer(
                 channels,
                 levels,
@@ -298,44 +307,17 @@ class DeformableEncoder(nn.Module):
             )
             for index in range(exits.layers)
         )
+        super().__init__(exits, layers)
 
-    def forward(
-        self,
-        tokens: Float[Tensor, "B N C"],
-        positions: Float[Tensor, "N C"],
-        shapes: SpatialShapes,
-        exit_depths: Sequence[int],
-    ) -> tuple[Float[Tensor, "B N C"], ...]:
-        """Tokens at each wanted exit, in the order asked; layers up to the deepest run once.
+    def positions(self, shapes: SpatialShapes, level_embed: Float[Tensor, "L C"] | None) -> Float[Tensor, "N C"]:
+        """Sine position plus learned level embedding of every token."""
+        assert level_embed is not None
+        return level_positions(shapes, level_embed)
 
-        Raises:
-            ValueError: If one of them is no exit.
-        """
-        return run_exits(self.exits, self._runner(tokens, positions, shapes), tokens, exit_depths)
-
-    def forward_per_image(
-        self,
-        tokens: Float[Tensor, "B N C"],
-        positions: Float[Tensor, "N C"],
-        shapes: SpatialShapes,
-        depths: Int[Tensor, " B"],
-    ) -> Float[Tensor, "B N C"]:
-        """Each image's tokens at its own exit; an image leaves the batch as soon as it is done."""
-        return run_each(self.exits, self._runner(tokens, positions, shapes), tokens, depths)
-
-    def run_layer(
-        self,
-        index: int,
-        tokens: Float[Tensor, "B N C"],
-        positions: Float[Tensor, "N C"],
-        shapes: SpatialShapes,
-    ) -> Float[Tensor, "B N C"]:
-        """One layer alone."""
-        return self._runner(tokens, positions, shapes)(index, tokens, range(len(tokens)))
-
-    def _runner(
+    def runner(
         self, tokens: Float[Tensor, "B N C"], positions: Float[Tensor, "N C"], shapes: SpatialShapes
-    ) -> Callable[[int, Tensor, Sequence[int]], Tensor]:
+    ) -> RunLayer:
+        """Its layers share memory to sample from."""
         first = self.layers[0]
         assert isinstance(first, DeformableEncoderLayer)
         workspace = first.make_workspace(tokens, shapes)

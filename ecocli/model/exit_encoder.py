@@ -4,13 +4,15 @@ Shapes: B images, N tokens, C channels. Source: ECO-M2F (arXiv 2404.15244); unli
 take different exits. Which layers an exit runs is the business of ``ecocli.exits``.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from ecocli.exits import ExitPlan
+from ecocli.model.sampling import SpatialShapes
 
 RunLayer = Callable[[int, Tensor, Sequence[int]], Tensor]
 """Layer index, tokens [images, N, C] and the position of each of these images in the batch, to tokens."""
@@ -73,3 +75,73 @@ def run_each(
     done = torch.empty_like(left)
     done[order] = left
     return done
+
+
+class ExitEncoder(nn.Module):
+    """An encoder of a pixel decoder: tokens of all levels to new ones, in layers.
+
+    Args:
+        exits: Number of layers, and which of them each exit runs.
+        layers: Built in order.
+
+    Attributes:
+        embeds_levels: Whether its positions add a learned vector per level.
+    """
+
+    embeds_levels: ClassVar[bool] = True
+
+    def __init__(self, exits: ExitPlan, layers: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.exits = exits
+        self.layers = nn.ModuleList(layers)
+
+    def positions(
+        self, shapes: SpatialShapes, level_embed: Float[Tensor, "L C"] | None
+    ) -> Float[Tensor, "positioned C"]:
+        """Position of every token that has one."""
+        raise NotImplementedError
+
+    def runner(
+        self, tokens: Float[Tensor, "B N C"], positions: Float[Tensor, "positioned C"], shapes: SpatialShapes
+    ) -> RunLayer:
+        """What runs a layer on tokens such as these."""
+
+        def run(index: int, running: Tensor, _images: Sequence[int]) -> Tensor:
+            after: Tensor = self.layers[index](running, positions, shapes)
+            return after
+
+        return run
+
+    def forward(
+        self,
+        tokens: Float[Tensor, "B N C"],
+        positions: Float[Tensor, "positioned C"],
+        shapes: SpatialShapes,
+        exit_depths: Sequence[int],
+    ) -> tuple[Float[Tensor, "B N C"], ...]:
+        """Tokens at each wanted exit, in the order asked; layers up to the deepest run once.
+
+        Raises:
+            ValueError: If one of them is no exit.
+        """
+        return run_exits(self.exits, self.runner(tokens, positions, shapes), tokens, exit_depths)
+
+    def forward_per_image(
+        self,
+        tokens: Float[Tensor, "B N C"],
+        positions: Float[Tensor, "positioned C"],
+        shapes: SpatialShapes,
+        depths: Int[Tensor, " B"],
+    ) -> Float[Tensor, "B N C"]:
+        """Each image's tokens at its own exit; an image leaves the batch as soon as it is done."""
+        return run_each(self.exits, self.runner(tokens, positions, shapes), tokens, depths)
+
+    def run_layer(
+        self,
+        index: int,
+        tokens: Float[Tensor, "B N C"],
+        positions: Float[Tensor, "positioned C"],
+        shapes: SpatialShapes,
+    ) -> Float[Tensor, "B N C"]:
+        """One layer alone."""
+        return self.runner(tokens, positions, shapes)(index, tokens, range(len(tokens)))

@@ -109,20 +109,24 @@ class NormedConv2d(nn.Conv2d):
 
     def _forward_folded(self, input: Float[Tensor, "B C_in H_in W_in"]) -> Float[Tensor, "B C_out H_out W_out"]:
         """The same with the norm's scale in the weights and its shift as the bias."""
-        norm = self.norm
-        assert isinstance(norm, FrozenBatchNorm2d | nn.BatchNorm2d)
-        assert norm.running_var is not None
-        assert norm.running_mean is not None
-        scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-        weight = self.weight * scale.view(-1, 1, 1, 1)
+        assert isinstance(self.norm, FrozenBatchNorm2d | nn.BatchNorm2d)
         return nn.functional.conv2d(
             input,
-            weight,
-            norm.bias - norm.running_mean * scale,
+            *folded(self.weight, self.norm),
             stride=self.stride,
             padding=self.padding,
             dilation=self.dilation,
         )
+
+
+def folded(
+    weight: Float[Tensor, "O I kh kw"], norm: FrozenBatchNorm2d | nn.BatchNorm2d
+) -> tuple[Float[Tensor, "O I kh kw"], Float[Tensor, " O"]]:
+    """Kernel and bias of a convolution that normalises with the stored statistics as well."""
+    assert norm.running_var is not None
+    assert norm.running_mean is not None
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    return weight * scale.view(-1, 1, 1, 1), norm.bias - norm.running_mean * scale
 
 
 @cached_by_size(maxsize=64)

@@ -15,8 +15,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ecocli.model.deformable import DeformableEncoder, SpatialShapes
-from ecocli.model.layers import NormedConv2d, sine_positions
+from ecocli.model.exit_encoder import ExitEncoder
+from ecocli.model.layers import NormedConv2d
+from ecocli.model.sampling import SpatialShapes
 
 
 @dataclass(frozen=True)
@@ -39,24 +40,20 @@ class Features:
     padding_mask: ClassVar[None] = None
 
 
-def level_positions(shapes: SpatialShapes, level_embed: Float[Tensor, "L C"]) -> Float[Tensor, "N C"]:
-    """Sine position plus learned level embedding of every token."""
-    return torch.cat(
-        [
-            sine_positions(h, w, level_embed.shape[1], level_embed.device, torch.float32) + embedding
-            for (h, w), embedding in zip(shapes, level_embed, strict=True)
-        ]
-    )
-
-
 class _EncoderWithLevels(nn.Module):
     """The encoder and the level embedding beside it (a level of naming in published state dicts)."""
 
-    def __init__(self, encoder: DeformableEncoder, levels: int, channels: int) -> None:
+    level_embed: nn.Parameter | None
+
+    def __init__(self, encoder: ExitEncoder, levels: int, channels: int) -> None:
         super().__init__()
         self.encoder = encoder
-        self.level_embed = nn.Parameter(torch.empty(levels, channels))
-        nn.init.normal_(self.level_embed)
+        self.level_embed = nn.Parameter(torch.randn(levels, channels)) if encoder.embeds_levels else None
+
+
+def grouped_projection(in_channels: int, channels: int) -> nn.Sequential:
+    """Mask2Former's projection of a backbone map."""
+    return nn.Sequential(nn.Conv2d(in_channels, channels, 1), nn.GroupNorm(32, channels))
 
 
 class PixelDecoder(nn.Module):
@@ -67,6 +64,7 @@ class PixelDecoder(nn.Module):
         hidden_dim: C.
         mask_dim: Channels of the mask features.
         build_encoder: Makes the encoder of tokens of width C and L levels.
+        build_projection: Makes what projects a map of the backbone to width C.
     """
 
     # Coarsest first: the order of levels in the token sequence.
@@ -77,20 +75,17 @@ class PixelDecoder(nn.Module):
         in_channels: Mapping[str, int],
         hidden_dim: int,
         mask_dim: int,
-        build_encoder: Callable[[int, int], DeformableEncoder],
+        build_encoder: Callable[[int, int], ExitEncoder],
+        build_projection: Callable[[int, int], nn.Module] = grouped_projection,
     ) -> None:
         super().__init__()
         self.hidden_dim = hidden_dim
-        self.input_proj = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(in_channels[name], hidden_dim, 1), nn.GroupNorm(32, hidden_dim))
-            for name in self.level_names
-        )
-        for projection in self.input_proj:
-            convolution = projection.get_submodule("0")
-            assert isinstance(convolution, nn.Conv2d)
-            assert convolution.bias is not None
-            nn.init.xavier_uniform_(convolution.weight)
-            nn.init.zeros_(convolution.bias)
+        self.input_proj = nn.ModuleList(build_projection(in_channels[name], hidden_dim) for name in self.level_names)
+        for convolution in self.input_proj.modules():
+            if isinstance(convolution, nn.Conv2d):
+                nn.init.xavier_uniform_(convolution.weight)
+                if convolution.bias is not None:
+                    nn.init.zeros_(convolution.bias)
         levels = len(self.level_names)
         self.transformer = _EncoderWithLevels(build_encoder(hidden_dim, levels), levels, hidden_dim)
         self.mask_features = nn.Conv2d(hidden_dim, mask_dim, 1)
@@ -102,7 +97,7 @@ class PixelDecoder(nn.Module):
         nn.init.zeros_(self.mask_features.bias)
 
     @property
-    def encoder(self) -> DeformableEncoder:
+    def encoder(self) -> ExitEncoder:
         """The transformer encoder whose layers exits skip."""
         return self.transformer.encoder
 
@@ -113,9 +108,9 @@ class PixelDecoder(nn.Module):
         tokens = torch.cat([level.flatten(2).transpose(1, 2) for level in levels], dim=1)
         return Features(maps, tokens, shapes, self.adapter_1(maps["res2"]))
 
-    def positions(self, shapes: SpatialShapes) -> Float[Tensor, "N C"]:
-        """Sine position plus learned level embedding of every token."""
-        return level_positions(shapes, self.transformer.level_embed)
+    def positions(self, shapes: SpatialShapes) -> Float[Tensor, "positioned C"]:
+        """Position of every token that has one, as the encoder adds it."""
+        return self.encoder.positions(shapes, self.transformer.level_embed)
 
     def encode(
         self, tokens: Float[Tensor, "B N C"], shapes: SpatialShapes, exit_depths: Sequence[int]

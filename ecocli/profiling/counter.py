@@ -7,7 +7,8 @@ nothing there either, because that tool does not see them: the deformable sampli
 cross-attention. The convention ``all`` counts them too.
 
 Differences from the source: torch's formulas on the ``meta`` device (no weights, no memory, no images) instead of a
-trace on a CPU, where fused attention would count nothing; no rounding of einsums to four digits.
+trace on a CPU, where fused attention would count nothing (RT-DETR's own attention among tokens does, and is left out
+here too); no rounding of einsums to four digits.
 """
 
 from collections import Counter
@@ -18,7 +19,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -43,6 +44,10 @@ def _bilinear(*_args: object, out_val: Tensor, **_kwargs: object) -> int:
     return _COUNTER_UNITS * 4 * out_val.numel()
 
 
+def _copied(*_args: object, out_val: Tensor, **_kwargs: object) -> int:
+    return _COUNTER_UNITS * out_val.numel()
+
+
 def _gathered(rows: Tensor, index: Tensor, *_args: object, **_kwargs: object) -> int:
     return _COUNTER_UNITS * rows.shape[-1] * index.numel()
 
@@ -56,6 +61,7 @@ _FORMULAS: dict[Any, Callable[..., int]] = {
     _aten.native_group_norm: _per_element(5),
     _aten.native_batch_norm: _per_element(2),
     _aten.upsample_bilinear2d: _bilinear,
+    _aten.upsample_nearest2d: _copied,
     _aten.grid_sampler_2d: _bilinear,
     _aten._embedding_bag: _gathered,
     _aten._embedding_bag_forward_only: _gathered,
@@ -148,11 +154,18 @@ class _OperatorCosts(TorchDispatchMode):  # type: ignore[no-untyped-call]  # tor
 
 
 class _MaskedProducts(TorchFunctionMode):
-    """Adds up the query-key products of attention under a boolean mask, in multiply-adds."""
+    """Adds up the products that the source's tool does not see, in multiply-adds.
+
+    These are the query-key products of attention under a boolean mask, and both products of attention that is fused.
+
+    Attributes:
+        fused: Whether the attention that runs now is fused there.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.macs = 0
+        self.fused = False
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -161,9 +174,8 @@ class _MaskedProducts(TorchFunctionMode):
         if func is F.scaled_dot_product_attention:
             mask = kwargs.get("attn_mask", args[3] if len(args) > 3 else None)
             # A float mask is a bias, added after a product that the source's tool does see.
-            if mask is not None and mask.dtype == torch.bool:
-                query, key = args[0], args[1]
-                self.macs += query.numel() * key.shape[-2]
+            products = 2 if self.fused else int(mask is not None and mask.dtype == torch.bool)
+            self.macs += products * args[0].numel() * args[1].shape[-2]
         return func(*args, **kwargs)
 
 
@@ -182,6 +194,27 @@ class Meter:
 
     def __exit__(self, *_exception: object) -> None:
         self._stack.close()
+
+    def take_as_fused(self, attention: nn.Module) -> Callable[[], None]:
+        """Count a module's attention as torch's fused kernel, which the source's tool does not see.
+
+        Returns:
+            Ends it.
+        """
+
+        def enter(*_hook_arguments: object) -> None:
+            self._products.fused = True
+
+        def leave(*_hook_arguments: object) -> None:
+            self._products.fused = False
+
+        hooks = (attention.register_forward_pre_hook(enter), attention.register_forward_hook(leave))
+
+        def end() -> None:
+            for hook in hooks:
+                hook.remove()
+
+        return end
 
     def read(self) -> Reading:
         """All that was counted since the meter was made."""

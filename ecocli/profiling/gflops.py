@@ -22,6 +22,7 @@ from ecocli.exits import ExitPlan
 from ecocli.model.builders import build_model
 from ecocli.model.contracts import ExitModel
 from ecocli.model.gate import FeatureName, Gate, pool_features
+from ecocli.model.hybrid import AttentionLayer
 from ecocli.model.parts import run_parts
 from ecocli.profiling.counter import Convention, Meter, Reading
 
@@ -106,8 +107,10 @@ def _network_costs(architecture: ArchitectureConfig, padded_size: Size) -> _Netw
     class_head = model.class_head
     hooks = [layer.register_forward_hook(note) for layer in model.encoder_layers]
     hooks += [class_head.register_forward_pre_hook(note_class), class_head.register_forward_hook(note_class)]
+    ends: list[Callable[[], None]] = []
     try:
         with Meter() as meter:
+            ends += [meter.take_as_fused(module) for module in model.modules() if isinstance(module, AttentionLayer)]
             note()
             # Every layer's mask at full size, as the original computes them; inference here computes the last one.
             parts = model.parts(model.exits.deepest, all_layers=True)
@@ -116,6 +119,8 @@ def _network_costs(architecture: ArchitectureConfig, padded_size: Size) -> _Netw
     finally:
         for hook in hooks:
             hook.remove()
+        for end in ends:
+            end()
     shared = pool_features(model.extract(images, [padded_size]), [padded_size])
     auxiliary = [after - before for before, after in zip(class_readings[::2], class_readings[1::2], strict=True)][:-1]
     costs = [after - before for before, after in itertools.pairwise(readings)]

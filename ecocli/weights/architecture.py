@@ -12,6 +12,8 @@ from ecocli.config.architecture import (
     ARCHITECTURES,
     ArchitectureConfig,
     DeformableEncoderConfig,
+    EncoderConfig,
+    HybridEncoderConfig,
     InterleavedEncoderConfig,
     NormName,
     PixelDecoderConfig,
@@ -78,9 +80,20 @@ def _infer_swin(state: State) -> SwinConfig:
     )
 
 
-def _infer_encoder(state: State, points: int) -> DeformableEncoderConfig | InterleavedEncoderConfig:
+def _infer_encoder(state: State) -> EncoderConfig:
     """A plain interleaved encoder has the tensors of a deformable one, and is taken for that."""
     layers = _count(state, re.escape(_LAYER) + r"(\d+)\.")
+    if _LAYER + "0.aifi.linear1.weight" in state:
+        width, channels = _shape(state, _LAYER + "0.aifi.linear1.weight", 2)
+        return HybridEncoderConfig(
+            heads=_HEADS,
+            feedforward_dim=width,
+            expansion=_shape(state, _LAYER + "0.fpn_blocks.0.conv1.conv.weight", 4)[0] / channels,
+            fusion_depth=_count(state, re.escape(_LAYER) + r"0\.fpn_blocks\.0\.bottlenecks\.(\d+)\."),
+        )
+    points, remainder = divmod(_shape(state, _LAYER + "0.self_attn.attention_weights.weight", 2)[0], _HEADS * _LEVELS)
+    if remainder or not points:
+        raise DataError(f"The encoder's attention weights do not divide into {_HEADS} heads and {_LEVELS} levels.")
     width = _shape(state, _LAYER + "0.linear1.weight", 2)[0]
     if any(name.endswith(".linear12.weight") for name in state):
         return InterleavedEncoderConfig(layers=layers, points=points, feedforward_dim=width, small_ffn=True)
@@ -101,9 +114,6 @@ def infer_architecture(state: State, name: str = UNNAMED) -> ArchitectureConfig:
         DataError: The tensors are not those of a Mask2Former.
     """
     queries, hidden_dim = _shape(state, _PREDICTOR + "query_feat.weight", 2)
-    points, remainder = divmod(_shape(state, _LAYER + "0.self_attn.attention_weights.weight", 2)[0], _HEADS * _LEVELS)
-    if remainder or not points:
-        raise DataError(f"The encoder's attention weights do not divide into {_HEADS} heads and {_LEVELS} levels.")
     backbone = _infer_swin(state) if "backbone.patch_embed.proj.weight" in state else _infer_resnet(state)
     found = ArchitectureConfig(
         name=name,
@@ -111,7 +121,7 @@ def infer_architecture(state: State, name: str = UNNAMED) -> ArchitectureConfig:
         pixel_decoder=PixelDecoderConfig(
             hidden_dim=hidden_dim,
             mask_dim=_shape(state, _PIXEL + "mask_features.weight", 4)[0],
-            encoder=_infer_encoder(state, points),
+            encoder=_infer_encoder(state),
         ),
         transformer_decoder=TransformerDecoderConfig(
             layers=_count(state, re.escape(_PREDICTOR) + r"transformer_ffn_layers\.(\d+)\."),
@@ -144,15 +154,24 @@ def infer_as_preset(state: State, preset: ArchitectureConfig) -> ArchitectureCon
 def _with_heads_of(found: ArchitectureConfig, preset: ArchitectureConfig) -> ArchitectureConfig:
     """The same architecture with a preset's heads and order of layers, which shapes cannot tell."""
     encoder, wanted = found.pixel_decoder.encoder, preset.pixel_decoder.encoder
+    recast: object = encoder
+    if isinstance(encoder, HybridEncoderConfig) or isinstance(wanted, HybridEncoderConfig):
+        if encoder.kind == wanted.kind:
+            recast = encoder.model_copy(update={"heads": wanted.heads})
+        return _with_encoder(found, recast, preset)
     samples = encoder.heads * encoder.points
     if samples % wanted.heads:
         return found
     sizes = {"layers": encoder.layers, "points": samples // wanted.heads, "feedforward_dim": encoder.feedforward_dim}
     own_net = isinstance(encoder, InterleavedEncoderConfig) and encoder.small_ffn
     if isinstance(wanted, InterleavedEncoderConfig):
-        recast: object = wanted.model_copy(update={**sizes, "small_ffn": own_net})
+        recast = wanted.model_copy(update={**sizes, "small_ffn": own_net})
     else:
         recast = encoder if own_net else wanted.model_copy(update=sizes)
+    return _with_encoder(found, recast, preset)
+
+
+def _with_encoder(found: ArchitectureConfig, recast: object, preset: ArchitectureConfig) -> ArchitectureConfig:
     divided = found.pixel_decoder.model_copy(update={"encoder": recast})
     decoder = found.transformer_decoder.model_copy(update={"heads": preset.transformer_decoder.heads})
     return found.model_copy(update={"pixel_decoder": divided, "transformer_decoder": decoder})
@@ -201,7 +220,7 @@ def apply_preset(found: ArchitectureConfig, preset: ArchitectureConfig) -> Archi
             f"The checkpoint is of another model than {preset.name}: {'; '.join(differences)}. Leave --arch out to "
             "take the architecture from the checkpoint, or give the file of that model."
         )
-    layers = {"layers": found.pixel_decoder.encoder.layers}
+    layers = {"layers": found.exits.layers} if hasattr(preset.pixel_decoder.encoder, "layers") else {}
     encoder = preset.pixel_decoder.encoder.model_copy(update=layers)
     pixel = preset.pixel_decoder.model_copy(update={"encoder": encoder})
     update: dict[str, object] = {

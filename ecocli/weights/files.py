@@ -184,6 +184,8 @@ def _state_dict_of(content: object, path: Path) -> State:
     """Find the mapping of names to tensors inside the usual wrappers."""
     candidates = [content]
     if isinstance(content, Mapping):
+        average = content.get("ema")  # RT-DETR's checkpoints keep the averaged weights a level down
+        candidates += [average["module"]] if isinstance(average, Mapping) and "module" in average else []
         candidates += [content[key] for key in STATE_DICT_KEYS if key in content]
     for candidate in candidates:
         if isinstance(candidate, Mapping) and candidate and all(isinstance(v, Tensor) for v in candidate.values()):

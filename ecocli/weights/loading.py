@@ -26,6 +26,7 @@ from ecocli.weights.mappings import (
     OLD_NAMES,
 )
 from ecocli.weights.renaming import State, matches_any, to_original
+from ecocli.weights.rtdetr import recognise_rt_detr
 
 _BACKBONE = "backbone."
 _HF_MARK = "model.transformer_module."
@@ -106,7 +107,7 @@ class RecognisedState:
         source: What it was recognised as.
         tensors: By the original's name.
         ignored: Names in the file that carry nothing for a model.
-        is_full: Whether it is a whole model, not only a backbone.
+        is_full: Whether it is a whole model, not only a backbone or an encoder.
         caffe2: Whether it is a ResNet of MSRA's kind, see `BackboneSource`.
         gate: ``linear.weight`` [E, C] and ``linear.bias`` [E] of its gate; empty without one.
     """
@@ -139,6 +140,12 @@ def recognise(state: Mapping[str, Tensor], origin: str) -> RecognisedState:
 
 
 def _recognise(state: Mapping[str, Tensor], origin: str) -> RecognisedState:
+    rt_detr = recognise_rt_detr(state)
+    if rt_detr is not None:
+        source, renamed, beside, unknown = rt_detr
+        if unknown:
+            raise DataError(f"{origin} looks like an {source}, but holds unexpected tensors: {shorten(unknown)}.")
+        return RecognisedState(source, renamed, beside, is_full=False)
     detr = recognise_detr(state)
     if detr is not None:
         source, renamed, unknown = detr
@@ -213,7 +220,7 @@ def _recognise_backbone(state: Mapping[str, Tensor], origin: str) -> RecognisedS
             )
     raise DataError(
         f"{origin} is no checkpoint that is known here: its tensors are {shorten(sorted(state))}. Expected a "
-        "Mask2Former or DETR (original or Hugging Face names), or a ResNet or Swin backbone."
+        "Mask2Former or DETR (original or Hugging Face names), an RT-DETR, or a ResNet or Swin backbone."
     )
 
 
@@ -255,7 +262,7 @@ def fit_weights(model: ExitModel, recognised: RecognisedState, origin: str) -> L
     optional = [_BACKBONE + pattern for pattern in NOT_IN_BACKBONES]
     lacking = [n for n in missing if n.startswith(_BACKBONE) and not matches_any(n, optional)]
     misfits = [str(item) for item in mismatched if item.name.startswith(_BACKBONE)]
-    if lacking or misfits:
+    if (lacking or misfits) and (recognised.is_full or any(n.startswith(_BACKBONE) for n in recognised.tensors)):
         problem = f"lacks {shorten(lacking)}" if lacking else f"has other shapes: {shorten(misfits)}"
         raise DataError(
             f"{origin} ({recognised.source}) is of another model: for this backbone it {problem}. Choose the "
@@ -274,7 +281,7 @@ def fit_weights(model: ExitModel, recognised: RecognisedState, origin: str) -> L
 
 
 def load_initial_weights(model: ExitModel, path: Path) -> LoadReport:
-    """Start a model from published weights, of a whole model or of a backbone alone.
+    """Start a model from published weights, of a whole model, a backbone alone or RT-DETR's encoder alone.
 
     An encoder with fewer layers than the file's takes the first ones.
 
