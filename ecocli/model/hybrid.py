@@ -161,7 +161,7 @@ class HybridLayer(nn.Module):
 
 def _as_map(tokens: Float[Tensor, "B n C"], shape: tuple[int, int]) -> Float[Tensor, "B C H W"]:
     """Tokens seen as a map, channels last in memory."""
-    return tokens.unflatten(1, shape).permute(0, 3, 1, 2)
+    return tokens.view(len(tokens), *shape, tokens.shape[2]).permute(0, 3, 1, 2)
 
 
 class HybridEncoder(ExitEncoder):
