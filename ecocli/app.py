@@ -42,6 +42,7 @@ COMMANDS = (
     CommandEntry("profile", "profile_model", "profile_model", "Count GFLOPs and measure ms per exit, by part."),
     CommandEntry("predict", "predict", "predict", "Segment images; write panoptic PNG, JSON and overlays."),
     CommandEntry("sweep", "sweep", "sweep", "Trade quality against compute over beta and exits."),
+    CommandEntry("compare", "compare", "compare", "Compare several parents and gates on one split."),
     CommandEntry("report", "report", "report", "Write one HTML page with plots and example images."),
     CommandEntry("import", "import_weights", "import_weights", "Take published Mask2Former weights in."),
     CommandEntry(

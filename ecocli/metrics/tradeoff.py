@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Float16, Float32
+from jaxtyping import Int64
 
 from ecocli.metrics.assignment import assignment_pq, mixture_pq, oracle_assignment
 from ecocli.metrics.scorecard import ExitTable, image_qualities
@@ -60,24 +60,7 @@ def oracle_curve(table: ExitTable, prices: Sequence[float] = PRICES) -> list[Cur
     return [points[cost] for cost in sorted(points)]
 
 
-def linear_gate_point(
-    table: ExitTable,
-    features: Float16[np.ndarray, "N D"],
-    weight: Float32[np.ndarray, "G D"],
-    bias: Float[np.ndarray, " G"],
-    exit_depths: Sequence[int],
-) -> CurvePoint:
-    """Place a linear gate by arithmetic, without running it.
-
-    Args:
-        table: Counts and costs of the images.
-        features: Their pooled features.
-        weight: The gate's weights, one row per exit it can choose.
-        bias: Its bias.
-        exit_depths: Those exits, ascending, each one of the table's.
-    """
-    scores = features.astype(np.float32) @ weight.T + bias
-    # argmax keeps the first of equal scores, so a tie takes the cheaper exit.
-    choice = table.exit_index(np.array(exit_depths)[scores.argmax(axis=1)])
+def place_choice(table: ExitTable, choice: Int64[np.ndarray, " N"]) -> CurvePoint:
+    """Place a choice of exit indices by arithmetic, without running anything."""
     gflops = table.gflops[np.arange(len(choice)), choice].mean()
     return CurvePoint(float(gflops), assignment_pq(table.counts, choice))

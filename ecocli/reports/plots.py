@@ -1,4 +1,4 @@
-"""The two plots of a report: quality against compute, and how often each exit is best and is chosen.
+"""Plots of a report (quality against compute; how often each exit is best and is chosen) and of a comparison.
 
 Axes: E exits. PNG bytes, the same for the same numbers and the same matplotlib, which is imported only when drawing.
 PQ is drawn in points (0 to 100), cost in GFLOPs.
@@ -17,6 +17,7 @@ FIXED_COLOR = "#4a5160"
 BLEND_COLOR = "#9aa1ac"
 GATE_COLOR = "#d1495b"
 ORACLE_COLOR = "#2a7f9e"
+MODEL_COLORS = ("#2a7f9e", "#d1495b", "#c98a1b", "#6a4c93", "#3a7d44", "#8d5524")
 
 Offsets = tuple[tuple[int, int], ...]
 
@@ -99,6 +100,37 @@ def draw_tradeoff(tradeoff: Tradeoff) -> bytes:
     labels += [(point, GATE_COLOR, _AROUND) for point in tradeoff.gates]
     marks = [*tradeoff.fixed, *tradeoff.gates, *tradeoff.oracles]
     _write_labels(figure, axes, labels, marks if gate is None else [gate, *marks])
+    return _png(figure)
+
+
+def draw_comparison(
+    title: str,
+    models: Sequence[tuple[str, Sequence[TradeoffPoint], Sequence[TradeoffPoint]]],
+    frontier: Sequence[TradeoffPoint],
+) -> bytes:
+    """Draw several models' PQ against GFLOPs and return a PNG.
+
+    Args:
+        title: What they were scored on.
+        models: Name, fixed exits and gates of each.
+        frontier: The points that no other one beats.
+    """
+    figure, axes = _new_figure(8.0, 5.0)
+    by_cost = sorted(frontier, key=lambda point: point.gflops)
+    _line(axes, by_cost, BLEND_COLOR, "not beaten by another", linestyle="--", linewidth=1.4)
+    labels: list[tuple[TradeoffPoint, str, Offsets]] = []
+    for number, (name, fixed, gates) in enumerate(models):
+        color = MODEL_COLORS[number % len(MODEL_COLORS)]
+        _line(axes, fixed, color, f"{name}, fixed exits", marker="s", markersize=7, linewidth=1.0, alpha=0.8)
+        _line(axes, gates, color, f"{name}, gates", marker="*", linestyle="", markersize=15, zorder=5)
+        labels += [(point, color, _BESIDE) for point in gates]
+        labels += [(point, color, _AROUND) for point in fixed]
+    axes.set_xlabel("GFLOPs per image (one multiply-add counts once)")
+    axes.set_ylabel("PQ")
+    axes.set_title(title, fontsize=10)
+    axes.margins(x=0.09, y=0.13)
+    axes.legend(loc="best", frameon=False, fontsize=9)
+    _write_labels(figure, axes, labels, [point for point, _color, _offsets in labels])
     return _png(figure)
 
 

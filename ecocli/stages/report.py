@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from ecocli.inference.postprocess import PanopticRule
     from ecocli.inference.predictor import ExitGate
     from ecocli.metrics.scorecard import ExitTable
-    from ecocli.metrics.tradeoff import CurvePoint
     from ecocli.model.contracts import ExitModel
     from ecocli.reports.evaluation_page import ClassScore
     from ecocli.reports.evaluation_page import Example as ShownExample
@@ -157,7 +156,8 @@ def _other_gates(store: Store, evaluation: Artifact[EvaluationManifest], table: 
 
     A gate with a quality head is drawn at other prices as well, since its price can be changed after fitting.
     """
-    from ecocli.metrics.tradeoff import PRICES
+    from ecocli.gates.placed import placed_choice, read_split
+    from ecocli.metrics.tradeoff import PRICES, place_choice
     from ecocli.reports.plots import TradeoffPoint
 
     digest = evaluation.manifest.inputs.get("gate")
@@ -178,36 +178,13 @@ def _other_gates(store: Store, evaluation: Artifact[EvaluationManifest], table: 
         gate = store.get(listing.digest, GateManifest)
         if gate.manifest.inputs.get("derived") != derived.digest:
             continue
+        images = read_split(derived, str(split), gate.manifest.feature)
         betas = sorted({*PRICES, gate.manifest.beta}) if gate.manifest.head == "quality" else [gate.manifest.beta]
         for beta in betas:
             if gate.digest != digest or beta != gate.manifest.beta:
-                place = _place_gate(gate, derived, str(split), table, beta)
+                place = place_choice(table, placed_choice(gate, table, images, beta))
                 points.setdefault((place.gflops, place.pq), f"β {beta:g}")
     return [TradeoffPoint(label, gflops, pq) for (gflops, pq), label in sorted(points.items())]
-
-
-def _place_gate(
-    gate: Artifact[GateManifest], derived: Artifact[DerivedManifest], split: str, table: "ExitTable", beta: float
-) -> "CurvePoint":
-    import numpy as np
-
-    from ecocli.artifacts.derived_table import read_derived
-    from ecocli.artifacts.tensors import load_tensors
-    from ecocli.metrics.tradeoff import linear_gate_point
-
-    manifest, rows = gate.manifest, derived.manifest.rows[split]
-    images = read_derived(
-        derived.path_of(f"{split}.parquet"),
-        split=split,
-        feature=manifest.feature,
-        exit_depths=derived.manifest.exit_depths,
-        rows=rows,
-    )
-    state = load_tensors(gate.path_of(GATE_FILE))
-    bias = state["linear.bias"].double().numpy()
-    if beta != manifest.beta:
-        bias = bias - (beta - manifest.beta) * np.array(manifest.exit_costs)
-    return linear_gate_point(table, images.features, state["linear.weight"].numpy(), bias, manifest.exit_depths)
 
 
 def _class_scores(classes: "pa.Table", summary: EvaluationSummary) -> "list[ClassScore]":

@@ -30,7 +30,9 @@ PIPELINES = Path(__file__).resolve().parents[2] / "pipelines"
 SETTINGS = sorted(PIPELINES.rglob("*.toml"))
 SCRIPTS = sorted(path for path in PIPELINES.rglob("*") if path.suffix in (".sh", ".sbatch"))
 BACKBONES = ("r50", "swin-t", "swin-s", "swin-b-384", "swin-l-384")
-PUBLISHED = tuple(f"{dataset}-{backbone}" for dataset in ("coco", "cityscapes") for backbone in BACKBONES)
+LITE = tuple(f"lite-m2f-{backbone}" for backbone in ("r50", "swin-t", "swin-s", "swin-b"))
+MODELS = (*BACKBONES, *LITE, "rt-m2f-r50", "rt-m2f-swin-t")
+PUBLISHED = tuple(f"{dataset}-{model}" for dataset in ("coco", "cityscapes") for model in MODELS)
 CATEGORIES = {"coco": COCO, "cityscapes": CITYSCAPES, "shapes": SHAPES}
 
 
@@ -150,14 +152,15 @@ def test_settings__published_recipe__what_the_flags_alone_give(
     recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # `eco train-parent --dataset coco --arch m2f-swin-t` and the file ask for the same, so they share results.
-    dataset, _, arch = recipe.partition("-")
-    said = {"dataset": {"name": dataset}, "architecture": {"name": f"m2f-{arch}"}}
+    dataset, _, model = recipe.partition("-")
+    arch = f"m2f-{model}" if model in BACKBONES else model
+    said = {"dataset": {"name": dataset}, "architecture": {"name": arch}}
     typed = resolve_config(TrainParentConfig, train_parent_preset(said), said)
     found = settings_of(PIPELINES / recipe / "train-parent.toml", tmp_path, monkeypatch)
     assert found.model_dump(mode="json") == typed.model_dump(mode="json")
     # Origin: Mask2Former's COCO configurations have 50 epochs of 118,287 images, that of Swin-L 100, with 200 queries;
     # all its Cityscapes configurations have 90,000 iterations.
-    large = arch == "swin-l-384"
+    large = model == "swin-l-384"
     assert found.architecture.transformer_decoder.num_queries == (200 if large else 100)
     assert found.steps == (90_000 if dataset == "cityscapes" else 737_500 if large else 368_750)
 
@@ -178,7 +181,8 @@ def test_settings__gates__the_papers_beta(
     dataset: str, beta: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = settings_of(PIPELINES / dataset / "fit-gate.toml", tmp_path, monkeypatch)
-    assert (gate.beta, gate.deepest_exit, gate.cost, gate.loss) == (beta, 6, "depth", "hard-ce")
+    # The deepest exit on offer is the parent's: 6, and 5 for Lite-M2F.
+    assert (gate.beta, gate.deepest_exit, gate.cost, gate.loss) == (beta, None, "depth", "hard-ce")
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=named)

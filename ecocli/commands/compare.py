@@ -1,0 +1,109 @@
+"""``eco compare``: several parents and their gates on one split, in one table and one plot."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from ecocli.artifacts.store import Store
+from ecocli.commands.common import (
+    ConfigOption,
+    JsonOption,
+    SetOption,
+    StoreOption,
+    emit_result,
+    make_runtime,
+    open_store,
+    resolve,
+    resolve_input,
+)
+from ecocli.commands.tables import make_table, plain, points
+from ecocli.config.compare import CompareConfig
+from ecocli.runtime.context import Runtime
+from ecocli.stages import compare as stage
+
+
+def compare(
+    parents: Annotated[
+        list[str],
+        typer.Argument(metavar="PARENT[:GATE]...", help="Parents by name or digest; give one again for more gates."),
+    ],
+    split: Annotated[
+        str | None, typer.Option("--split", metavar="SPLIT", help="Of the derived tables.  [default: val]")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Also write compare.parquet and compare.png there.")
+    ] = None,
+    store: StoreOption = None,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare parents on one split from their derived tables: PQ, GFLOPs, and mIoU, AP and ms where measured.
+
+    Every fixed exit and every gate named is a row. A star marks rows that no other row beats in PQ and GFLOPs.
+    """
+    opened = open_store(store)
+    with make_runtime("cpu") as runtime:
+        resolved = resolve(
+            CompareConfig,
+            config_path=config,
+            flags={"split": split, "out": None if out is None else str(out)},
+            assignments=assignments,
+        )
+        found = stage.run(resolved, _contestants(parents, opened, runtime), opened)
+        emit_result(
+            runtime.world,
+            {
+                "split": found.split,
+                "images": found.images,
+                "rows": [row.model_dump(mode="json") for row in found.rows],
+                "files": [str(path) for path in found.files],
+            },
+            table=_table(found),
+            as_json=as_json,
+        )
+
+
+def _contestants(texts: list[str], store: Store, runtime: Runtime) -> list[stage.Contestant]:
+    """Take the arguments apart; a digest keeps the colon after ``sha256``."""
+    gates: dict[str, list[str]] = {}
+    labels: dict[str, str] = {}
+    for text in texts:
+        algorithm, rest = ("sha256:", text.removeprefix("sha256:")) if text.startswith("sha256:") else ("", text)
+        name, _, gate = rest.partition(":")
+        parent = resolve_input(store, "parent", algorithm + name, runtime.log)
+        labels.setdefault(parent, name[:12] if algorithm else name)
+        found = gates.setdefault(parent, [])
+        if gate:
+            found.append(resolve_input(store, "gate", gate, runtime.log))
+    return [stage.Contestant(labels[parent], parent, tuple(found)) for parent, found in gates.items()]
+
+
+def _table(comparison: stage.Comparison) -> Table:
+    table = make_table(
+        f"Split {comparison.split}, {comparison.images} images",
+        ("model", "choice"),
+        ("PQ", "mIoU", "AP", "GFLOPs", "encoder", "ms", "depth", ""),
+        "PQ, mIoU and AP in points (0 to 100). GFLOPs: mean over the images, one multiply-add counts once; encoder: "
+        "the whole pixel decoder. ms: of one machine. A star: no other row has this PQ for these GFLOPs.",
+    )
+    previous = None
+    for row in comparison.rows:
+        if previous is not None and row.model != previous:
+            table.add_section()
+        previous = row.model
+        table.add_row(
+            row.model,
+            row.choice,
+            points(row.pq),
+            points(row.miou),
+            points(row.ap),
+            plain(row.gflops),
+            plain(row.encoder_gflops),
+            plain(row.ms),
+            f"{row.mean_depth:.2f}",
+            "*" if row.on_frontier else "",
+        )
+    return table

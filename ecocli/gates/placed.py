@@ -1,0 +1,51 @@
+"""Where a fitted gate would send the images of a derived table, without running it.
+
+Axes: N images, G exits of the gate.
+"""
+
+import numpy as np
+from jaxtyping import Int64
+
+from ecocli.artifacts.artifact import Artifact
+from ecocli.artifacts.derived_table import DerivedTable, read_derived
+from ecocli.artifacts.lineage import GATE_FILE
+from ecocli.artifacts.manifest import DerivedManifest, GateManifest
+from ecocli.artifacts.tensors import load_tensors
+from ecocli.metrics.scorecard import ExitTable
+
+
+def read_split(derived: Artifact[DerivedManifest], split: str, feature: str) -> DerivedTable:
+    """Read a split of a derived table with one of its features."""
+    manifest = derived.manifest
+    return read_derived(
+        derived.path_of(f"{split}.parquet"),
+        split=split,
+        feature=feature,
+        exit_depths=manifest.exit_depths,
+        rows=manifest.rows[split],
+    )
+
+
+def exit_table(derived: Artifact[DerivedManifest], images: DerivedTable) -> ExitTable:
+    """Counts and costs of a split at every exit."""
+    return ExitTable(derived.manifest.exit_depths, images.counts, images.gflops, images.encoder_gflops)
+
+
+def placed_choice(
+    gate: Artifact[GateManifest], table: ExitTable, images: DerivedTable, beta: float
+) -> Int64[np.ndarray, " N"]:
+    """Exit index, of the table's exits, that a linear gate takes for each image.
+
+    Args:
+        gate: A gate that was fitted for the table's parent.
+        table: Its exits hold the gate's.
+        images: With the gate's feature.
+        beta: The price it chooses at; another one than its own needs a quality head.
+    """
+    manifest, state = gate.manifest, load_tensors(gate.path_of(GATE_FILE))
+    bias = state["linear.bias"].double().numpy()
+    if beta != manifest.beta:
+        bias = bias - (beta - manifest.beta) * np.array(manifest.exit_costs)
+    scores = images.features.astype(np.float32) @ state["linear.weight"].numpy().T + bias
+    # argmax keeps the first of equal scores, so a tie takes the cheaper exit.
+    return table.exit_index(np.array(manifest.exit_depths)[scores.argmax(axis=1)])

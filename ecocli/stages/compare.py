@@ -1,0 +1,280 @@
+"""Several parents on one split: every fixed exit and every gate named, beside what they cost.
+
+Inputs: digests of parents, each with gates or none. PQ and GFLOPs are arithmetic on the derived tables in the store;
+mIoU and AP are those of an evaluation of that parent and gate, milliseconds those of a profile or an evaluation, where
+the store has them. Files: ``compare.parquet``, one row per choice; ``compare.png``, the plot. No artifact is made.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ecocli.artifacts.artifact import Artifact
+from ecocli.artifacts.lineage import open_gate
+from ecocli.artifacts.listing import list_artifacts
+from ecocli.artifacts.manifest import DerivedManifest, EvaluationManifest, ParentManifest
+from ecocli.artifacts.store import Store
+from ecocli.artifacts.summaries import EvaluationRow
+from ecocli.config.base import Config
+from ecocli.config.compare import CompareConfig
+from ecocli.errors import UsageError
+
+if TYPE_CHECKING:
+    from ecocli.metrics.scorecard import ExitTable
+
+_DOCS = {
+    "model": ("what the user called the parent", ""),
+    "architecture": ("name of its architecture", ""),
+    "choice": ("a fixed exit, or a gate at its price", ""),
+    "pq": ("panoptic quality of the split", "ratio 0..1"),
+    "miou": ("mean IoU, where the store has an evaluation", "ratio 0..1"),
+    "ap": ("mask AP, where the store has an evaluation", "ratio 0..1"),
+    "gflops": ("mean GFLOPs of an image, one multiply-add counted once", "GFLOPs"),
+    "encoder_gflops": ("the pixel decoder's share of it", "GFLOPs"),
+    "ms": ("milliseconds of an image, where the store has them; a gate's own, or the mean of its exits", "ms"),
+    "mean_depth": ("mean encoder layers run", "layers"),
+    "on_frontier": ("whether no other row has at least this PQ for at most these GFLOPs", ""),
+}
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A parent, and the gates of it that are to be compared.
+
+    Attributes:
+        label: What the user called it.
+        parent: Digest.
+        gates: Digests.
+    """
+
+    label: str
+    parent: str
+    gates: tuple[str, ...]
+
+
+class CompareRow(Config):
+    """One way of choosing exits of one parent; each field is a column of ``compare.parquet``, described there."""
+
+    model: str
+    architecture: str
+    choice: str
+    pq: float | None
+    miou: float | None
+    ap: float | None
+    gflops: float
+    encoder_gflops: float
+    ms: float | None
+    mean_depth: float
+    on_frontier: bool = False
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All rows, by parent.
+
+    Attributes:
+        split: The split.
+        images: Number of its images.
+        rows: In the order asked.
+        files: What was written.
+    """
+
+    split: str
+    images: int
+    rows: tuple[CompareRow, ...]
+    files: tuple[Path, ...]
+
+
+def run(config: CompareConfig, contestants: Sequence[Contestant], store: Store) -> Comparison:
+    """Compare.
+
+    Raises:
+        ArtifactError: A parent, gate or table is missing or damaged, or a gate is another parent's.
+        UsageError: A parent has no derived table of the split, the tables are of different images, or the folder
+            cannot be written.
+    """
+    rows: list[CompareRow] = []
+    images: dict[str, tuple[str, int]] = {}
+    for contestant in contestants:
+        parent = store.get(contestant.parent, ParentManifest)
+        derived = _tables(store, parent, contestant, config.split)
+        images[contestant.label] = (
+            derived.manifest.dataset_fingerprints.get(config.split, ""),
+            derived.manifest.rows[config.split],
+        )
+        rows += _rows(store, parent, contestant, derived, config.split)
+    if len({fingerprint for fingerprint, _ in images.values()}) > 1:
+        listed = ", ".join(f"{label}: {count} images" for label, (_, count) in images.items())
+        raise UsageError(
+            f"The derived tables hold different images under the split {config.split!r} ({listed}). Derive all parents "
+            "on the same data set."
+        )
+    marked = _mark_frontier(rows)
+    count = next(iter(images.values()))[1] if images else 0
+    return Comparison(config.split, count, marked, _write(config, marked, count))
+
+
+def _tables(
+    store: Store, parent: Artifact[ParentManifest], contestant: Contestant, split: str
+) -> Artifact[DerivedManifest]:
+    """The tables of the parent's gates, which must agree; without a gate the newest tables with the split."""
+    wanted = {str(store.read_base(gate).inputs.get("derived")) for gate in contestant.gates}
+    if len(wanted) > 1:
+        raise UsageError(f"The gates of {contestant.label} were fitted on different tables; compare gates of one.")
+    listed = [entry.digest for entry in list_artifacts(store, "derived") if not entry.problem]
+    for digest in wanted or listed:
+        derived = store.get(digest, DerivedManifest)
+        if derived.manifest.inputs.get("parent") == parent.digest and split in derived.manifest.splits:
+            return derived
+    raise UsageError(
+        f"The store has no derived table of {contestant.label} ({parent.digest}) with the split {split!r}. Make it "
+        "with `eco derive`, or name another split with --split."
+    )
+
+
+def _rows(
+    store: Store,
+    parent: Artifact[ParentManifest],
+    contestant: Contestant,
+    derived: Artifact[DerivedManifest],
+    split: str,
+) -> list[CompareRow]:
+    import numpy as np
+
+    from ecocli.gates.placed import exit_table, placed_choice, read_split
+
+    feature = next(iter(derived.manifest.feature_sizes))
+    table = exit_table(derived, read_split(derived, split, feature))
+    fingerprint = derived.manifest.dataset_fingerprints.get(split, "")
+    measured = _milliseconds(store, parent.digest)
+    scored = _evaluations(store, parent.digest, fingerprint)
+    N = len(table.gflops)
+
+    def row(name: str, choice: "np.ndarray", further: EvaluationRow | None, ms: float | None, own: float) -> CompareRow:
+        return _row(contestant.label, parent.manifest.architecture.name, name, table, choice, further, ms, own)
+
+    rows = []
+    for index, depth in enumerate(table.exit_depths):
+        name = f"exit {depth}"
+        rows.append(row(name, np.full(N, index), scored.get((None, name)), measured.get(name), 0.0))
+    for digest in contestant.gates:
+        gate = open_gate(store, digest, parent)
+        manifest = gate.manifest
+        choice = placed_choice(gate, table, read_split(derived, split, manifest.feature), manifest.beta)
+        # A linear layer from the feature to the exits on offer.
+        own = derived.manifest.feature_sizes[manifest.feature] * len(manifest.exit_depths) / 1e9
+        times = [measured.get(f"exit {depth}") for depth in table.exit_depths]
+        known = [time for time in times if time is not None]
+        ms = float(np.array(known)[choice].mean()) if len(known) == len(times) else None
+        rows.append(row(f"gate, beta {manifest.beta:g}", choice, scored.get((digest, "gate")), ms, own))
+    return rows
+
+
+def _row(
+    label: str,
+    architecture: str,
+    name: str,
+    table: "ExitTable",
+    choice: "object",
+    further: EvaluationRow | None,
+    ms: float | None,
+    own_gflops: float,
+) -> CompareRow:
+    import numpy as np
+
+    from ecocli.metrics.assignment import assignment_pq
+
+    indices = np.asarray(choice, np.int64)
+    everyone = np.arange(len(indices))
+    pq = assignment_pq(table.counts, indices)
+    return CompareRow(
+        model=label,
+        architecture=architecture,
+        choice=name,
+        pq=None if np.isnan(pq) else float(pq),
+        miou=None if further is None else further.miou,
+        ap=None if further is None else further.ap,
+        gflops=float(table.gflops[everyone, indices].mean()) + own_gflops,
+        encoder_gflops=float(table.encoder_gflops[everyone, indices].mean()),
+        ms=ms,
+        mean_depth=float(np.array(table.exit_depths)[indices].mean()),
+    )
+
+
+def _milliseconds(store: Store, parent: str) -> dict[str, float]:
+    """Milliseconds of an image by exit, of the newest profile or evaluation of the parent that measured them."""
+    for kind in ("profile", "evaluation"):
+        for entry in list_artifacts(store, kind):
+            if entry.problem or store.read_base(entry.digest).inputs.get("parent") != parent:
+                continue
+            measured = store.read_provenance(entry.digest).get("ms_per_image")
+            if isinstance(measured, Mapping) and measured:
+                return {name: float(time) for name, time in measured.items() if isinstance(time, int | float)}
+    return {}
+
+
+def _evaluations(store: Store, parent: str, fingerprint: str) -> dict[tuple[str | None, str], EvaluationRow]:
+    """Rows of evaluations of these images, by gate (None for a fixed exit) and name."""
+    found: dict[tuple[str | None, str], EvaluationRow] = {}
+    for entry in list_artifacts(store, "evaluation"):
+        if entry.problem:
+            continue
+        manifest = store.get(entry.digest, EvaluationManifest).manifest
+        if manifest.inputs.get("parent") != parent or fingerprint not in manifest.dataset_fingerprints.values():
+            continue
+        for row in manifest.summary.rows:
+            gate = manifest.inputs.get("gate") if row.name == "gate" else None
+            if row.miou is not None or row.ap is not None:
+                found.setdefault((gate, row.name), row)
+    return found
+
+
+def _mark_frontier(rows: Sequence[CompareRow]) -> tuple[CompareRow, ...]:
+    """Mark the rows that no other row beats: with more PQ for no more GFLOPs, or fewer GFLOPs for no less PQ."""
+
+    def beaten(row: CompareRow) -> bool:
+        return row.pq is None or any(
+            other.pq is not None
+            and other.pq >= row.pq
+            and other.gflops <= row.gflops
+            and (other.pq > row.pq or other.gflops < row.gflops)
+            for other in rows
+        )
+
+    return tuple(row.model_copy(update={"on_frontier": not beaten(row)}) for row in rows)
+
+
+def _write(config: CompareConfig, rows: Sequence[CompareRow], images: int) -> tuple[Path, ...]:
+    if config.out is None:
+        return ()
+    import pyarrow as pa
+
+    from ecocli.artifacts.tables import ColumnDoc, document_columns, write_table
+    from ecocli.reports.plots import TradeoffPoint, draw_comparison
+    from ecocli.runtime.files import make_directory, write_bytes
+
+    folder = Path(config.out)
+    make_directory(folder)
+    numbers = ("pq", "miou", "ap", "gflops", "encoder_gflops", "ms", "mean_depth")
+    schema = pa.schema(
+        (name, pa.float64() if name in numbers else pa.bool_() if name == "on_frontier" else pa.string())
+        for name in _DOCS
+    )
+    table = pa.Table.from_pylist([row.model_dump() for row in rows], schema)
+    write_table(
+        folder / "compare.parquet", document_columns(table, {name: ColumnDoc(*doc) for name, doc in _DOCS.items()})
+    )
+
+    def points(model: str, gated: bool) -> list[TradeoffPoint]:
+        return [
+            TradeoffPoint(row.choice.removeprefix("gate, "), row.gflops, row.pq)
+            for row in rows
+            if row.model == model and row.choice.startswith("gate") == gated and row.pq is not None
+        ]
+
+    series = [(model, points(model, False), points(model, True)) for model in dict.fromkeys(row.model for row in rows)]
+    frontier = [TradeoffPoint("", row.gflops, row.pq) for row in rows if row.on_frontier and row.pq is not None]
+    title = f"Split {config.split}: {images} images"
+    write_bytes(folder / "compare.png", draw_comparison(title, series, frontier), folder)
+    return (folder / "compare.parquet", folder / "compare.png")

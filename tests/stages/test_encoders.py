@@ -1,0 +1,156 @@
+"""Every stage with Lite-M2F, whose exits have a tail, and with RT-M2F, which has one exit."""
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from helpers_inference import TINY, tiny_dataset_config
+from helpers_stages import run_stage
+from helpers_training import tiny_config
+
+from ecocli.artifacts.artifact import Artifact
+from ecocli.artifacts.lineage import WEIGHTS_FILE
+from ecocli.artifacts.manifest import DerivedManifest, ParentManifest
+from ecocli.artifacts.store import Store
+from ecocli.artifacts.tensors import load_tensors, save_tensors
+from ecocli.config.architecture import (
+    ArchitectureConfig,
+    EncoderConfig,
+    HybridEncoderConfig,
+    InterleavedEncoderConfig,
+)
+from ecocli.config.derive import DeriveConfig
+from ecocli.config.evaluate import EvaluateConfig, EvaluateExecutionConfig
+from ecocli.config.export_weights import ExportWeightsConfig
+from ecocli.config.fit_gate import FitGateConfig
+from ecocli.config.profile_model import ProfileModelConfig
+from ecocli.config.sweep import SweepConfig
+from ecocli.data.categories import SHAPES
+from ecocli.model.builders import build_model
+from ecocli.runtime.context import Runtime
+from ecocli.stages import derive, evaluate, export_weights, fit_gate, profile_model, sweep, train_parent
+
+ENCODERS: dict[str, EncoderConfig] = {
+    "lite": InterleavedEncoderConfig(layers=4, heads=4, feedforward_dim=32, small_ffn=True),
+    "rt": HybridEncoderConfig(heads=4, feedforward_dim=32, fusion_depth=1),
+}
+
+
+class Chain:
+    """A parent with such an encoder, and what the stages made of it."""
+
+    def __init__(self, folder: Path, encoder: EncoderConfig) -> None:
+        self.store = Store(folder / "store")
+        self.dataset = tiny_dataset_config(folder / "data", val=6)
+        pixel = TINY.pixel_decoder.model_copy(update={"encoder": encoder})
+        self.architecture: ArchitectureConfig = TINY.model_copy(update={"pixel_decoder": pixel})
+        self.exits = self.architecture.exits.default_depths()
+        torch.manual_seed(0)
+        model = build_model(self.architecture).eval().requires_grad_(False)
+        model.sem_seg_head.predictor.class_embed.weight.mul_(6.0)
+        manifest = ParentManifest(
+            schema_version=1,
+            stage_config={"dataset": self.dataset.model_dump(mode="json")},
+            inputs={},
+            dataset_fingerprints={},
+            architecture=self.architecture,
+            exit_depths=self.exits,
+            categories=tuple(category.recorded for category in SHAPES),
+            steps=0,
+        )
+        files = {"model.safetensors": save_tensors(model.state_dict())}
+        self.parent = self.store.put(manifest, files, names=["parent"])
+        config = DeriveConfig(dataset=self.dataset, splits=("train", "val"), batch_size=2)
+        self.derived: Artifact[DerivedManifest] = run_stage(
+            derive, config, {"parent": self.parent.digest}, self.store, Runtime.quiet()
+        )
+        self.settings = {"folds": 2, "bootstrap_replicates": 20, "l2": 1.0}
+
+
+@pytest.fixture(scope="module", params=ENCODERS)
+def chain(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Chain:
+    return Chain(tmp_path_factory.mktemp(request.param), ENCODERS[request.param])
+
+
+def test_train_parent__other_encoders__moves_every_tensor_of_the_encoder(chain: Chain) -> None:
+    config = tiny_config(batch_size=2).model_copy(
+        update={"dataset": chain.dataset, "architecture": chain.architecture, "exit_depths": chain.exits}
+    )
+    states = [
+        load_tensors(
+            run_stage(train_parent, config.model_copy(update={"steps": steps}), {}, chain.store).path_of(WEIGHTS_FILE)
+        )
+        for steps in (1, 2)
+    ]
+    encoder = {name for name in states[0] if ".transformer.encoder." in name}
+    assert encoder
+    still = [name for name in encoder if torch.equal(states[0][name], states[1][name])]
+    assert not still
+
+
+def test_derive__other_encoders__has_a_column_per_exit(chain: Chain) -> None:
+    assert chain.derived.manifest.exit_depths == chain.exits
+    rows = pq.read_table(chain.derived.path_of("val.parquet")).to_pylist()
+    assert [len(row["gflops"]) for row in rows] == [len(chain.exits)] * 6
+    assert all(row["gflops"] == sorted(set(row["gflops"])) for row in rows)
+
+
+@pytest.mark.parametrize("head", ["class", "quality"])
+def test_fit_gate_and_eval__other_encoders__score_the_gate_beside_the_exits(chain: Chain, head: str) -> None:
+    config = FitGateConfig(beta=0.001, head=head, **chain.settings)
+    gate = run_stage(fit_gate, config, {"derived": chain.derived.digest}, chain.store)
+    assert gate.manifest.exit_depths == chain.exits
+    inputs = {"parent": chain.parent.digest, "gate": gate.digest}
+    execution = EvaluateExecutionConfig(timed_images=2)
+    scored = run_stage(
+        evaluate,
+        EvaluateConfig(dataset=chain.dataset, batch_size=2, bootstrap_replicates=20, metrics=(), execution=execution),
+        inputs,
+        chain.store,
+    )
+    rows = scored.manifest.summary.by_name
+    assert [name for name in rows if name.startswith("exit")] == [f"exit {depth}" for depth in chain.exits]
+    fixed = [rows[f"exit {depth}"].gflops for depth in chain.exits]
+    assert min(fixed) <= rows["gate"].gflops <= max(fixed) + 1e-3
+    if len(chain.exits) == 1:
+        assert rows["gate"].pq == rows["exit 1"].pq
+        assert rows["gate"].exit_shares == (1.0,)
+
+
+def test_sweep__other_encoders__has_a_row_per_beta(chain: Chain) -> None:
+    config = SweepConfig(betas=(0.0, 0.01), **chain.settings)
+    made = run_stage(sweep, config, {"derived": chain.derived.digest}, chain.store)
+    assert [row.beta for row in made.manifest.summary.rows] == [0.0, 0.01]
+
+
+def test_profile__other_encoders__adds_up_the_layers_of_each_exit(chain: Chain) -> None:
+    made = run_stage(profile_model, ProfileModelConfig(sizes=((64, 64),)), {"parent": chain.parent.digest}, chain.store)
+    (entry,) = made.manifest.summary.inputs
+    totals = [exit_.total for exit_ in entry.exits]
+    assert [exit_.exit_depth for exit_ in entry.exits] == list(chain.exits)
+    assert totals == sorted(set(totals))
+
+
+def test_export__shallow_exit__is_a_model_of_that_depth(chain: Chain, tmp_path: Path) -> None:
+    depth = chain.exits[0]
+    config = ExportWeightsConfig(out=str(tmp_path / "cut.safetensors"), format="original", exit_depth=depth)
+    written = export_weights.run(config, {"parent": chain.parent.digest}, chain.store, Runtime.quiet())
+    state = load_tensors(written)
+    state.pop("criterion.empty_weight")
+    encoder = chain.architecture.pixel_decoder.encoder
+    layers = {"layers": len(chain.architecture.exits.layers_of(depth))} if hasattr(encoder, "layers") else {}
+    pixel = chain.architecture.pixel_decoder.model_copy(update={"encoder": encoder.model_copy(update=layers)})
+    cut = build_model(chain.architecture.model_copy(update={"pixel_decoder": pixel})).eval()
+    cut.load_state_dict(state, strict=True)
+    whole = build_model(chain.architecture).eval()
+    whole.load_state_dict(load_tensors(chain.parent.path_of("model.safetensors")), strict=True)
+    torch.manual_seed(1)
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        ours, theirs = (
+            model(images, (exit_depth,), all_layers=False)
+            for model, exit_depth in ((whole, depth), (cut, cut.exits.deepest))
+        )
+    assert torch.equal(ours.pred_masks, theirs.pred_masks)
+    assert torch.equal(ours.pred_logits, theirs.pred_logits)
