@@ -191,15 +191,16 @@ def _flat(sizes: Mapping[str, Any]) -> dict[str, Any]:
 def architecture_differences(found: ArchitectureConfig, expected: ArchitectureConfig) -> list[str]:
     """Sizes in which two architectures differ, as text; the class count, norms and training settings do not count.
 
-    The number of encoder layers does not count either: a fixed-depth parent is the same architecture.
+    The number of encoder layers and the small net of the last one do not count either: a fixed-depth parent is the same
+    architecture.
     """
-    differences = []
+    differences, free = [], ("norm", "drop_path_rate", "encoder.layers", "encoder.small_ffn")
     if found.backbone.kind != expected.backbone.kind:
         return [f"backbone.kind is {found.backbone.kind}, expected {expected.backbone.kind}"]
     for part in ("backbone", "pixel_decoder", "transformer_decoder"):
         ours, theirs = _flat(getattr(found, part).model_dump()), _flat(getattr(expected, part).model_dump())
         for key, value in ours.items():
-            if key not in ("norm", "drop_path_rate", "encoder.layers") and value != theirs.get(key):
+            if key not in free and value != theirs.get(key):
                 differences.append(f"{part}.{key} is {value}, expected {theirs.get(key)}")
     return differences
 
@@ -220,8 +221,12 @@ def apply_preset(found: ArchitectureConfig, preset: ArchitectureConfig) -> Archi
             f"The checkpoint is of another model than {preset.name}: {'; '.join(differences)}. Leave --arch out to "
             "take the architecture from the checkpoint, or give the file of that model."
         )
-    layers = {"layers": found.exits.layers} if hasattr(preset.pixel_decoder.encoder, "layers") else {}
-    encoder = preset.pixel_decoder.encoder.model_copy(update=layers)
+    sizes = {
+        name: getattr(found.pixel_decoder.encoder, name)
+        for name in ("layers", "small_ffn")
+        if hasattr(preset.pixel_decoder.encoder, name)
+    }
+    encoder = preset.pixel_decoder.encoder.model_copy(update=sizes)
     pixel = preset.pixel_decoder.model_copy(update={"encoder": encoder})
     update: dict[str, object] = {
         "num_classes": found.num_classes,

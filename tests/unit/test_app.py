@@ -33,7 +33,10 @@ def test_commands__modules_of_the_folder__are_all_in_the_table() -> None:
 
 def test_commands__names__are_the_documented_ones() -> None:
     # The table of the design, in its order.
-    names = "train-parent, derive, fit-gate, eval, profile, predict, sweep, compare, report, import, export, data, store, env"
+    names = (
+        "train-parent, derive, fit-gate, eval, profile, predict, sweep, compare, report, import, export, data, store"
+    )
+    names += ", env"
     assert ", ".join(entry.name for entry in COMMANDS) == names
 
 

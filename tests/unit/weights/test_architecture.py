@@ -8,6 +8,7 @@ from ecocli.config.architecture import (
     ARCHITECTURES,
     ArchitectureConfig,
     DeformableEncoderConfig,
+    InterleavedEncoderConfig,
     PixelDecoderConfig,
     ResNetConfig,
 )
@@ -23,7 +24,20 @@ def on_meta(architecture: ArchitectureConfig) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("name", sorted(ARCHITECTURES))
 def test_infer_architecture__preset__found_again(name: str) -> None:
-    assert infer_architecture(on_meta(ARCHITECTURES[name])) == ARCHITECTURES[name]
+    # A plain Lite-M2F has exactly Mask2Former's tensors, and is taken for it.
+    assert infer_architecture(on_meta(ARCHITECTURES[name])) == ARCHITECTURES[name.removeprefix("lite-")]
+
+
+def test_infer_as_preset__mask2formers_tensors_as_lite_m2f__are_lite_m2f() -> None:
+    wanted = ARCHITECTURES["lite-m2f-swin-t"]
+    assert infer_as_preset(on_meta(ARCHITECTURES["m2f-swin-t"]), wanted) == wanted
+
+
+def test_infer_architecture__small_ffn__is_lite_m2f_with_it() -> None:
+    preset = ARCHITECTURES["lite-m2f-r50"]
+    encoder = InterleavedEncoderConfig(small_ffn=True)
+    wanted = preset.model_copy(update={"pixel_decoder": preset.pixel_decoder.model_copy(update={"encoder": encoder})})
+    assert infer_architecture(on_meta(wanted)) == wanted
 
 
 def test_infer_architecture__cityscapes_r50__class_count_and_norm_from_the_file() -> None:
