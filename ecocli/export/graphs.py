@@ -13,7 +13,6 @@ from torch.export import Dim, ExportedProgram
 
 from ecocli.inference.predictor import ExitGate
 from ecocli.model.deformable import SpatialShapes, level_positions
-from ecocli.model.hybrid import row_first_positions
 from ecocli.model.mask2former import Mask2Former
 from ecocli.model.pixel_decoder import Features, PixelDecoder
 
@@ -68,11 +67,8 @@ class _Layer(nn.Module):
         shapes = _shapes(res5.shape[2], res5.shape[3])
         # Tells the tracer that the number of tokens follows from the size.
         tokens = torch.cat(torch.split(tokens, [height * width for height, width in shapes], dim=1), dim=1)
-        if self.level_embed is None:
-            positions = row_first_positions(*shapes[0], tokens.shape[2], tokens.device)
-        else:
-            positions = level_positions(shapes, self.level_embed)
-        encoded: Tensor = self.layer(tokens, positions, shapes)
+        assert self.level_embed is not None
+        encoded: Tensor = self.layer(tokens, level_positions(shapes, self.level_embed), shapes)
         return encoded
 
 

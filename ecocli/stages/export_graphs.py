@@ -68,7 +68,7 @@ def plan(config: ExportGraphsConfig, inputs: Mapping[str, str], store: Store) ->
         raise UsageError(f"The size {config.size[0]}x{config.size[1]} is no multiple of 32, as padded images are.")
     parent = store.get(inputs["parent"], ParentManifest)
     architecture = parent.manifest.architecture
-    if not isinstance(architecture, ArchitectureConfig) or architecture.exits.tail:
+    if not isinstance(architecture, ArchitectureConfig) or architecture.pixel_decoder.encoder.kind != "deformable":
         raise UsageError(f"A {architecture.name} cannot be written as graphs yet. Export a plain Mask2Former.")
     depth = exit_of(parent.manifest, config.exit_depth)
     gate = open_gate(store, inputs["gate"], parent, config.beta) if "gate" in inputs else None
