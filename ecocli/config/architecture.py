@@ -134,10 +134,10 @@ class HybridEncoderConfig(Config):
     """
 
     kind: Literal["hybrid"] = "hybrid"
-    heads: PositiveInt = 8
-    feedforward_dim: PositiveInt = 1024
-    expansion: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-    fusion_depth: PositiveInt = 3
+    heads: Width = 8
+    feedforward_dim: Width = 1024
+    expansion: float = Field(default=1.0, gt=0, le=64)
+    fusion_depth: Depth = 3
 
     @property
     def exits(self) -> ExitPlan:
