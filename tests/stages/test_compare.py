@@ -83,9 +83,10 @@ def test_run__split_without_tables__is_refused(bench: Bench) -> None:
 def other_parent(bench: Bench, folder: Path) -> str:
     """A second parent, whose tables hold other images."""
     first = bench.store.get(bench.inputs["parent"], ParentManifest)
-    manifest = first.manifest.model_copy(update={"steps": 7, "exit_depths": (2, 3, 4)})
+    manifest = first.manifest.model_copy(update={"steps": 7})
     digest = bench.store.put(manifest, {"model.safetensors": first.path_of("model.safetensors")}, names=["two"]).digest
-    put_derived(bench.store, folder, {"val": derived_records(0, 5)}, parent=digest)
+    records = derived_records(0, 5, exit_depths=(1, 2, 3))
+    put_derived(bench.store, folder, {"val": records}, exit_depths=(1, 2, 3), parent=digest)
     return digest
 
 
