@@ -91,7 +91,7 @@ def table_of(scenes: Scenes) -> DetectionTable:
     )
 
 
-def official_stats(truths: Sequence[TrueBoxes], found: Sequence[Found]) -> list[float]:
+def official_stats(truths: Sequence[TrueBoxes], found: Sequence[Found], classes: int = CLASSES) -> list[float]:
     """AP, AP50, AP75, APs, APm, APl by pycocotools; -1 where it has none."""
     true = [
         {
@@ -116,7 +116,7 @@ def official_stats(truths: Sequence[TrueBoxes], found: Sequence[Found]) -> list[
         coco.dataset = {
             "images": [{"id": image} for image in range(1, len(truths) + 1)],
             "annotations": true,
-            "categories": [{"id": label + 1} for label in range(CLASSES)],
+            "categories": [{"id": label + 1} for label in range(classes)],
         }
         coco.createIndex()
         evaluation = COCOeval(coco, coco.loadRes(results) if results else COCO(), "bbox")

@@ -6,8 +6,8 @@ run in parallel, one entry per exit and class that occurs; the sums over images 
 quality of any assignment of exits is arithmetic on the table (``ecocli.metrics.assignment``).
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,16 @@ import pyarrow.compute as pc
 from jaxtyping import Float16, Float64
 
 from ecocli.artifacts.artifact import Artifact
+from ecocli.artifacts.detection_columns import DETECTION_DOCS, RESULT_NAMES, read_detections
 from ecocli.artifacts.manifest import DerivedManifest
-from ecocli.artifacts.tables import ColumnDoc, document_columns, read_table
+from ecocli.artifacts.tables import ColumnDoc, column_names, document_columns, read_table
 from ecocli.errors import ArtifactError
 from ecocli.metrics.assignment import CountTable
+from ecocli.metrics.detection import DetectionTable
 from ecocli.metrics.panoptic_quality import ImageCounts, image_pq
 
 FEATURE_PREFIX = "feature_"
+_COUNTED = ("count_exit", "count_class", "count_iou_sum", "count_tp", "count_fp", "count_fn")
 
 _DOCS = {
     "image_id": ColumnDoc("id of the image, as text"),
@@ -60,7 +63,7 @@ class DerivedRecord:
         file_name: Image file, relative to the image folder.
         size: Height and width on disk, in pixels.
         padded_size: Height and width of the network's input, in pixels.
-        counts: Panoptic counts at each exit.
+        counts: What its task keeps of it at each exit: panoptic counts, or detections.
         features: Pooled features by name.
         gflops: Whole cost at each exit, in GFLOPs.
         encoder_gflops: The pixel decoder's share of it.
@@ -70,18 +73,23 @@ class DerivedRecord:
     file_name: str
     size: tuple[int, int]
     padded_size: tuple[int, int]
-    counts: tuple[ImageCounts, ...]
+    counts: tuple[Any, ...]
     features: Mapping[str, Float16[np.ndarray, " _d"]]
     gflops: tuple[float, ...]
     encoder_gflops: tuple[float, ...]
 
 
-def build_table(records: Sequence[DerivedRecord]) -> pa.Table:
+def build_table(
+    records: Sequence[DerivedRecord],
+    result_columns: Callable[[Sequence[Sequence[Any]]], dict[str, Any]] | None = None,
+) -> pa.Table:
     """Write records as a documented Arrow table, one row each, in the given order.
 
     Args:
         records: At least one; all with the same exits and features.
+        result_columns: From the results of each image at its exits to columns; ``panoptic_columns`` by default.
     """
+    result_columns = panoptic_columns if result_columns is None else result_columns
     columns: dict[str, Any] = {
         "image_id": pa.array([record.image_id for record in records], pa.string()),
         "file_name": pa.array([record.file_name for record in records], pa.string()),
@@ -89,8 +97,7 @@ def build_table(records: Sequence[DerivedRecord]) -> pa.Table:
         "width": pa.array([record.size[1] for record in records], pa.int32()),
         "padded_height": pa.array([record.padded_size[0] for record in records], pa.int32()),
         "padded_width": pa.array([record.padded_size[1] for record in records], pa.int32()),
-        "pq": pa.array([[image_pq(counts) for counts in r.counts] for r in records], pa.list_(pa.float64())),
-        **_count_columns(records),
+        **result_columns([record.counts for record in records]),
     }
     for name, example in records[0].features.items():
         values = np.concatenate([record.features[name] for record in records])
@@ -99,19 +106,20 @@ def build_table(records: Sequence[DerivedRecord]) -> pa.Table:
     columns["encoder_gflops"] = pa.array([record.encoder_gflops for record in records], pa.list_(pa.float64()))
     table = pa.table(columns)
     features = {FEATURE_PREFIX + name: _FEATURE_DOCS.get(name, ColumnDoc(name)) for name in records[0].features}
-    return document_columns(table, {**_DOCS, **features})
+    docs = {**_DOCS, **DETECTION_DOCS, **features}
+    return document_columns(table, {name: docs[name] for name in columns})
 
 
-def _count_columns(records: Sequence[DerivedRecord]) -> dict[str, Any]:
-    """Sparse counts of all records as parallel list columns."""
+def panoptic_columns(results: Sequence[Sequence[ImageCounts]]) -> dict[str, Any]:
+    """Write panoptic quality, and sparse counts as lists that run in parallel, one row per image."""
     exits, classes, entries = [], [], []
     starts = [0]
-    for record in records:
-        dense = np.stack([counts.tp + counts.fp + counts.fn for counts in record.counts])
+    for image in results:
+        dense = np.stack([counts.tp + counts.fp + counts.fn for counts in image])
         exit_index, class_index = np.nonzero(dense)
         exits.append(exit_index)
         classes.append(class_index)
-        stacked = [np.stack([getattr(c, name) for c in record.counts]) for name in ("iou_sum", "tp", "fp", "fn")]
+        stacked = [np.stack([getattr(c, name) for c in image]) for name in ("iou_sum", "tp", "fp", "fn")]
         entries.append([values[exit_index, class_index] for values in stacked])
         starts.append(starts[-1] + len(exit_index))
     offsets: Any = pa.array(np.array(starts, np.int32))
@@ -120,7 +128,9 @@ def _count_columns(records: Sequence[DerivedRecord]) -> dict[str, Any]:
         flat = np.concatenate(values).astype(kind.to_pandas_dtype())
         return pa.ListArray.from_arrays(offsets, pa.array(flat, kind))
 
+    quality = [[image_pq(counts) for counts in image] for image in results]
     return {
+        "pq": pa.array(quality, pa.list_(pa.float64())),
         "count_exit": column(exits, pa.int8()),
         "count_class": column(classes, pa.int16()),
         "count_iou_sum": column([entry[0] for entry in entries], pa.float64()),
@@ -135,15 +145,16 @@ class DerivedTable:
     """One split of the derived table, in memory.
 
     Attributes:
-        quality: Panoptic quality of each image at each exit in 0..1, NaN where undefined.
-        counts: The counts behind it.
+        quality: Quality of each image at each exit, NaN where undefined; PQ or AP in 0..1, or minus a loss over its
+            mean.
+        counts: The results behind it.
         features: The one feature asked for.
         gflops: Whole cost of each image at each exit.
         encoder_gflops: The pixel decoder's share of it.
     """
 
     quality: Float64[np.ndarray, "N E"]
-    counts: CountTable
+    counts: CountTable | DetectionTable
     features: Float16[np.ndarray, "N D"]
     gflops: Float64[np.ndarray, "N E"]
     encoder_gflops: Float64[np.ndarray, "N E"]
@@ -163,8 +174,9 @@ def read_derived(path: Path, *, split: str, feature: str, exit_depths: Sequence[
         ArtifactError: Columns or rows are missing, an image occurs twice, exits or classes are not the parent's, or
             a value is NaN or infinite.
     """
-    counted = ["count_exit", "count_class", "count_iou_sum", "count_tp", "count_fp", "count_fn"]
-    named = ["image_id", "pq", *counted, FEATURE_PREFIX + feature, "gflops", "encoder_gflops"]
+    detects = "quality" in column_names(path)
+    results = ["quality", *RESULT_NAMES] if detects else ["pq", *_COUNTED]
+    named = ["image_id", *results, FEATURE_PREFIX + feature, "gflops", "encoder_gflops"]
     table = read_table(path, named).combine_chunks()
     if table.num_rows != rows or rows == 0:
         raise _fault(split, f"it has {table.num_rows} rows, expected {rows or 'some'} as its manifest says")
@@ -179,25 +191,12 @@ def read_derived(path: Path, *, split: str, feature: str, exit_depths: Sequence[
     for name, values in costs.items():
         if not np.isfinite(values).all():
             raise _fault(split, f"its column {name} has a value that is no finite number")
-    lengths = pc.list_value_length(table["count_exit"]).to_numpy()
-    entries = [_flat(table, name).to_numpy(zero_copy_only=False) for name in counted]
-    for name, entry in zip(counted, entries, strict=True):
-        # Nulls come as floating-point numbers.
-        whole = name != "count_iou_sum"
-        if entry.dtype.kind != ("i" if whole else "f") or not np.isfinite(entry).all() or (entry < 0).any():
-            kind = "whole numbers" if whole else "finite numbers"
-            raise _fault(split, f"its column {name} holds something else than {kind} from 0")
-    if len({len(entry) for entry in entries}) > 1:
-        raise _fault(split, "its count columns have lists of different lengths")
-    # Classes that occur nowhere have no part in any average, so K need not be the data set's.
-    K = int(entries[1].max()) + 1 if len(entries[1]) else 1
-    image = np.repeat(np.arange(rows, dtype=np.int64), lengths)
     try:
-        counts = CountTable(rows, E, K, image, entries[0].astype(np.int64), entries[1].astype(np.int64), *entries[2:])
+        counts = read_detections(table, E) if detects else _read_counts(table, E)
     except ValueError as error:
         raise _fault(split, str(error)) from error
     return DerivedTable(
-        quality=_per_exit(table, "pq", split, exit_depths),
+        quality=_per_exit(table, results[0], split, exit_depths),
         counts=counts,
         features=features,
         gflops=costs["gflops"],
@@ -205,10 +204,28 @@ def read_derived(path: Path, *, split: str, feature: str, exit_depths: Sequence[
     )
 
 
+def _read_counts(table: pa.Table, num_exits: int) -> CountTable:
+    lengths = pc.list_value_length(table["count_exit"]).to_numpy()
+    entries = [_flat(table, name).to_numpy(zero_copy_only=False) for name in _COUNTED]
+    for name, entry in zip(_COUNTED, entries, strict=True):
+        # Nulls come as floating-point numbers.
+        whole = name != "count_iou_sum"
+        if entry.dtype.kind != ("i" if whole else "f") or not np.isfinite(entry).all() or (entry < 0).any():
+            kind = "whole numbers" if whole else "finite numbers"
+            raise ValueError(f"its column {name} holds something else than {kind} from 0")
+    if len({len(entry) for entry in entries}) > 1:
+        raise ValueError("its count columns have lists of different lengths")
+    # Classes that occur nowhere have no part in any average, so K need not be the data set's.
+    K = int(entries[1].max()) + 1 if len(entries[1]) else 1
+    image = np.repeat(np.arange(table.num_rows, dtype=np.int64), lengths)
+    exit_index, class_index = (entry.astype(np.int64) for entry in entries[:2])
+    return CountTable(table.num_rows, num_exits, K, image, exit_index, class_index, *entries[2:])
+
+
 def read_splits(derived: Artifact[DerivedManifest], splits: Sequence[str], feature: str) -> dict[str, DerivedTable]:
-    """Read those of the splits that there are; see ``read_derived``."""
+    """Read those of the splits that there are; see ``read_derived``. A loss is divided by its mean over the split."""
     manifest = derived.manifest
-    return {
+    tables = {
         split: read_derived(
             derived.path_of(f"{split}.parquet"),
             split=split,
@@ -219,6 +236,9 @@ def read_splits(derived: Artifact[DerivedManifest], splits: Sequence[str], featu
         for split in dict.fromkeys(splits)
         if split in manifest.splits
     }
+    if manifest.quality == "loss":
+        return {name: replace(t, quality=t.quality / -np.nanmean(t.quality)) for name, t in tables.items()}
+    return tables
 
 
 def _flat(table: pa.Table, name: str) -> Any:

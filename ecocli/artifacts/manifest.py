@@ -15,9 +15,10 @@ from pydantic import Field, JsonValue, model_validator
 
 from ecocli.artifacts.digest import DIGEST_PATTERN, canonical_json, sha256_bytes
 from ecocli.artifacts.summaries import EvaluationSummary, GateMetrics, ProfileSummary, SweepSummary
-from ecocli.config.architecture import ArchitectureConfig
+from ecocli.config.any_architecture import AnyArchitecture
 from ecocli.config.base import Config
 from ecocli.config.category import CategoryConfig
+from ecocli.config.derive import QualityName, TaskName
 from ecocli.config.fit_gate import CostName, FeatureName, HeadName
 from ecocli.runtime.formats import parse_json
 
@@ -119,7 +120,7 @@ class ParentManifest(Manifest):
     """
 
     kind: Literal["parent"] = "parent"
-    architecture: ArchitectureConfig
+    architecture: AnyArchitecture
     exit_depths: tuple[int, ...]
     categories: tuple[CategoryConfig, ...]
     steps: int = Field(ge=0)
@@ -142,6 +143,8 @@ class DerivedManifest(Manifest):
         exit_depths: Encoder layers run at each exit, ascending.
         rows: Number of images per split.
         feature_sizes: Feature name to its length.
+        task: What the model predicts.
+        quality: What the quality of one image is.
     """
 
     kind: Literal["derived"] = "derived"
@@ -149,12 +152,15 @@ class DerivedManifest(Manifest):
     exit_depths: tuple[int, ...]
     rows: dict[str, int]
     feature_sizes: dict[str, int]
+    task: TaskName = "panoptic"
+    quality: QualityName = "pq"
 
 
 class GateManifest(Manifest):
     """A fitted gate (Step C).
 
     Attributes:
+        task: What the model predicts; it decides what quality is.
         exit_depths: Encoder layers run at each exit the gate can choose, ascending.
         beta: Weight of the compute cost in the utility.
         feature: Name of the pooled feature the gate reads.
@@ -167,6 +173,7 @@ class GateManifest(Manifest):
     """
 
     kind: Literal["gate"] = "gate"
+    task: TaskName = "panoptic"
     exit_depths: tuple[int, ...]
     beta: float
     feature: FeatureName
@@ -194,6 +201,7 @@ class SweepManifest(Manifest):
     """Many gates over one table."""
 
     kind: Literal["sweep"] = "sweep"
+    task: TaskName = "panoptic"
     summary: SweepSummary
 
 

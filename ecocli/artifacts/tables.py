@@ -102,9 +102,25 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
                 )
             return parquet.read(columns=None if columns is None else list(columns))
     except (pa.ArrowException, OSError) as error:
-        raise ArtifactError(
-            f"Cannot read a table from {path}: {error}. Expected a Parquet file; `eco store verify` checks the store."
-        ) from error
+        raise _unreadable(path, error) from error
+
+
+def column_names(path: Path) -> tuple[str, ...]:
+    """Names of the columns of a Parquet file.
+
+    Raises:
+        ArtifactError: The file is missing, or no Parquet file.
+    """
+    try:
+        return tuple(pq.read_schema(path).names)
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> ArtifactError:
+    return ArtifactError(
+        f"Cannot read a table from {path}: {error}. Expected a Parquet file; `eco store verify` checks the store."
+    )
 
 
 def _vector_columns(schema: pa.Schema) -> Iterator[str]:

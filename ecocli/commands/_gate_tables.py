@@ -1,4 +1,4 @@
-"""A gate beside its controls as tables for the terminal. PQ in points (0 to 100)."""
+"""A gate beside its controls as tables for the terminal. PQ and AP in points (0 to 100)."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,19 +6,23 @@ from rich.table import Table
 
 from ecocli.artifacts.summaries import ChoiceSummary, GateMetrics, HeadSummary, TradeOffStep
 from ecocli.commands.tables import interval, make_table, plain, points, shares
+from ecocli.config.derive import TaskName
 from ecocli.config.fit_gate import CostName
 
+MEASURES: Mapping[TaskName, str] = {"panoptic": "PQ", "detection": "AP"}
+"""What quality is to each task."""
 _UNITS: Mapping[CostName, str] = {"depth": "layers", "gflops": "GFLOPs", "ms": "ms"}
 
 
-def controls_table(metrics: GateMetrics, exit_depths: Sequence[int], cost: CostName) -> Table:
+def controls_table(metrics: GateMetrics, exit_depths: Sequence[int], cost: CostName, measure: str = "PQ") -> Table:
     """Lay out the verdict of a gate's manifest: every fixed exit, the controls, the gate, the oracles."""
-    headings = ["PQ", "PQ interval", f"cost, {_UNITS[cost]}", "GFLOPs", "encoder", "depth", "target hit %"]
+    headings = [measure, f"{measure} interval", f"cost, {_UNITS[cost]}", "GFLOPs", "encoder", "depth", "target hit %"]
     table = make_table(
         f"Scored on {metrics.scored_on}, {metrics.images} images",
         ["exits"],
         [*headings, f"% at exit {' '.join(map(str, exit_depths))}"],
-        f"Gate less fixed mixture of equal {metrics.unit}: {points(metrics.lead, signed=True)} PQ, 95 % interval "
+        f"Gate less fixed mixture of equal {metrics.unit}: {points(metrics.lead, signed=True)} {measure}, "
+        "95 % interval "
         f"{interval(metrics.lead_interval, signed=True)}.",
     )
     for exit_ in metrics.fixed:
@@ -56,18 +60,18 @@ def recipe_table(metrics: GateMetrics) -> Table:
     return table
 
 
-def trade_off_table(seen: Sequence[TradeOffStep], chosen_beta: float) -> Table:
+def trade_off_table(seen: Sequence[TradeOffStep], chosen_beta: float, measure: str = "PQ") -> Table:
     """Lay out the betas that a search looked at."""
     caption = f"Chosen: beta {chosen_beta:.4g}, with an offset where a budget lies between two betas."
-    table = make_table("Trade-offs the search saw", [], ("beta", "PQ", "GFLOPs"), caption)
+    table = make_table("Trade-offs the search saw", [], ("beta", measure, "GFLOPs"), caption)
     for step in seen:
         table.add_row(plain(step.beta), points(step.pq), plain(step.gflops))
     return table
 
 
-def head_table(heads: Mapping[str, HeadSummary], cost: CostName) -> Table:
+def head_table(heads: Mapping[str, HeadSummary], cost: CostName, measure: str = "PQ") -> Table:
     """Lay out the comparison of heads; each is compared with a blend of its own cost."""
-    headings = ("PQ", f"cost, {_UNITS[cost]}", "target hit %", "lead on equal cost", "95 % interval")
+    headings = (measure, f"cost, {_UNITS[cost]}", "target hit %", "lead on equal cost", "95 % interval")
     table = make_table("Heads at this beta", ["head"], headings)
     for name, head in heads.items():
         table.add_row(

@@ -7,7 +7,7 @@ import typer
 from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.lineage import check_tables
 from ecocli.artifacts.manifest import GateManifest
-from ecocli.commands._gate_tables import controls_table, head_table, recipe_table, trade_off_table
+from ecocli.commands._gate_tables import MEASURES, controls_table, head_table, recipe_table, trade_off_table
 from ecocli.commands._profiled_ms import read_exit_ms
 from ecocli.commands.common import (
     ConfigOption,
@@ -169,10 +169,10 @@ def _show(manifest: GateManifest, searched: bool, runtime: Runtime) -> None:
     metrics = manifest.metrics
     assert metrics is not None  # A gate that was fitted has them.
     if searched:
-        write_to_stderr(trade_off_table(metrics.trade_off, manifest.beta))
-    write_to_stderr(controls_table(metrics, manifest.exit_depths, manifest.cost))
+        write_to_stderr(trade_off_table(metrics.trade_off, manifest.beta, MEASURES[manifest.task]))
+    write_to_stderr(controls_table(metrics, manifest.exit_depths, manifest.cost, MEASURES[manifest.task]))
     write_to_stderr(recipe_table(metrics))
     if metrics.heads is not None:
-        write_to_stderr(head_table(metrics.heads, manifest.cost))
+        write_to_stderr(head_table(metrics.heads, manifest.cost, MEASURES[manifest.task]))
     for warning in metrics.warnings:
         runtime.log.warning("%s", warning)

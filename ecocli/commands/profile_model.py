@@ -33,7 +33,7 @@ from ecocli.commands.common import (
     run_stage,
 )
 from ecocli.commands.tables import make_table, mixture
-from ecocli.config.architecture import ARCHITECTURES
+from ecocli.config.any_architecture import ALL_ARCHITECTURES
 from ecocli.config.profile_model import ProfileModelConfig
 from ecocli.errors import UsageError
 from ecocli.stages import profile_model as stage
@@ -146,8 +146,8 @@ def _inputs(
         return inputs if gate is None else {**inputs, "gate": resolve_input(store, "gate", gate, log)}
     if parent is not None or gate is not None:
         raise UsageError("--arch profiles an architecture without weights: leave --parent and --gate out.")
-    if arch not in ARCHITECTURES:
-        raise UsageError(f"--arch is {arch!r}, expected one of {', '.join(ARCHITECTURES)}.")
+    if arch not in ALL_ARCHITECTURES:
+        raise UsageError(f"--arch is {arch!r}, expected one of {', '.join(ALL_ARCHITECTURES)}.")
     return {}
 
 
@@ -157,9 +157,9 @@ def _preset(store: Store, parent: str | None, arch: str | None, settings: Mappin
     named = settings.get("dataset")
     named = named.get("name") if isinstance(named, Mapping) else None
     if arch is not None:
-        data = str(named or ("shapes" if arch == "m2f-shapes" else "coco"))
+        data = str(named or ("shapes" if arch.endswith("-shapes") else "coco"))
         layer["architecture"] = _with_classes(arch, data)
-        layer["exit_depths"] = list(ARCHITECTURES[arch].exits.default_depths())
+        layer["exit_depths"] = list(ALL_ARCHITECTURES[arch].exits.default_depths())
         if "sizes" not in settings:
             layer["dataset"] = {"name": data, "root": environment_data_root()}
     elif "sizes" not in settings:
@@ -172,7 +172,9 @@ def _with_classes(arch: str, dataset: str) -> dict[str, object]:
     from ecocli.data.categories import CITYSCAPES, COCO, SHAPES
 
     classes = {"coco": len(COCO), "cityscapes": len(CITYSCAPES), "shapes": len(SHAPES)}
-    preset = ARCHITECTURES[arch].model_dump(mode="json")
+    preset = ALL_ARCHITECTURES[arch].model_dump(mode="json")
+    if preset["kind"] == "detr":  # classes of boxes: the preset's, whatever the data set's stuff
+        return preset
     return {**preset, "num_classes": classes.get(dataset, preset["num_classes"])}
 
 

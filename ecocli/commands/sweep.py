@@ -11,6 +11,7 @@ from rich.table import Table
 from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.manifest import SweepManifest
 from ecocli.artifacts.summaries import SweepSummary
+from ecocli.commands._gate_tables import MEASURES
 from ecocli.commands._profiled_ms import read_exit_ms
 from ecocli.commands.common import (
     ConfigOption,
@@ -126,7 +127,10 @@ def sweep(
             if out is not None and runtime.world.is_main:
                 _copy(report, out)
             summary = report.manifest.summary
-            return Shown({"digest": report.digest, **summary.model_dump(mode="json")}, table=_table(summary))
+            return Shown(
+                {"digest": report.digest, **summary.model_dump(mode="json")},
+                table=_table(summary, MEASURES[report.manifest.task]),
+            )
 
         plan = stage.plan(resolved, inputs, opened, runtime)
         run_stage(plan, opened, runtime, force=force, names=name, dry_run=dry_run, as_json=as_json, show=show)
@@ -153,15 +157,15 @@ def _copy(report: Artifact[SweepManifest], folder: Path) -> None:
         write_bytes(folder / name, report.path_of(name).read_bytes(), folder)
 
 
-def _table(summary: SweepSummary) -> Table:
-    headings = ("beta", "PQ", "GFLOPs", "encoder", "depth", "% per exit", "hits %", "majority %")
-    controls = ("mixture PQ", "lead", "95 % interval", "best fixed", "oracle PQ", "oracle GFLOPs")
+def _table(summary: SweepSummary, measure: str) -> Table:
+    headings = ("beta", measure, "GFLOPs", "encoder", "depth", "% per exit", "hits %", "majority %")
+    controls = (f"mixture {measure}", "lead", "95 % interval", "best fixed", f"oracle {measure}", "oracle GFLOPs")
     table = make_table(
         f"Scored on {summary.scored_on}, {summary.images} images",
         ["gate"],
         (*headings, *controls),
-        "PQ in points (0 to 100). Mixture: the best blend of at most two fixed exits of equal cost, without looking at "
-        "the image; lead: the gate's PQ less that. Oracle: each image at its target exit.",
+        f"{measure} in points (0 to 100). Mixture: the best blend of at most two fixed exits of equal cost, without "
+        f"looking at the image; lead: the gate's {measure} less that. Oracle: each image at its target exit.",
     )
     previous = None
     for row in summary.rows:

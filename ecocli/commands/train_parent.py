@@ -29,7 +29,7 @@ from ecocli.commands.common import (
     resolve_input,
     run_stage,
 )
-from ecocli.config.architecture import ArchitectureConfig
+from ecocli.config.any_architecture import AnyArchitecture
 from ecocli.config.loading import deep_merge
 from ecocli.config.train_parent import TrainParentConfig, train_parent_preset
 from ecocli.errors import UsageError
@@ -178,7 +178,7 @@ def _is_path(text: str) -> bool:
 
 def _resolve_parent(
     store: Store, reference: str | None, log: logging.Logger
-) -> tuple[dict[str, str], ArchitectureConfig | None]:
+) -> tuple[dict[str, str], AnyArchitecture | None]:
     """Find the parent to start from, and its architecture."""
     if reference is None:
         return {}, None
@@ -187,7 +187,7 @@ def _resolve_parent(
     return {"init": digest}, manifest.architecture
 
 
-def _architecture_of_file(settings: Mapping[str, object]) -> ArchitectureConfig | None:
+def _architecture_of_file(settings: Mapping[str, object]) -> AnyArchitecture | None:
     """Read the architecture off the weights file, unless the user names one."""
     path, named = settings.get("init_file"), settings.get("architecture")
     if not isinstance(path, str) or (isinstance(named, Mapping) and "name" in named):

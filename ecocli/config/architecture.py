@@ -188,6 +188,7 @@ class ArchitectureConfig(Config):
         overlap_threshold: A panoptic segment keeps at least this ratio of its own mask, or is dropped.
     """
 
+    kind: Literal["mask2former"] = "mask2former"
     name: str
     backbone: BackboneConfig
     pixel_decoder: PixelDecoderConfig = PixelDecoderConfig()
@@ -211,6 +212,11 @@ class ArchitectureConfig(Config):
     def exits(self) -> ExitPlan:
         """The exits of its encoder."""
         return self.pixel_decoder.encoder.exits
+
+    @property
+    def size_divisor(self) -> int:
+        """Padded inputs are multiples of it, in pixels."""
+        return 32
 
 
 _SWIN_S = SwinConfig(depths=(2, 2, 18, 2))

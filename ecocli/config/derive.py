@@ -1,12 +1,16 @@
 """Settings of Step B: which images are measured, and how the work is cut."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
 from ecocli.config.base import Config
 from ecocli.config.dataset import DatasetConfig
 from ecocli.config.precision import InferencePrecision
+
+BoxQualityName = Literal["ap", "box_pq", "loss"]
+QualityName = Literal["pq", "ap", "box_pq", "loss"]
+TaskName = Literal["panoptic", "detection"]
 
 
 class DeriveExecutionConfig(Config):
@@ -32,6 +36,8 @@ class DeriveConfig(Config):
         splits: Splits to measure, one table each.
         batch_size: Images per batch; it decides the last digits of floating-point results.
         precision: Type of the network's products.
+        box_quality: What the quality of one image is to a detector: ``ap``, COCO's AP of the image alone; ``box_pq``,
+            panoptic quality of boxes, which punishes every false alarm; ``loss``, minus the set loss over its mean.
         execution: How the work is done; no part of the serialised settings.
     """
 
@@ -39,6 +45,7 @@ class DeriveConfig(Config):
     splits: Annotated[tuple[str, ...], Field(min_length=1)] = ("train", "val")
     batch_size: PositiveInt = 4
     precision: InferencePrecision = "float32"
+    box_quality: BoxQualityName = "ap"
     execution: DeriveExecutionConfig = Field(default=DeriveExecutionConfig(), exclude=True)
 
     @model_validator(mode="after")

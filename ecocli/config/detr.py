@@ -6,6 +6,7 @@ from pydantic import PositiveInt
 
 from ecocli.config.architecture import BackboneConfig, ResNetConfig
 from ecocli.config.base import Config
+from ecocli.exits import ExitPlan
 
 
 class DetrConfig(Config):
@@ -35,6 +36,16 @@ class DetrConfig(Config):
     num_classes: PositiveInt
     pixel_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     pixel_std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+
+    @property
+    def exits(self) -> ExitPlan:
+        """The exits of its encoder: any of its layers."""
+        return ExitPlan(self.encoder_layers, tuple(range(1, self.encoder_layers + 1)))
+
+    @property
+    def size_divisor(self) -> int:
+        """Padded inputs are multiples of it, in pixels: none are padded but to the largest of their batch."""
+        return 1
 
 
 # The original trains neither the stem nor the first stage.

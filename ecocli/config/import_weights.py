@@ -4,7 +4,7 @@ from typing import Self
 
 from pydantic import model_validator
 
-from ecocli.config.architecture import ARCHITECTURES
+from ecocli.config.any_architecture import ALL_ARCHITECTURES
 from ecocli.config.base import Config
 from ecocli.config.category import CategoryConfig
 from ecocli.config.dataset import ResizeConfig
@@ -26,8 +26,8 @@ class ImportWeightsConfig(Config):
 
     @model_validator(mode="after")
     def _check_arch(self) -> Self:
-        if self.arch is not None and self.arch not in ARCHITECTURES:
-            raise ValueError(f"arch is {self.arch!r}, expected one of {', '.join(ARCHITECTURES)}")
+        if self.arch is not None and self.arch not in ALL_ARCHITECTURES:
+            raise ValueError(f"arch is {self.arch!r}, expected one of {', '.join(ALL_ARCHITECTURES)}")
         return self
 
 

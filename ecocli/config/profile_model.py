@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from ecocli.config.architecture import ArchitectureConfig
+from ecocli.config.any_architecture import AnyArchitecture
 from ecocli.config.base import Config
 from ecocli.config.dataset import DatasetConfig
 from ecocli.config.precision import InferencePrecision
@@ -44,7 +44,7 @@ class ProfileModelConfig(Config):
         execution: How times are measured; no part of the serialised settings.
     """
 
-    architecture: ArchitectureConfig | None = None
+    architecture: AnyArchitecture | None = None
     exit_depths: tuple[PositiveInt, ...] = ()
     dataset: DatasetConfig | None = None
     sizes: tuple[Size, ...] = ()

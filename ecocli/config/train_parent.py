@@ -12,9 +12,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, TypeAdapter, ValidationError, model_validator
 
-from ecocli.config.architecture import ARCHITECTURES, ArchitectureConfig, EncoderConfig, NormName
+from ecocli.config.any_architecture import ALL_ARCHITECTURES, AnyArchitecture
+from ecocli.config.architecture import ArchitectureConfig, EncoderConfig, NormName
 from ecocli.config.base import Config
 from ecocli.config.dataset import DatasetConfig
+from ecocli.config.detr import DetrConfig
 from ecocli.config.loading import deep_merge
 from ecocli.errors import UsageError
 
@@ -84,6 +86,22 @@ class LossConfig(Config):
     oversample_ratio: Annotated[float, Field(ge=1.0)] = 3.0
     importance_ratio: Ratio = 0.75
     matching: Literal["own", "deepest"] = "own"
+
+
+class SetLossConfig(Config):
+    """Weights of a detector's losses, in the matching too.
+
+    Attributes:
+        class_weight: Weight of the class term.
+        box_weight: Weight of the boxes' L1 distance.
+        giou_weight: Weight of 1 - GIoU.
+        no_object_weight: Class weight of "no object"; all others weigh 1.
+    """
+
+    class_weight: NonNegativeFloat = 1.0
+    box_weight: NonNegativeFloat = 5.0
+    giou_weight: NonNegativeFloat = 2.0
+    no_object_weight: NonNegativeFloat = 0.1
 
 
 class EvaluationConfig(Config):
@@ -157,7 +175,7 @@ class TrainParentConfig(Config):
 
     dataset: DatasetConfig
     split: str = "train"
-    architecture: ArchitectureConfig
+    architecture: AnyArchitecture
     exit_depths: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
     alpha: Literal["depth", "uniform"] | tuple[PositiveFloat, ...] = "depth"
     exits_per_step: PositiveInt | Literal["all"] = "all"
@@ -172,7 +190,7 @@ class TrainParentConfig(Config):
     log_every: PositiveInt = 20
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
-    loss: LossConfig = LossConfig()
+    loss: LossConfig | SetLossConfig = LossConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     execution: ExecutionConfig = Field(default=ExecutionConfig(), exclude=True)
 
@@ -190,6 +208,13 @@ class TrainParentConfig(Config):
             raise ValueError(
                 f"exits_per_step is {self.exits_per_step}, more than the number of exits, {len(self.exit_depths)}"
             )
+        if isinstance(self.loss, SetLossConfig) != isinstance(self.architecture, DetrConfig):
+            raise ValueError(
+                f"the section [loss] is not that of {self.architecture.name}: a detector has class, box and giou "
+                "weights, a segmentation class, mask and dice weights"
+            )
+        if self.evaluates and isinstance(self.architecture, DetrConfig):
+            raise ValueError("evaluation.every must be 0 for a detector: only segmentations are evaluated in training")
         if self.keep_deepest and len(self.exit_depths) > 1 and self.exits_per_step == 1:
             raise ValueError("keep_deepest with one exit per step would never train another: raise exits_per_step")
         return self
@@ -273,6 +298,44 @@ TRAIN_PARENT_PRESETS: dict[str, Mapping[str, Any]] = {
 }
 """Recipe of each built-in data set; a data set of the user's starts from COCO's."""
 
+# As the original trains: 300 epochs of 16 images, the rate drops at 200; its augmentation; no dropout.
+_DETR_COCO: dict[str, Any] = {
+    "architecture": {"name": "detr-r50", "num_classes": 91},
+    "dataset": {
+        "augmentation": {
+            "scale_range": None,
+            "crop_height_px": None,
+            "crop_width_px": None,
+            "short_edges_px": list(range(480, 801, 32)),
+            "long_edge_px": 1333,
+            "window": {},
+        }
+    },
+    "exits_per_step": 1,
+    "steps": 2_217_882,
+    "batch_size": 16,
+    "precision": "bfloat16",
+    "optimizer": {"lr": 1e-4, "backbone_lr_multiplier": 0.1, "weight_decay": 1e-4, "clip_norm": 0.1},
+    "schedule": {"kind": "step", "warmup_steps": 0, "milestone_ratios": [2 / 3], "gamma": 0.1},
+    "loss": SetLossConfig().model_dump(mode="json"),
+    "evaluation": {"every": 0},
+    "execution": {"checkpoint_every": 2000, "workers": 4},
+}
+
+DETECTION_PRESETS: dict[str, Mapping[str, Any]] = {
+    "shapes": {
+        **TRAIN_PARENT_PRESETS["shapes"],
+        "architecture": {"name": "detr-shapes", "num_classes": 8},
+        "steps": 3000,
+        "batch_size": 16,
+        "optimizer": {"lr": 1e-3, "backbone_lr_multiplier": 1.0, "clip_norm": 0.5, "weight_decay": 1e-4},
+        "loss": SetLossConfig().model_dump(mode="json"),
+        "evaluation": {"every": 0},
+    },
+    "coco": _DETR_COCO,
+}
+"""The same for detectors."""
+
 _TRAINED_NORMS: Mapping[str, NormName] = {"cityscapes": "sync_bn"}
 """Data sets whose recipe trains the batch norm that a preset's ResNet keeps frozen."""
 
@@ -282,7 +345,7 @@ _LONGER_STEPS: Mapping[str, int] = {"m2f-swin-l-384": 737_500}
 
 
 def train_parent_preset(
-    settings: Mapping[str, Any], initial_architecture: ArchitectureConfig | None = None
+    settings: Mapping[str, Any], initial_architecture: ArchitectureConfig | DetrConfig | None = None
 ) -> dict[str, object]:
     """Choose the lowest layer of settings from what the user said.
 
@@ -305,6 +368,8 @@ def train_parent_preset(
         sizes = initial_architecture
     else:
         sizes = _named_architecture(said, recipe["architecture"]["name"])
+    if isinstance(sizes, DetrConfig):
+        recipe = DETECTION_PRESETS.get(dataset_name, _DETR_COCO)
     if sizes.name in _LONGER_STEPS and recipe is _COCO:
         recipe = {**recipe, "steps": _LONGER_STEPS[sizes.name]}
     backbone: dict[str, object] = sizes.backbone.model_dump(mode="json")
@@ -318,7 +383,7 @@ def train_parent_preset(
         "backbone": backbone,
         "num_classes": recipe["architecture"]["num_classes"],
     }
-    exits = list(_exits(sizes.pixel_decoder.encoder, _section(_section(said, "pixel_decoder"), "encoder")))
+    exits = list(_default_exits(sizes, said))
     said_exits = settings.get("exit_depths", exits)
     count = len(said_exits) if isinstance(said_exits, list | tuple) else len(exits)
     sampling = _fitting_exits(recipe, count)
@@ -326,7 +391,16 @@ def train_parent_preset(
         sampling["deepest_first"] = 0.0
     if settings.get("exits_per_step") == 1:  # one exit per step leaves no room for the recipe's rule
         sampling["keep_deepest"] = False
-    return deep_merge(recipe, {"dataset": {}, "architecture": architecture, "exit_depths": exits, **sampling})
+    return deep_merge({"dataset": {}}, recipe, {"architecture": architecture, "exit_depths": exits, **sampling})
+
+
+def _default_exits(sizes: ArchitectureConfig | DetrConfig, said: Mapping[str, Any]) -> tuple[int, ...]:
+    """The usual exits of an architecture as it was said."""
+    if isinstance(sizes, ArchitectureConfig):
+        return _exits(sizes.pixel_decoder.encoder, _section(_section(said, "pixel_decoder"), "encoder"))
+    layers = said.get("encoder_layers")
+    fits = isinstance(layers, int) and layers >= 1
+    return (sizes.model_copy(update={"encoder_layers": layers}) if fits else sizes).exits.default_depths()
 
 
 def _exits(encoder: EncoderConfig, said: Mapping[str, Any]) -> tuple[int, ...]:
@@ -347,14 +421,14 @@ def _fitting_exits(recipe: Mapping[str, Any], count: int) -> dict[str, object]:
     }
 
 
-def _named_architecture(said: Mapping[str, Any], usual: str) -> ArchitectureConfig:
+def _named_architecture(said: Mapping[str, Any], usual: str) -> ArchitectureConfig | DetrConfig:
     name = str(said.get("name", usual))
-    if name in ARCHITECTURES:
-        return ARCHITECTURES[name]
+    if name in ALL_ARCHITECTURES:
+        return ALL_ARCHITECTURES[name]
     if "backbone" in said:  # an architecture of the user's own, described in full
-        return ARCHITECTURES[usual]
-    near = difflib.get_close_matches(name, ARCHITECTURES, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"There are {', '.join(sorted(ARCHITECTURES))}."
+        return ALL_ARCHITECTURES[usual]
+    near = difflib.get_close_matches(name, ALL_ARCHITECTURES, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"There are {', '.join(sorted(ALL_ARCHITECTURES))}."
     raise UsageError(
         f"The architecture {name!r} is unknown; {hint} An architecture of your own needs a section [architecture] "
         "with a backbone in the --config file."

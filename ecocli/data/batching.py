@@ -6,14 +6,30 @@ size is the largest of the batch, rounded up to the network's divisor.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ecocli.data.training import TrainingSample
+
+@runtime_checkable
+class Sample(Protocol):
+    """One training image with its targets."""
+
+    @property
+    def image(self) -> UInt8[Tensor, "3 H W"]:
+        """RGB image, not normalised."""
+
+    @property
+    def labels(self) -> Int64[Tensor, " T"]:
+        """Class index of every object."""
+
+    @property
+    def image_id(self) -> str:
+        """Id of the image."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +78,7 @@ def make_batch(
 
 
 def make_training_batch(
-    samples: Sequence[TrainingSample],
+    samples: Sequence[Sample],
     pixel_mean: Sequence[float],
     pixel_std: Sequence[float],
     size_divisor: int = 32,

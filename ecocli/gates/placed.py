@@ -11,6 +11,7 @@ from ecocli.artifacts.derived_table import DerivedTable, read_derived
 from ecocli.artifacts.lineage import GATE_FILE
 from ecocli.artifacts.manifest import DerivedManifest, GateManifest
 from ecocli.artifacts.tensors import load_tensors
+from ecocli.metrics.assignment import CountTable
 from ecocli.metrics.scorecard import ExitTable
 
 
@@ -28,6 +29,8 @@ def read_split(derived: Artifact[DerivedManifest], split: str, feature: str) -> 
 
 def exit_table(derived: Artifact[DerivedManifest], images: DerivedTable) -> ExitTable:
     """Counts and costs of a split at every exit."""
+    # Evaluations are of segmentations.
+    assert isinstance(images.counts, CountTable)
     return ExitTable(derived.manifest.exit_depths, images.counts, images.gflops, images.encoder_gflops)
 
 

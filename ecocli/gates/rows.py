@@ -17,8 +17,8 @@ from ecocli.errors import DataError
 from ecocli.gates.contents import ContentsFit, fit_contents
 from ecocli.gates.solver import LinearHead, StandardisedFeatures
 from ecocli.losses.gate import exit_utilities, target_exit_indices
-from ecocli.metrics.assignment import CountTable
 from ecocli.metrics.controls import Arena
+from ecocli.metrics.results import ResultTable
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +27,7 @@ class SplitData:
 
     Attributes:
         quality: Panoptic quality of each image at each of the parent's exits in 0..1, NaN where undefined.
-        counts: The counts behind it.
+        counts: The results behind it.
         features: The gate's raw features.
         costs: Cost of each image at each exit, in the unit that beta is a price of.
         gflops: The same in GFLOPs.
@@ -37,7 +37,7 @@ class SplitData:
     """
 
     quality: Float64[np.ndarray, "N E"]
-    counts: CountTable
+    counts: ResultTable
     features: Float16[np.ndarray, "N D"] | Float[np.ndarray, "N D"]
     costs: Float64[np.ndarray, "N E"]
     gflops: Float64[np.ndarray, "N E"]
@@ -58,23 +58,9 @@ class SplitData:
 
     def rows(self, kept: Bool[np.ndarray, " N"]) -> "SplitData":
         """Keep some images only."""
-        counts = self.counts
-        place = np.cumsum(kept) - 1
-        entries = kept[counts.image]
         return SplitData(
             self.quality[kept],
-            CountTable(
-                int(kept.sum()),
-                counts.num_exits,
-                counts.num_classes,
-                place[counts.image[entries]],
-                counts.exit_index[entries],
-                counts.class_index[entries],
-                counts.iou_sum[entries],
-                counts.tp[entries],
-                counts.fp[entries],
-                counts.fn[entries],
-            ),
+            self.counts.select(np.flatnonzero(kept)),
             self.features[kept],
             self.costs[kept],
             self.gflops[kept],
@@ -86,10 +72,7 @@ class SplitData:
     @property
     def contents(self) -> Float64[np.ndarray, "N K"]:
         """True segments of each class in each image: matched and missed ones, at any exit."""
-        at = self.counts.image * self.counts.num_classes + self.counts.class_index
-        true = np.zeros(self.counts.num_images * self.counts.num_classes)
-        np.maximum.at(true, at, (self.counts.tp + self.counts.fn).astype(np.float64))
-        return true.reshape(self.counts.num_images, self.counts.num_classes)
+        return self.counts.contents()
 
     def arena(self, exit_depths: tuple[int, ...], replicates: int, seed: int) -> Arena:
         """Offer the first exits only, for scoring."""

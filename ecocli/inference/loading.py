@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ecocli.artifacts.lineage import check_price
 from ecocli.artifacts.manifest import GateManifest
+from ecocli.config.any_architecture import AnyArchitecture
 from ecocli.config.architecture import ArchitectureConfig
 from ecocli.config.exported import GateEntry
 from ecocli.config.precision import InferencePrecision
@@ -20,7 +21,7 @@ from ecocli.model.gate import Gate
 
 
 def restore_model(
-    architecture: ArchitectureConfig,
+    architecture: AnyArchitecture,
     state: Mapping[str, Tensor],
     device: str,
     digest: str,

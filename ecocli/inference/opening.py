@@ -7,6 +7,7 @@ from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.lineage import GATE_FILE, WEIGHTS_FILE, check_price, size_rule
 from ecocli.artifacts.manifest import GateManifest, ParentManifest
 from ecocli.artifacts.tensors import load_tensors
+from ecocli.config.any_architecture import require_segmentation
 from ecocli.config.dataset import ResizeConfig
 from ecocli.config.precision import InferencePrecision
 from ecocli.data.categories import Category
@@ -46,7 +47,8 @@ def open_predictor(
     restored = None
     if gate is not None:
         restored = restore_gate(load_tensors(gate.path_of(GATE_FILE)), gate.manifest, device, gate.digest, beta)
-    architecture, categories = parent.manifest.architecture, tuple(map(Category.of, parent.manifest.categories))
+    architecture = require_segmentation(parent.manifest.architecture, "predict")
+    categories = tuple(map(Category.of, parent.manifest.categories))
     weights = load_tensors(parent.path_of(WEIGHTS_FILE))
     return PhotoPredictor(
         model=restore_model(architecture, weights, device, parent.digest, precision, compile_warning),

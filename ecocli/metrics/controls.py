@@ -15,16 +15,13 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from ecocli.metrics.assignment import (
-    CountTable,
-    assignment_pq,
     best_fixed_mixture,
     mixture_of,
-    mixture_pq,
     oracle_assignment,
-    pq_of_totals,
     random_assignment_pq,
 )
-from ecocli.metrics.bootstrap import bootstrap_totals, compare_with_mixture, stack_weights
+from ecocli.metrics.bootstrap import compare, one_hot
+from ecocli.metrics.results import ResultTable
 
 RANDOM_DRAWS = 20
 CostUnit = Literal["GFLOPs", "ms"]
@@ -101,7 +98,7 @@ class Arena:
 
     Attributes:
         exit_depths: Exits on offer, ascending, in encoder layers run.
-        counts: Panoptic counts of these exits.
+        counts: Results at these exits.
         quality: Panoptic quality of each image at each of them, NaN where undefined.
         costs: Cost of each image at each exit, in the unit of the cost model.
         gflops: The same in GFLOPs.
@@ -113,7 +110,7 @@ class Arena:
     """
 
     exit_depths: tuple[int, ...]
-    counts: CountTable
+    counts: ResultTable
     quality: Float64[np.ndarray, "N E"]
     costs: Float64[np.ndarray, "N E"]
     gflops: Float64[np.ndarray, "N E"]
@@ -152,7 +149,7 @@ class Arena:
         mixture = self.equal_mixture(assignment, own_gflops)
         if mixture is None:
             return float("nan")
-        return assignment_pq(self.counts, assignment) - mixture_pq(self.counts, mixture)
+        return float(self.counts.assignment_quality(assignment) - self.counts.mixture_quality(mixture))
 
     def lead_replicates(
         self, assignment: Int64[np.ndarray, " N"], own_gflops: float = 0.0
@@ -161,9 +158,9 @@ class Arena:
         mixture = self.equal_mixture(assignment, own_gflops)
         if mixture is None:
             return np.full(self.replicates, np.nan)
-        totals = bootstrap_totals(self.counts, stack_weights([assignment], self.num_exits), self.replicates, self.seed)
-        blended = np.einsum("e,retk->rtk", mixture, self._fixed_replicates)
-        leads: Float64[np.ndarray, " R"] = pq_of_totals(totals[:, 0]) - pq_of_totals(blended)
+        weights = np.stack([one_hot(assignment, self.num_exits), np.broadcast_to(mixture, self.costs.shape)])
+        quality = self.counts.replicates(weights, self.replicates, self.seed)
+        leads: Float64[np.ndarray, " R"] = quality[:, 0] - quality[:, 1]
         return leads
 
     @cached_property
@@ -177,18 +174,15 @@ class Arena:
         """Every fixed exit."""
         return tuple(self.choice(self.counts.fixed_assignment(e)) for e in range(self.num_exits))
 
-    @cached_property
-    def _fixed_replicates(self) -> Float64[np.ndarray, "R E 2 K"]:
-        fixed = [self.counts.fixed_assignment(e) for e in range(self.num_exits)]
-        return bootstrap_totals(self.counts, stack_weights(fixed, self.num_exits), self.replicates, self.seed)
-
     def choice(self, assignment: Int64[np.ndarray, " N"]) -> Choice:
         """Score an assignment of exit indices to images."""
-        return self._choice(assignment_pq(self.counts, assignment), assignment, mixture_of(assignment, self.num_exits))
+        return self._choice(
+            self.counts.assignment_quality(assignment), assignment, mixture_of(assignment, self.num_exits)
+        )
 
     def blend(self, mixture: Float64[np.ndarray, " E"]) -> Choice:
         """Score an image-blind mixture at its expected counts."""
-        return self._choice(mixture_pq(self.counts, mixture), None, mixture)
+        return self._choice(self.counts.mixture_quality(mixture), None, mixture)
 
     def _choice(
         self, pq: float, assignment: Int64[np.ndarray, " N"] | None, mixture: Float64[np.ndarray, " E"]
@@ -235,14 +229,13 @@ class Arena:
         blend = None if mixture is None else self.blend(mixture)
         nan = float("nan")
         pq_interval, lead_interval = (nan, nan), (nan, nan)
-        totals = bootstrap_totals(self.counts, stack_weights([assignment], self.num_exits), self.replicates, self.seed)[
-            :, 0
-        ]
         if mixture is not None:
-            comparison = compare_with_mixture(totals, self._fixed_replicates, mixture)
+            weights = np.stack([one_hot(assignment, self.num_exits), np.broadcast_to(mixture, self.costs.shape)])
+            quality = self.counts.replicates(weights, self.replicates, self.seed)
+            comparison = compare(quality[:, 0], quality[:, 1])
             pq_interval, lead_interval = comparison.pq, comparison.lead
         spread = random_assignment_pq(self.counts, assignment, draws, self.seed) if draws else np.array([nan])
-        fixed_pq = pq_of_totals(self.counts.exit_totals)
+        fixed_pq = np.array([choice.pq for choice in fixed])
         scored = self.scorable
         return Verdict(
             unit=self.unit,

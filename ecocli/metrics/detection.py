@@ -117,6 +117,24 @@ class DetectionTable:
         positives = np.bincount(self.true_class, self.true_counts[:, area], self.num_classes)
         return curves.averages(np.ones(self.num_images), positives.astype(np.float64))
 
+    def contents(self) -> Float64[np.ndarray, "N K"]:
+        """True boxes of each class in each image."""
+        cells = self.true_image * self.num_classes + self.true_class
+        true = np.bincount(cells, self.true_counts[:, _ALL], self.num_images * self.num_classes).astype(np.float64)
+        return true.reshape(self.num_images, self.num_classes)
+
+    def assignment_quality(self, assignment: Int64[np.ndarray, " N"]) -> float:
+        """Give the data set's AP, exactly, with each image at its own exit (an index from 0)."""
+        return self.quality(np.eye(self.num_exits)[assignment])
+
+    def mixture_quality(self, mixture: Float64[np.ndarray, " E"]) -> float:
+        """Give the AP at the expected results of a mixture that ignores the image."""
+        return self.quality(np.broadcast_to(mixture, (self.num_images, self.num_exits)))
+
+    def fixed_assignment(self, exit_index: int) -> Int64[np.ndarray, " N"]:
+        """Send every image to one exit."""
+        return np.full(self.num_images, exit_index, np.int64)
+
     def replicates(
         self, weights: Float64[np.ndarray, "M N E"], replicates: int, seed: int
     ) -> Float64[np.ndarray, "R M"]:

@@ -15,12 +15,12 @@ from jaxtyping import Float64, Int64
 from ecocli.metrics.assignment import (
     CountTable,
     best_fixed_mixture,
+    bootstrap_totals,
     mixture_of,
-    mixture_pq,
     oracle_assignment,
     pq_of_totals,
 )
-from ecocli.metrics.bootstrap import bootstrap_totals, one_hot, percentile_interval, stack_weights
+from ecocli.metrics.bootstrap import one_hot, percentile_interval, stack_weights
 from ecocli.metrics.panoptic_quality import ImageCounts, PanopticQuality, panoptic_quality
 
 ORACLE = "oracle"
@@ -177,7 +177,7 @@ def gate_lead(table: ExitTable, gate: GateRun, replicates: int, seed: int, confi
     pq = panoptic_quality(gate.counts).pq
     if mixture is None or pq is None:
         return None
-    control = mixture_pq(table.counts, mixture)
+    control = table.counts.mixture_quality(mixture)
     fixed = [table.counts.fixed_assignment(e) for e in range(E)]
     totals = bootstrap_totals(table.counts, stack_weights([assignment, *fixed], E), replicates, seed)
     blended = np.einsum("e,retk->rtk", mixture, totals[:, 1:])

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int64
 
-from ecocli.metrics.assignment import assignment_pq, mixture_pq, oracle_assignment
+from ecocli.metrics.assignment import oracle_assignment
 from ecocli.metrics.scorecard import ExitTable, image_qualities
 
 PRICES = (0.0, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
@@ -40,7 +40,7 @@ def blend_curve(table: ExitTable, steps: int = 10) -> list[CurvePoint]:
         mixture[lower] = 1.0 - (place - lower)
         if E > 1:
             mixture[lower + 1] = place - lower
-        points.append(CurvePoint(float(mixture @ costs), mixture_pq(table.counts, mixture)))
+        points.append(CurvePoint(float(mixture @ costs), table.counts.mixture_quality(mixture)))
     return points
 
 
@@ -56,11 +56,11 @@ def oracle_curve(table: ExitTable, prices: Sequence[float] = PRICES) -> list[Cur
     for price in prices:
         choice = oracle_assignment(quality - price * np.array(table.exit_depths, np.float64))
         cost = float(table.gflops[rows, choice].mean())
-        points.setdefault(cost, CurvePoint(cost, assignment_pq(table.counts, choice)))
+        points.setdefault(cost, CurvePoint(cost, table.counts.assignment_quality(choice)))
     return [points[cost] for cost in sorted(points)]
 
 
 def place_choice(table: ExitTable, choice: Int64[np.ndarray, " N"]) -> CurvePoint:
     """Place a choice of exit indices by arithmetic, without running anything."""
     gflops = table.gflops[np.arange(len(choice)), choice].mean()
-    return CurvePoint(float(gflops), assignment_pq(table.counts, choice))
+    return CurvePoint(float(gflops), table.counts.assignment_quality(choice))

@@ -11,7 +11,7 @@ from ecocli.config.architecture import (
     SwinConfig,
 )
 from ecocli.config.detr import DetrConfig
-from ecocli.model.contracts import Backbone
+from ecocli.model.contracts import Backbone, ExitModel
 from ecocli.model.deformable import DeformableEncoder
 from ecocli.model.detr import Detr
 from ecocli.model.exit_encoder import ExitEncoder
@@ -79,8 +79,13 @@ def build_encoder(config: EncoderConfig, channels: int, levels: int) -> ExitEnco
     )
 
 
-def build_model(config: ArchitectureConfig) -> Mask2Former:
+def build_model(config: ArchitectureConfig | DetrConfig) -> ExitModel:
     """Build a model with fresh weights drawn from torch's global generator."""
+    return build_detr(config) if isinstance(config, DetrConfig) else build_mask2former(config)
+
+
+def build_mask2former(config: ArchitectureConfig) -> Mask2Former:
+    """Build a Mask2Former; see ``build_model``."""
     backbone, channels = build_backbone(config.backbone)
     pixel, transformer = config.pixel_decoder, config.transformer_decoder
     return Mask2Former(
@@ -107,7 +112,7 @@ def build_model(config: ArchitectureConfig) -> Mask2Former:
 
 
 def build_detr(config: DetrConfig) -> Detr:
-    """Build a DETR with fresh weights drawn from torch's global generator."""
+    """Build a DETR; see ``build_model``."""
     backbone, channels = build_backbone(config.backbone)
     return Detr(
         backbone=backbone,

@@ -122,6 +122,10 @@ class ExitModel(nn.Module):
         """The layer that gives the class logits."""
         raise NotImplementedError
 
+    def parameter_parts(self) -> dict[str, nn.Module]:
+        """What stands beside the backbone, by the names of the papers' tables."""
+        raise NotImplementedError
+
     def transformer_layers(self) -> Iterator[nn.Module]:
         """All layers of encoder and decoder, whose activations may be recomputed in training."""
         raise NotImplementedError

@@ -22,6 +22,7 @@ from ecocli.exits import ExitPlan
 from ecocli.model.contracts import Backbone, ExitModel, Size
 from ecocli.model.detr_transformer import QueryDecoder, Transformer, TransformerEncoder
 from ecocli.model.layers import masked_sine_positions, sine_positions
+from ecocli.model.parts import Part
 from ecocli.model.transformer_decoder import MaskEmbedding
 
 
@@ -138,6 +139,10 @@ class Detr(ExitModel):
         """The encoder's layers."""
         return self.transformer.encoder.layers
 
+    def parameter_parts(self) -> dict[str, nn.Module]:
+        """What stands beside the backbone, by the names of the papers' tables."""
+        return {"pixel_decoder": self.transformer.encoder, "transformer_decoder": self.transformer.decoder}
+
     def transformer_layers(self) -> Iterator[nn.Module]:
         """All layers of encoder and decoder, whose activations may be recomputed in training."""
         yield from self.transformer.encoder.layers
@@ -153,14 +158,18 @@ class Detr(ExitModel):
         images = images.contiguous(memory_format=torch.channels_last)
         with self._autocast(images):
             maps = self.backbone(images)
+        return self._project(maps, (images.shape[2], images.shape[3]), image_sizes)
+
+    def _project(
+        self, maps: Mapping[str, Float[Tensor, "B _c _h _w"]], padded_size: Size, image_sizes: Sequence[Size] | None
+    ) -> MapFeatures:
+        with self._autocast(maps["res5"]):
             projected = self.input_proj(maps["res5"])
-        height, width = projected.shape[2:]
-        padded_size = (images.shape[2], images.shape[3])
-        sizes = [padded_size] * len(images) if image_sizes is None else image_sizes
-        padding = padding_of_cells(padded_size, sizes, (height, width), images.device)
-        channels = projected.shape[1]
+        batch, channels, height, width = projected.shape
+        sizes = [padded_size] * batch if image_sizes is None else image_sizes
+        padding = padding_of_cells(padded_size, sizes, (height, width), projected.device)
         if padding is None:
-            positions = sine_positions(height, width, channels, images.device, torch.float32)[None]
+            positions = sine_positions(height, width, channels, projected.device, torch.float32)[None]
         else:
             positions = masked_sine_positions(padding, channels)
         return MapFeatures(
@@ -220,6 +229,56 @@ class Detr(ExitModel):
             return x.view(x.shape[0], exits, batch, *x.shape[2:]).transpose(0, 1)
 
         return BoxPredictions(split(stacked.pred_logits), split(stacked.pred_boxes))
+
+    def parts(self, exit_depth: int, all_layers: bool = False) -> tuple[Part, ...]:
+        """The steps of one exit, of images that are not padded."""
+        maps = ("res2", "res3", "res4", "res5")
+
+        def backbone(images: Tensor) -> tuple[Tensor, ...]:
+            with self._autocast(images):
+                found = self.backbone(images.contiguous(memory_format=torch.channels_last))
+            return tuple(found[name] for name in maps)
+
+        def project(res5: Tensor) -> tuple[Tensor, ...]:
+            return (self._unpadded(res5).tokens,)
+
+        def encode(tokens: Tensor, res5: Tensor) -> tuple[Tensor, ...]:
+            return self.encode(self._unpadded(res5, tokens), (exit_depth,))
+
+        def predict(tokens: Tensor, res5: Tensor) -> tuple[Tensor, ...]:
+            final = self.decode(tokens, self._unpadded(res5, tokens), all_layers)
+            return final.pred_logits, final.pred_boxes
+
+        return (
+            Part("backbone", backbone, ("images",), maps),
+            Part("projections", project, ("res5",), ("tokens",)),
+            Part("encoder", encode, ("tokens", "res5"), ("tokens",)),
+            # A detector has none; tables show it as zero.
+            Part("mask_features", lambda: (), (), ()),
+            Part("transformer_decoder", predict, ("tokens", "res5"), ("pred_logits", "pred_boxes")),
+        )
+
+    def layer_parts(self, exit_depth: int) -> tuple[Part, ...]:
+        """The part ``encoder`` layer by layer."""
+
+        def layer(index: int) -> Part:
+            def run(tokens: Tensor, res5: Tensor) -> tuple[Tensor, ...]:
+                features = self._unpadded(res5, tokens)
+                with self._autocast(tokens):
+                    return (self.encoder_layers[index](tokens, features.positions, None),)
+
+            return Part(f"encoder.{index}", run, ("tokens", "res5"), ("tokens",))
+
+        return tuple(layer(index) for index in self.exits.layers_of(exit_depth))
+
+    def _unpadded(self, res5: Tensor, tokens: Tensor | None = None) -> MapFeatures:
+        """Features of images without padding, around tokens that are there already or projected from the map."""
+        height, width = res5.shape[2:]
+        if tokens is None:
+            with self._autocast(res5):
+                tokens = self.input_proj(res5).flatten(2).transpose(1, 2)
+        positions = sine_positions(height, width, tokens.shape[2], tokens.device, torch.float32)[None]
+        return MapFeatures({"res5": res5}, tokens, ((height, width),), positions, None, self.stride)
 
     def predict_at(self, features: MapFeatures, depths: Int[Tensor, " B"]) -> BoxPredictions:
         """Final predictions [B, Q, ...], each image at its own exit depth; images leave the encoder as they are done.

@@ -114,6 +114,11 @@ class Mask2Former(ExitModel):
         """The encoder's layers."""
         return self.sem_seg_head.pixel_decoder.encoder.layers
 
+    def parameter_parts(self) -> dict[str, nn.Module]:
+        """What stands beside the backbone, by the names of the papers' tables."""
+        head = self.sem_seg_head
+        return {"pixel_decoder": head.pixel_decoder, "transformer_decoder": head.predictor}
+
     def transformer_layers(self) -> Iterator[nn.Module]:
         """All layers of encoder and decoder, whose activations may be recomputed in training."""
         predictor = self.sem_seg_head.predictor

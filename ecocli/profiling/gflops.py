@@ -7,6 +7,7 @@ Post-processing is counted as the original does it, every query's mask at full s
 published ones; what inference here really does is less.
 """
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -15,14 +16,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from ecocli.config.architecture import ArchitectureConfig
+from ecocli.config.detr import DetrConfig
 from ecocli.exits import ExitPlan
-from ecocli.model.builders import build_model
+from ecocli.model.builders import build_detr, build_mask2former
 from ecocli.model.contracts import ExitModel
 from ecocli.model.gate import FeatureName, Gate, pool_features
 from ecocli.model.hybrid import AttentionLayer
+from ecocli.model.layers import FrozenBatchNorm2d, NormedConv2d
 from ecocli.model.parts import run_parts
 from ecocli.profiling.counter import Convention, Meter, Reading
 
@@ -86,7 +90,48 @@ class _NetworkCosts:
 @functools.lru_cache(maxsize=4)
 def _meta_model(architecture: ArchitectureConfig) -> ExitModel:
     with torch.device("meta"):
-        return build_model(architecture).eval().requires_grad_(False)
+        return build_mask2former(architecture).eval().requires_grad_(False)
+
+
+@functools.lru_cache(maxsize=1024)
+def _detr_costs(config: DetrConfig, padded_size: Size) -> _NetworkCosts:
+    with torch.device("meta"):
+        model = build_detr(config).eval().requires_grad_(False)
+    for module in model.modules():
+        # The original's frozen norm is a product and a sum, which the source's tool does not see.
+        if isinstance(module, NormedConv2d) and isinstance(module.norm, FrozenBatchNorm2d):
+            module.norm = nn.Identity()
+    readings: list[Reading] = []
+
+    def note(*_hook_arguments: object) -> None:
+        readings.append(meter.read())
+
+    hooks = [module.register_forward_hook(note) for module in (model.backbone, *model.encoder_layers)]
+    try:
+        with Meter() as meter:
+            note()
+            features = model.extract(torch.empty(1, 3, *padded_size, device="meta"))
+            pooled = pool_features(features, [padded_size])
+            # The original masks padding also where there is none, so the source sees no query-key product.
+            masked = torch.zeros(features.tokens.shape[:2], dtype=torch.bool, device="meta")
+            features = dataclasses.replace(features, padding_mask=masked)
+            note()
+            (tokens,) = model.encode(features, (model.exits.deepest,))
+            note()
+            model.decode(tokens, features)
+            note()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    parts = [after - before for before, after in itertools.pairwise(readings)]
+    return _NetworkCosts(
+        backbone=parts[0],
+        projections=parts[1],
+        encoder_layers=tuple(parts[2:-2]),
+        fusion=parts[-2],
+        transformer_decoder=parts[-1],
+        gate_channels={name: feature.shape[1] for name, feature in pooled.items()},
+    )
 
 
 @functools.lru_cache(maxsize=1024)
@@ -153,7 +198,7 @@ def _gate_cost(channels: int, exits: int) -> float:
 
 
 def count_gflops(
-    architecture: ArchitectureConfig,
+    architecture: ArchitectureConfig | DetrConfig,
     padded_size: Size,
     original_size: Size,
     exit_depths: Sequence[int],
@@ -168,7 +213,7 @@ def count_gflops(
 
     Args:
         architecture: What to build; weights play no part.
-        padded_size: Height and width of the network's input, in pixels, multiples of 32.
+        padded_size: Height and width of the network's input, in pixels, multiples of the architecture's divisor.
         original_size: Height and width of the image as it was before resizing, in pixels.
         exit_depths: Exits offered, in encoder layers run.
         convention: ``paper`` for figures that compare with published ones, ``all`` to add deformable sampling and the
@@ -176,13 +221,17 @@ def count_gflops(
         gate_feature: Pooled feature the gate reads.
 
     Raises:
-        ValueError: If a padded side is not a positive multiple of 32, or a depth is not one of the encoder's.
+        ValueError: If a padded side is not a positive multiple of the divisor, or a depth is not one of the encoder's.
     """
-    divisor = _meta_model(architecture).size_divisor
+    divisor = architecture.size_divisor
     if min(padded_size) < divisor or any(side % divisor for side in padded_size):
         raise ValueError(f"padded size {padded_size[0]}x{padded_size[1]}; both sides must be multiples of {divisor}")
-    network = _network_costs(architecture, padded_size)
-    queries, classes = architecture.transformer_decoder.num_queries, architecture.num_classes
+    if isinstance(architecture, DetrConfig):
+        network, post_processing = _detr_costs(architecture, padded_size), 0.0
+    else:
+        network = _network_costs(architecture, padded_size)
+        queries, classes = architecture.transformer_decoder.num_queries, architecture.num_classes
+        post_processing = _post_processing_cost(queries, classes, padded_size, original_size)
     upsampling = network.fusion.resizing_gflops
     costs = ExitCosts(
         exits=architecture.exits,
@@ -193,7 +242,7 @@ def count_gflops(
         mask_features=network.fusion.gflops(convention) - upsampling,
         upsampling=upsampling,
         transformer_decoder=network.transformer_decoder.gflops(convention),
-        post_processing=_post_processing_cost(queries, classes, padded_size, original_size),
+        post_processing=post_processing,
         gate=_gate_cost(network.gate_channels[gate_feature], len(exit_depths)),
     )
     for depth in exit_depths:

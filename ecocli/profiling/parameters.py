@@ -5,19 +5,13 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from ecocli.config.architecture import ArchitectureConfig
+from ecocli.config.any_architecture import AnyArchitecture
 from ecocli.model.builders import build_model
 
 
-def count_parameters(architecture: ArchitectureConfig) -> Mapping[str, int]:
+def count_parameters(architecture: AnyArchitecture) -> Mapping[str, int]:
     """Count parameters by part, with their ``total``; buffers are none."""
     with torch.device("meta"):
         model = build_model(architecture)
-    head = model.sem_seg_head
-    parts: dict[str, nn.Module] = {
-        "backbone": model.backbone,
-        "pixel_decoder": head.pixel_decoder,
-        "transformer_decoder": head.predictor,
-        "total": model,
-    }
+    parts: dict[str, nn.Module] = {"backbone": model.backbone, **model.parameter_parts(), "total": model}
     return {name: sum(parameter.numel() for parameter in part.parameters()) for name, part in parts.items()}

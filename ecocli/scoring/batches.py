@@ -6,16 +6,18 @@ many processes share the batches does not matter.
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int32
 
 from ecocli.config.dataset import ResizeConfig
 from ecocli.data.batching import ImageBatch, make_batch
-from ecocli.data.panoptic import PanopticDataset, Segment
+from ecocli.data.images import ImageDataset
+from ecocli.data.panoptic import ImageRecord, PanopticDataset, Segment
 from ecocli.data.transforms import resize_for_test, shortest_edge_size
 from ecocli.model.contracts import ExitModel
 from ecocli.model.mask2former import images_at_once
@@ -46,12 +48,12 @@ class LabelledBatch:
     Attributes:
         positions: Where each image stands in the data set.
         images: The images.
-        truths: Their ground truth.
+        truths: Their ground truth, of their task.
     """
 
     positions: tuple[int, ...]
     images: ImageBatch
-    truths: tuple[TruePanoptic, ...]
+    truths: tuple[Any, ...]
 
 
 def padded_size(original: Size, rule: ResizeConfig, divisor: int = 32) -> Size:
@@ -62,20 +64,23 @@ def padded_size(original: Size, rule: ResizeConfig, divisor: int = 32) -> Size:
     return -(-height // divisor) * divisor, -(-width // divisor) * divisor
 
 
-def plan_batches(sizes: Sequence[Size], rule: ResizeConfig, batch_size: int) -> list[tuple[int, ...]]:
+def plan_batches(
+    sizes: Sequence[Size], rule: ResizeConfig, batch_size: int, divisor: int = 32
+) -> list[tuple[int, ...]]:
     """Group images by padded size and cut the groups into batches.
 
     Args:
         sizes: Original size of every image of the data set.
         rule: Test-time resize.
         batch_size: Images per batch at most.
+        divisor: Padded sizes are multiples of it; with 1, images of a batch are of one size.
 
     Returns:
         Positions in the data set, batch by batch, ordered by each batch's first image.
     """
     groups: dict[Size, list[int]] = {}
     for position, size in enumerate(sizes):
-        groups.setdefault(padded_size(size, rule), []).append(position)
+        groups.setdefault(padded_size(size, rule, divisor), []).append(position)
     batches = [
         tuple(group[start : start + batch_size])
         for group in groups.values()
@@ -84,13 +89,15 @@ def plan_batches(sizes: Sequence[Size], rule: ResizeConfig, batch_size: int) -> 
     return sorted(batches)
 
 
-def plan_dataset(dataset: PanopticDataset, rule: ResizeConfig, batch_size: int) -> list[tuple[int, ...]]:
+def plan_dataset(
+    dataset: ImageDataset, rule: ResizeConfig, batch_size: int, divisor: int = 32
+) -> list[tuple[int, ...]]:
     """Plan the batches of a data set; see ``plan_batches``."""
-    return plan_batches([(record.height, record.width) for record in dataset.records], rule, batch_size)
+    return plan_batches([(record.height, record.width) for record in dataset.records], rule, batch_size, divisor)
 
 
 def cut_batches(
-    batches: Sequence[Sequence[int]], dataset: PanopticDataset, rule: ResizeConfig, device: str
+    batches: Sequence[Sequence[int]], dataset: ImageDataset, rule: ResizeConfig, device: str
 ) -> Iterator[Sequence[int]]:
     """Cut planned batches down to what the device is best at; see ``ecocli.model.mask2former.images_at_once``."""
     for positions in batches:
@@ -101,8 +108,26 @@ def cut_batches(
             yield positions[start : start + size]
 
 
+TruthLoader = Callable[[Any, Any], Any]
+"""From a data set and one of its records to the ground truth of that image."""
+
+
+def panoptic_truth(dataset: PanopticDataset, record: ImageRecord) -> TruePanoptic:
+    """Decode the panoptic map of an image.
+
+    Raises:
+        DataError: Its file is missing or damaged.
+    """
+    return TruePanoptic(dataset.load_panoptic(record), record.segments)
+
+
 def load_batch(
-    dataset: PanopticDataset, positions: Sequence[int], rule: ResizeConfig, model: ExitModel, device: str
+    dataset: ImageDataset,
+    positions: Sequence[int],
+    rule: ResizeConfig,
+    model: ExitModel,
+    device: str,
+    load_truth: TruthLoader = panoptic_truth,
 ) -> LabelledBatch:
     """Read one batch.
 
@@ -120,16 +145,17 @@ def load_batch(
         image_ids=[record.image_id for record in records],
         device=device,
     )
-    truths = tuple(TruePanoptic(dataset.load_panoptic(record), record.segments) for record in records)
+    truths = tuple(load_truth(dataset, record) for record in records)
     return LabelledBatch(tuple(positions), batch, truths)
 
 
 def iterate_batches(
-    dataset: PanopticDataset,
+    dataset: ImageDataset,
     batches: Sequence[Sequence[int]],
     rule: ResizeConfig,
     model: ExitModel,
     device: str,
+    load_truth: TruthLoader = panoptic_truth,
 ) -> Iterator[LabelledBatch]:
     """Yield planned batches in order, cut for the device, reading the next ones while the network works.
 
@@ -139,7 +165,7 @@ def iterate_batches(
     waiting: deque[Future[LabelledBatch]] = deque()
     with ThreadPoolExecutor(_BATCHES_AHEAD) as readers:
         for positions in cut_batches(batches, dataset, rule, device):
-            waiting.append(readers.submit(load_batch, dataset, positions, rule, model, device))
+            waiting.append(readers.submit(load_batch, dataset, positions, rule, model, device, load_truth))
             if len(waiting) > _BATCHES_AHEAD:
                 yield waiting.popleft().result()
         while waiting:

@@ -7,6 +7,7 @@ arithmetic. Backbone and encoder run once, the decoder once per exit.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,14 +31,14 @@ class DerivedRow:
         image_id: The image's id.
         original_size: Height and width on disk, in pixels.
         padded_size: Height and width of the network's input, in pixels.
-        counts: Panoptic counts at each exit.
+        counts: Panoptic counts, or detections, at each exit.
         features: Pooled features of the gate.
     """
 
     image_id: str
     original_size: Size
     padded_size: Size
-    counts: tuple[ImageCounts, ...]
+    counts: tuple[Any, ...]
     features: Mapping[FeatureName, Float16[np.ndarray, " _c"]]
 
     @property

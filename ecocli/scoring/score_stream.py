@@ -6,21 +6,33 @@ cores, and threads of the one waiting for those of the other cost more than the 
 exits of a batch are scored side by side once its network has finished.
 """
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float16
 
-from ecocli.inference.postprocess import PanopticRule
 from ecocli.inference.predictor import ImagePrediction, predict_exits
 from ecocli.model.contracts import ExitModel
 from ecocli.model.gate import FeatureName, pool_features
 from ecocli.scoring.batches import LabelledBatch
-from ecocli.scoring.score_exits import DerivedRow, ScoredPrediction, score_prediction
+from ecocli.scoring.score_exits import DerivedRow
+
+
+@runtime_checkable
+class Scored(Protocol):
+    """What scoring one image at one exit gives."""
+
+    @property
+    def counts(self) -> Any:
+        """What a table keeps of it."""
+
+
+Score = Callable[[ImagePrediction, Any], Scored]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,12 +49,12 @@ class _Pending:
     """A batch whose predictions are being scored: one future per image and exit."""
 
     outputs: _Outputs
-    scores: list[list[Future[ScoredPrediction]]]
+    scores: list[list[Future[Scored]]]
 
     @classmethod
-    def start(cls, outputs: _Outputs, rule: PanopticRule, pool: ThreadPoolExecutor) -> "_Pending":
+    def start(cls, outputs: _Outputs, score: Score, pool: ThreadPoolExecutor) -> "_Pending":
         scores = [
-            [pool.submit(score_prediction, predictions[place], truth, rule) for predictions in outputs.exits]
+            [pool.submit(score, predictions[place], truth) for predictions in outputs.exits]
             for place, truth in enumerate(outputs.batch.truths)
         ]
         return cls(outputs, scores)
@@ -69,7 +81,7 @@ def stream_rows(
     model: ExitModel,
     batches: Iterable[LabelledBatch],
     exit_depths: tuple[int, ...],
-    rule: PanopticRule,
+    score: Score,
     threads: int,
 ) -> Generator[list[tuple[int, DerivedRow]], None, None]:
     """Yield the rows of each batch with their positions in the data set, in order.
@@ -78,7 +90,7 @@ def stream_rows(
         model: In evaluation mode, on the batches' device.
         batches: Each of images of one padded size.
         exit_depths: Ascending, in encoder layers run.
-        rule: Panoptic post-processing.
+        score: Scores the prediction of one image against its truth; its ``counts`` are kept.
         threads: For scoring.
 
     Raises:
@@ -91,10 +103,10 @@ def stream_rows(
                 outputs = _run_network(model, batch, exit_depths)
                 if not batch.images.images.is_cuda:
                     with _one_torch_thread():
-                        rows = _Pending.start(outputs, rule, pool).rows()
+                        rows = _Pending.start(outputs, score, pool).rows()
                     yield rows
                     continue
-                former, waiting = waiting, _Pending.start(outputs, rule, pool)
+                former, waiting = waiting, _Pending.start(outputs, score, pool)
                 if former is not None:
                     yield former.rows()
             if waiting is not None:

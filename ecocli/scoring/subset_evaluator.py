@@ -17,9 +17,11 @@ from ecocli.data.datasets import take
 from ecocli.data.panoptic import PanopticDataset
 from ecocli.errors import DataError, EcoError
 from ecocli.inference.loading import panoptic_rule, restore_model
+from ecocli.inference.predictor import ImagePrediction
 from ecocli.metrics.panoptic_quality import ImageCounts, PanopticQuality, panoptic_quality, sum_counts
 from ecocli.runtime.context import Runtime
-from ecocli.scoring.batches import cut_batches, iterate_batches, plan_dataset
+from ecocli.scoring.batches import TruePanoptic, cut_batches, iterate_batches, plan_dataset
+from ecocli.scoring.score_exits import ScoredPrediction, score_prediction
 from ecocli.scoring.score_stream import stream_rows
 
 
@@ -78,6 +80,9 @@ class SubsetEvaluator:
         """Number of images."""
         return len(self._dataset)
 
+    def _score(self, prediction: ImagePrediction, truth: TruePanoptic) -> ScoredPrediction:
+        return score_prediction(prediction, truth, self._rule)
+
     def __call__(self, weights: Mapping[str, Tensor]) -> dict[int, PanopticQuality] | None:
         """Score weights; all processes call this together and get the same.
 
@@ -97,7 +102,7 @@ class SubsetEvaluator:
         batches = iterate_batches(self._dataset, own, self._resize, model, device)
         counts: dict[int, tuple[ImageCounts, ...]] = {}
         failure: EcoError | None = None
-        with closing(stream_rows(model, batches, self._exit_depths, self._rule, self._runtime.threads)) as rows:
+        with closing(stream_rows(model, batches, self._exit_depths, self._score, self._runtime.threads)) as rows:
             for _ in range(0, len(self._batches), world.world_size):
                 if self._agree_to_stop(failure):
                     return None

@@ -19,18 +19,17 @@ from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.lineage import WEIGHTS_FILE
 from ecocli.artifacts.manifest import DerivedManifest, ParentManifest
 from ecocli.artifacts.store import Store
-from ecocli.config.architecture import ArchitectureConfig
+from ecocli.config.any_architecture import AnyArchitecture
 from ecocli.config.derive import DeriveConfig
 from ecocli.data.categories import check_trained_categories
-from ecocli.data.datasets import open_dataset
-from ecocli.data.panoptic import PanopticDataset
+from ecocli.data.images import ImageDataset
 from ecocli.errors import DataError
 from ecocli.runtime.context import Runtime
 from ecocli.runtime.parts import Part, check_stop, compute_parts, read_parts
+from ecocli.tasks.registry import task_of
 
 if TYPE_CHECKING:
     from ecocli.artifacts.derived_table import DerivedRecord
-    from ecocli.inference.postprocess import PanopticRule
     from ecocli.model.contracts import ExitModel
     from ecocli.scoring.score_exits import DerivedRow
 
@@ -57,10 +56,10 @@ class Derivation:
     """What is measured on what."""
 
     parent: Artifact[ParentManifest]
-    datasets: tuple[PanopticDataset, ...]
+    datasets: tuple[ImageDataset, ...]
 
     @property
-    def architecture(self) -> ArchitectureConfig:
+    def architecture(self) -> AnyArchitecture:
         """The parent's."""
         return self.parent.manifest.architecture
 
@@ -94,7 +93,8 @@ def plan(config: DeriveConfig, inputs: Mapping[str, str], store: Store, runtime:
         InterruptedRunError: From the work: a signal stopped the derivation; finished parts are kept.
     """
     parent = store.get(inputs["parent"], ParentManifest)
-    datasets = tuple(open_dataset(config.dataset, split) for split in config.splits)
+    task = task_of(parent.manifest.architecture)
+    datasets = tuple(task.open(config.dataset, split) for split in config.splits)
     check_trained_categories(parent.digest, parent.manifest.categories, datasets[0].name, datasets[0].categories)
     for dataset in datasets[1:]:
         if [(c.id, c.name) for c in dataset.categories] != [(c.id, c.name) for c in datasets[0].categories]:
@@ -164,7 +164,7 @@ class DerivePart(Part):
         batches: Positions in the data set, batch by batch.
     """
 
-    dataset: PanopticDataset
+    dataset: ImageDataset
     batches: tuple[tuple[int, ...], ...]
 
 
@@ -175,7 +175,9 @@ def plan_parts(config: DeriveConfig, subject: Derivation, folder: Path) -> list[
     step = max(config.execution.part_images // config.batch_size, 1)
     parts = []
     for dataset in subject.datasets:
-        batches = plan_dataset(dataset, config.dataset.test_resize, config.batch_size)
+        batches = plan_dataset(
+            dataset, config.dataset.test_resize, config.batch_size, subject.architecture.size_divisor
+        )
         ids = dataset.records.image_ids
         for first in range(0, len(batches), step):
             some = tuple(batches[first : first + step])
@@ -187,19 +189,19 @@ def plan_parts(config: DeriveConfig, subject: Derivation, folder: Path) -> list[
 
 def _compute(config: DeriveConfig, subject: Derivation, parts: Sequence[DerivePart], runtime: Runtime) -> None:
     def open_work() -> Callable[[DerivePart, Path], None]:
-        model, rule = _restore(config, subject, runtime)
-        return lambda part, folder: _compute_part(config, subject, part, folder, model, rule, runtime)
+        model = _restore(config, subject, runtime)
+        return lambda part, folder: _compute_part(config, subject, part, folder, model, runtime)
 
     compute_parts(parts, open_work, runtime, doing="deriving", of="derived table")
 
 
-def _restore(config: DeriveConfig, subject: Derivation, runtime: Runtime) -> tuple["ExitModel", "PanopticRule"]:
+def _restore(config: DeriveConfig, subject: Derivation, runtime: Runtime) -> "ExitModel":
     # torch is loaded only where something is computed; a result that is there is returned without it.
     from ecocli.artifacts.tensors import load_tensors
-    from ecocli.inference.loading import panoptic_rule, restore_model
+    from ecocli.inference.loading import restore_model
 
     weights = load_tensors(subject.parent.path_of(WEIGHTS_FILE))
-    model = restore_model(
+    return restore_model(
         subject.architecture,
         weights,
         runtime.device,
@@ -207,8 +209,6 @@ def _restore(config: DeriveConfig, subject: Derivation, runtime: Runtime) -> tup
         config.precision,
         runtime.log.warning if config.execution.compile else None,
     )
-    categories = [(category.id, category.is_thing) for category in subject.datasets[0].categories]
-    return model, panoptic_rule(subject.architecture, categories)
 
 
 def _compute_part(
@@ -217,7 +217,6 @@ def _compute_part(
     part: DerivePart,
     folder: Path,
     model: "ExitModel",
-    rule: "PanopticRule",
     runtime: Runtime,
 ) -> None:
     from ecocli.artifacts.derived_table import build_table
@@ -227,16 +226,18 @@ def _compute_part(
 
     depths = subject.parent.manifest.exit_depths
     threads = config.execution.score_threads or runtime.threads
-    batches = iterate_batches(part.dataset, part.batches, config.dataset.test_resize, model, runtime.device)
+    task = task_of(subject.architecture)
+    score, load_truth = task.scorer(subject.architecture, subject.datasets[0].categories, config.box_quality)
+    batches = iterate_batches(part.dataset, part.batches, config.dataset.test_resize, model, runtime.device, load_truth)
     records = []
-    with closing(stream_rows(model, batches, depths, rule, threads)) as stream:
+    with closing(stream_rows(model, batches, depths, score, threads)) as stream:
         for rows in stream:
             check_stop(runtime)
             records += [_record(subject, part.dataset, position, row) for position, row in rows]
-    write_table(folder / ROWS_FILE, build_table(records))
+    write_table(folder / ROWS_FILE, build_table(records, task.columns))
 
 
-def _record(subject: Derivation, dataset: PanopticDataset, position: int, row: "DerivedRow") -> "DerivedRecord":
+def _record(subject: Derivation, dataset: ImageDataset, position: int, row: "DerivedRow") -> "DerivedRecord":
     from ecocli.artifacts.derived_table import DerivedRecord
     from ecocli.profiling.gflops import count_gflops
 
@@ -244,7 +245,7 @@ def _record(subject: Derivation, dataset: PanopticDataset, position: int, row: "
     costs = count_gflops(subject.architecture, row.padded_size, row.original_size, depths)
     return DerivedRecord(
         image_id=row.image_id,
-        file_name=dataset.records[position].file_name,
+        file_name=dataset.records.file_names[position],
         size=row.original_size,
         padded_size=row.padded_size,
         counts=row.counts,
@@ -254,7 +255,7 @@ def _record(subject: Derivation, dataset: PanopticDataset, position: int, row: "
     )
 
 
-def _join(dataset: PanopticDataset, parts: Sequence[DerivePart], folder: Path) -> Path:
+def _join(dataset: ImageDataset, parts: Sequence[DerivePart], folder: Path) -> Path:
     """Join the parts of a split in the data set's order; every image must occur once."""
     import numpy as np
     import pyarrow as pa
@@ -280,6 +281,7 @@ def _manifest(action: Action, config: DeriveConfig, subject: Derivation, files: 
 
     from ecocli.artifacts.derived_table import FEATURE_PREFIX
 
+    task = task_of(subject.architecture)
     schema = pq.read_schema(next(iter(files.values())))
     sizes = {
         field.name.removeprefix(FEATURE_PREFIX): field.type.list_size
@@ -292,4 +294,6 @@ def _manifest(action: Action, config: DeriveConfig, subject: Derivation, files: 
         exit_depths=subject.parent.manifest.exit_depths,
         rows={dataset.split: len(dataset) for dataset in subject.datasets},
         feature_sizes=sizes,
+        task=task.name,
+        quality=task.quality(config.box_quality),
     )

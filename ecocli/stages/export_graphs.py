@@ -14,6 +14,7 @@ from ecocli.artifacts.lineage import GATE_FILE, WEIGHTS_FILE, exit_of, open_gate
 from ecocli.artifacts.manifest import GateManifest, ParentManifest
 from ecocli.artifacts.store import Store
 from ecocli.artifacts.tensors import load_tensors, save_tensors
+from ecocli.config.any_architecture import require_segmentation
 from ecocli.config.architecture import ArchitectureConfig
 from ecocli.config.export_graphs import ExportGraphsConfig
 from ecocli.config.exported import PLAN_FILE, ExportedPlan, GateEntry
@@ -99,7 +100,8 @@ def run(config: ExportGraphsConfig, inputs: Mapping[str, str], store: Store, run
     planned = plan(config, inputs, store)
     out, manifest, fitted = planned.out, planned.parent.manifest, planned.gate
     weights = load_tensors(planned.parent.path_of(WEIGHTS_FILE))
-    model = restore_model(manifest.architecture, weights, "cpu", planned.parent.digest)
+    architecture = require_segmentation(manifest.architecture, "export")
+    model = restore_model(architecture, weights, "cpu", planned.parent.digest)
     assert isinstance(model, Mask2Former)
     gate, entry = None, None
     if fitted is not None:
@@ -129,7 +131,7 @@ def run(config: ExportGraphsConfig, inputs: Mapping[str, str], store: Store, run
             },
             graphs=write_graphs(parts, size, config.size is not None, config.format, beside),
             gate=entry,
-            architecture=manifest.architecture,
+            architecture=architecture,
             categories=manifest.categories,
             resize=config.test_resize or size_rule(manifest),
             sizes=() if config.size is None else (config.size,),

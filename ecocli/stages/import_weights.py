@@ -14,15 +14,20 @@ from ecocli.artifacts.lineage import GATE_FILE, WEIGHTS_FILE
 from ecocli.artifacts.manifest import GateManifest, ParentManifest
 from ecocli.artifacts.store import Store
 from ecocli.artifacts.tensors import save_tensors
-from ecocli.config.architecture import ARCHITECTURES, ArchitectureConfig
+from ecocli.config.any_architecture import AnyArchitecture
+from ecocli.config.architecture import ARCHITECTURES
 from ecocli.config.dataset import DATASET_PRESETS, ResizeConfig
+from ecocli.config.detr import DETR_ARCHITECTURES, DetrConfig
 from ecocli.config.import_weights import ImportRequest, ImportWeightsConfig
 from ecocli.data.annotations import read_annotations
+from ecocli.data.boxes import read_instances
 from ecocli.data.categories import CITYSCAPES, COCO, SHAPES, Category
+from ecocli.data.detection import class_indices
 from ecocli.errors import DataError, UsageError
 from ecocli.model.builders import build_model
 from ecocli.runtime.context import Runtime
 from ecocli.weights.architecture import apply_preset, infer_architecture, infer_as_preset
+from ecocli.weights.detr import detr_from_folder, infer_detr
 from ecocli.weights.files import load_state, source_digest
 from ecocli.weights.huggingface import architecture_from_folder
 from ecocli.weights.loading import RecognisedState, fit_weights, recognise, shorten
@@ -56,7 +61,7 @@ class Source:
     """
 
     weights: RecognisedState
-    architecture: ArchitectureConfig
+    architecture: AnyArchitecture
     labels: tuple[str, ...]
     digest: str
 
@@ -74,10 +79,12 @@ def read_source(path: Path, arch: str | None) -> Source:
     recognised = recognise(load_state(path), str(path))
     if not recognised.is_full:
         raise DataError(
-            f"{path} is a {recognised.source}, expected a whole Mask2Former. Start a training from it with "
+            f"{path} is a {recognised.source}, expected a whole model. Start a training from it with "
             "`eco train-parent --init`."
         )
     labels: tuple[str, ...] = ()
+    if recognised.is_detr:
+        return _read_detr(path, recognised, arch)
     preset = None if arch is None else ARCHITECTURES[arch]
     if path.is_dir():
         architecture, labels = architecture_from_folder(path)
@@ -87,6 +94,32 @@ def read_source(path: Path, arch: str | None) -> Source:
     else:
         architecture = infer_as_preset(recognised.tensors, preset)
     return Source(recognised, architecture, labels, source_digest(path))
+
+
+def _read_detr(path: Path, recognised: RecognisedState, arch: str | None) -> Source:
+    labels: tuple[str, ...] = ()
+    if path.is_dir():
+        found, labels = detr_from_folder(path, recognised.tensors)
+    else:
+        found = infer_detr(recognised.tensors)
+    if arch is not None:
+        named = DETR_ARCHITECTURES.get(arch)
+        # Whether the last stage is dilated shows in no tensor.
+        like = None if named is None else found.model_copy(update={"backbone": named.backbone, "name": arch})
+        if (
+            named is None
+            or like is None
+            or infer_detr(recognised.tensors, arch, named.heads).model_copy(
+                update={"backbone": named.backbone, "name": arch, "num_classes": named.num_classes}
+            )
+            != named
+        ):
+            raise DataError(
+                f"The checkpoint is of another model than {arch}: it is a {found.name} DETR. Leave --arch out to take "
+                "the architecture from the checkpoint."
+            )
+        found = like
+    return Source(recognised, found, labels, source_digest(path))
 
 
 def plan(
@@ -121,7 +154,7 @@ def plan(
         lacking = [*report.missing, *map(str, report.mismatched)]
         if lacking:
             raise DataError(
-                f"{config.source} is no complete Mask2Former: it lacks {shorten(lacking)}. Expected every tensor of "
+                f"{config.source} is no complete model: it lacks {shorten(lacking)}. Expected every tensor of "
                 f"the architecture {source.architecture.name}."
             )
         runtime.log.info("%s: %s", config.source, report.summary())
@@ -181,7 +214,7 @@ def _exit_depths(source: Source, origin: str) -> tuple[int, ...]:
         DataError: The gate does not fit the model.
     """
     layers, gate = source.architecture.exits.deepest, source.weights.gate
-    if not gate:
+    if not gate or isinstance(source.architecture, DetrConfig):
         return (layers,)
     found = {name: tuple(tensor.shape) for name, tensor in gate.items()}
     exits = found.get("linear.bias", (0,))[0]
@@ -194,7 +227,23 @@ def _exit_depths(source: Source, origin: str) -> tuple[int, ...]:
     return tuple(range(layers - exits + 1, layers + 1))
 
 
+def _box_categories(said: str | None, num_classes: int) -> tuple[Category, ...]:
+    """Categories of a detector, whose classes are their ranks or COCO's raw ids."""
+    things = tuple(category for category in COCO if category.is_thing)
+    table = things if said in (None, "coco") else read_instances(Path(str(said))).categories
+    try:
+        class_indices(table, num_classes)
+    except DataError as error:
+        raise UsageError(
+            f"{error} Say what the classes are with --categories and an instance annotation file."
+        ) from error
+    return table
+
+
 def _categories_of(said: str | None, source: Source) -> tuple[tuple[Category, ...], ResizeConfig]:
+    if isinstance(source.architecture, DetrConfig):
+        preset = DATASET_PRESETS["coco"]
+        return _box_categories(said, source.architecture.num_classes), ResizeConfig(**preset["test_resize"])
     count = source.architecture.num_classes
     name = _BY_COUNT.get(count) if said is None else said
     if name is None:

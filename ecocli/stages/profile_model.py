@@ -19,8 +19,10 @@ from ecocli.artifacts.lineage import WEIGHTS_FILE, open_gate
 from ecocli.artifacts.manifest import GateManifest, ParentManifest, ProfileManifest
 from ecocli.artifacts.store import Store
 from ecocli.artifacts.summaries import ExpectedCost, ProfiledExit, ProfiledInput, ProfileSummary
+from ecocli.config.any_architecture import AnyArchitecture
 from ecocli.config.architecture import ArchitectureConfig
 from ecocli.config.dataset import DatasetConfig
+from ecocli.config.detr import DetrConfig
 from ecocli.config.profile_model import ProfileModelConfig
 from ecocli.errors import UsageError
 from ecocli.runtime.context import Runtime
@@ -46,7 +48,7 @@ Size = tuple[int, int]
 class ProfiledModel:
     """What is profiled."""
 
-    architecture: ArchitectureConfig
+    architecture: AnyArchitecture
     exit_depths: tuple[int, ...]
     parent: Artifact[ParentManifest] | None
     gate: Artifact[GateManifest] | None
@@ -98,7 +100,7 @@ def plan(
     action = Action(STAGE, SCHEMA_VERSION, config, dict(inputs))
 
     def work(_folder: Path) -> Made[ProfileManifest]:
-        sizes = _input_sizes(config, found)
+        sizes = _input_sizes(config, found, subject.architecture.size_divisor)
         summary = _summary(config, subject, sizes)
         measured = _measured(config, subject, sizes, runtime) if config.execution.latency else {}
         return Made(ProfileManifest(**action.recorded, summary=summary), {}, measured)
@@ -106,11 +108,10 @@ def plan(
     return Plan(action, ProfileManifest, work, anew=config.execution.latency)
 
 
-def _input_sizes(config: ProfileModelConfig, found: Mapping[Size, int]) -> list[InputSizes]:
+def _input_sizes(config: ProfileModelConfig, found: Mapping[Size, int], divisor: int) -> list[InputSizes]:
     from ecocli.scoring.batches import padded_size
 
     if config.dataset is None:
-        divisor = 32
         return [
             InputSizes(f"{h}x{w}", {((-(-h // divisor) * divisor, -(-w // divisor) * divisor), (h, w)): 1})
             for h, w in config.sizes
@@ -118,7 +119,7 @@ def _input_sizes(config: ProfileModelConfig, found: Mapping[Size, int]) -> list[
     rule = config.dataset.test_resize
     images: dict[tuple[Size, Size], int] = {}
     for size, count in found.items():
-        images[padded_size(size, rule), size] = count
+        images[padded_size(size, rule, divisor), size] = count
     return [InputSizes(f"{Path(config.dataset.name).stem} val", images)]
 
 
@@ -305,12 +306,28 @@ def _model(subject: ProfiledModel, device: str) -> "ExitModel":
 
 
 def _post_processing(subject: ProfiledModel, padded: Size, original: Size) -> Callable[[Mapping[str, "Tensor"]], None]:
+    """What follows the network on every image."""
+    if isinstance(subject.architecture, DetrConfig):
+        return lambda final: _detect(final, original)
+    return _panoptic_merging(subject.architecture, padded, original)
+
+
+def _detect(final: Mapping[str, "Tensor"], original: Size) -> None:
+    from ecocli.inference.detections import detect
+
+    for logits, boxes in zip(final["pred_logits"][-1], final["pred_boxes"][-1], strict=True):
+        detect(logits, boxes, original)
+
+
+def _panoptic_merging(
+    architecture: ArchitectureConfig, padded: Size, original: Size
+) -> Callable[[Mapping[str, "Tensor"]], None]:
     """Panoptic merging with a typical number of confident queries, whatever the network says about noise."""
     from ecocli.inference.loading import panoptic_rule
     from ecocli.inference.postprocess import Geometry, panoptic_inference
 
-    K = subject.architecture.num_classes
-    rule = panoptic_rule(subject.architecture, [(index + 1, True) for index in range(K)])
+    K = architecture.num_classes
+    rule = panoptic_rule(architecture, [(index + 1, True) for index in range(K)])
 
     def post_process(final: Mapping[str, "Tensor"]) -> None:
         logits = final["pred_logits"][-1].new_zeros(final["pred_logits"].shape[-2:])

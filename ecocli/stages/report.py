@@ -16,6 +16,7 @@ from ecocli.artifacts.listing import list_artifacts
 from ecocli.artifacts.manifest import DerivedManifest, EvaluationManifest, GateManifest, ParentManifest
 from ecocli.artifacts.store import Store
 from ecocli.artifacts.summaries import EvaluationRow, EvaluationSummary
+from ecocli.config.any_architecture import require_segmentation
 from ecocli.config.evaluate import EvaluateConfig
 from ecocli.config.loading import deep_merge, resolve_config
 from ecocli.config.report import ReportConfig
@@ -250,7 +251,7 @@ def _load_scene(
     from ecocli.inference.loading import panoptic_rule, restore_gate, restore_model
 
     parent = store.get(evaluation.manifest.inputs["parent"], ParentManifest)
-    architecture = parent.manifest.architecture
+    architecture = require_segmentation(parent.manifest.architecture, "report")
     weights = load_tensors(parent.path_of(WEIGHTS_FILE))
     gate = None
     if "gate" in evaluation.manifest.inputs:

@@ -26,11 +26,12 @@ from ecocli.artifacts.manifest import ParentManifest
 from ecocli.artifacts.store import Store
 from ecocli.config.train_parent import TrainParentConfig, WarmStartedConfig
 from ecocli.data.categories import same_classes
-from ecocli.data.datasets import data_root, open_dataset
-from ecocli.data.panoptic import PanopticDataset
+from ecocli.data.datasets import data_root
+from ecocli.data.images import ImageDataset
 from ecocli.errors import DataError, UsageError
 from ecocli.runtime.context import Runtime
 from ecocli.runtime.files import user_path
+from ecocli.tasks.registry import task_of
 
 if TYPE_CHECKING:
     from ecocli.model.contracts import ExitModel
@@ -49,8 +50,8 @@ class TrainingData:
         evaluation: The split that the exits are evaluated on in between; None where they are not.
     """
 
-    training: PanopticDataset
-    evaluation: PanopticDataset | None
+    training: ImageDataset
+    evaluation: ImageDataset | None
 
 
 @dataclass(frozen=True)
@@ -105,9 +106,10 @@ def plan(config: TrainParentConfig, inputs: Mapping[str, str], store: Store, run
     return TrainPlan(action, ParentManifest, work, config=resolved, data=data)
 
 
-def _fit_to_data(config: TrainParentConfig, dataset: PanopticDataset) -> TrainParentConfig:
+def _fit_to_data(config: TrainParentConfig, dataset: ImageDataset) -> TrainParentConfig:
     """Take classes and steps from the data, and write what says the same in one way."""
-    classes = {"num_classes": len(dataset.categories)}
+    task = task_of(config.architecture)
+    classes = {"num_classes": task.num_classes(config.architecture, dataset.categories)}
     changes: dict[str, object] = {"architecture": config.architecture.model_copy(update=classes)}
     if config.epochs is not None:
         # As a fraction of what was typed: in binary, 1.1 epochs of 50 images would be 56 steps of one image.
@@ -117,7 +119,7 @@ def _fit_to_data(config: TrainParentConfig, dataset: PanopticDataset) -> TrainPa
     return config.model_copy(update=changes)
 
 
-def _say_length(config: TrainParentConfig, dataset: PanopticDataset, runtime: Runtime) -> None:
+def _say_length(config: TrainParentConfig, dataset: ImageDataset, runtime: Runtime) -> None:
     """Say what the steps are in epochs, so that another batch size never changes them silently."""
     if runtime.world.is_main:
         epochs = config.steps * config.batch_size / max(len(dataset), 1)
@@ -161,7 +163,7 @@ def preview(config: TrainParentConfig, inputs: Mapping[str, str], store: Store, 
     return planned
 
 
-def _open(config: TrainParentConfig, runtime: Runtime) -> PanopticDataset:
+def _open(config: TrainParentConfig, runtime: Runtime) -> ImageDataset:
     with ExitStack() as stack:
         report: Callable[[int], None] | None = None
 
@@ -176,16 +178,16 @@ def _open(config: TrainParentConfig, runtime: Runtime) -> PanopticDataset:
                 report = task.advance
             report(count)
 
-        return open_dataset(config.dataset, config.split, advance=advance)
+        return task_of(config.architecture).open(config.dataset, config.split, advance=advance)
 
 
-def _open_evaluation(config: TrainParentConfig, training: PanopticDataset) -> PanopticDataset:
+def _open_evaluation(config: TrainParentConfig, training: ImageDataset) -> ImageDataset:
     split = config.evaluation.split
     if split == config.split:
         return training
     way_out = "Or train without evaluating the exits in between: --eval-every 0."
     try:
-        dataset = open_dataset(config.dataset, split)
+        dataset = task_of(config.architecture).open(config.dataset, split)
     except (DataError, UsageError) as error:
         raise type(error)(f"{error} Another split is named by --set evaluation.split=NAME. {way_out}") from error
     if not same_classes(training.categories, dataset.categories):
@@ -207,13 +209,12 @@ def _train(
 ) -> Made[ParentManifest] | None:
     # torch is loaded only where something is computed; a result that is there is returned without it.
     from ecocli.artifacts.tensors import write_tensors
-    from ecocli.data.training import TrainingDataset
     from ecocli.training.curves import draw_loss_curve
     from ecocli.training.loop import Trainer
     from ecocli.training.metrics_log import parse_metrics
 
-    samples = TrainingDataset(
-        data.training, config.dataset.augmentation, config.seed, cache=config.dataset.cache_images
+    samples = task_of(config.architecture).samples(
+        data.training, config.architecture.num_classes, config.dataset, config.seed
     )
     _say_length(config, data.training, runtime)
     model = _initial_model(config, initial, runtime)
@@ -248,8 +249,13 @@ def _train(
 def _evaluator(config: TrainParentConfig, data: TrainingData, runtime: Runtime) -> "SubsetEvaluator | None":
     if data.evaluation is None:
         return None
+    from ecocli.config.architecture import ArchitectureConfig
+    from ecocli.data.panoptic import PanopticDataset
     from ecocli.scoring.subset_evaluator import SubsetEvaluator
 
+    # The settings refuse evaluations of other tasks.
+    assert isinstance(data.evaluation, PanopticDataset)
+    assert isinstance(config.architecture, ArchitectureConfig)
     return SubsetEvaluator(
         data.evaluation,
         config.architecture,

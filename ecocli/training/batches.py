@@ -21,8 +21,8 @@ from typing import Protocol, runtime_checkable
 
 from torch.utils.data import DataLoader, Dataset
 
+from ecocli.data.batching import Sample
 from ecocli.data.sampler import ShuffledStream
-from ecocli.data.training import TrainingSample
 from ecocli.errors import EcoError, InterruptedRunError, UsageError
 
 
@@ -34,7 +34,7 @@ class SampleSource(Protocol):
         """Count the images."""
         ...
 
-    def __getitem__(self, key: tuple[int, int], /) -> TrainingSample:
+    def __getitem__(self, key: tuple[int, int], /) -> Sample:
         """Return an image, the same whenever it is asked for."""
         ...
 
@@ -48,7 +48,7 @@ class TrainingPart:
         positions: Position of each in the stream.
     """
 
-    samples: tuple[TrainingSample, ...]
+    samples: tuple[Sample, ...]
     positions: tuple[int, ...]
 
     @property
@@ -126,11 +126,11 @@ class _Parts:
             yield [next(keys) for _ in range(division.part_size)]
 
 
-class _PositionedSamples(Dataset[tuple[int, TrainingSample] | EcoError]):
+class _PositionedSamples(Dataset[tuple[int, Sample] | EcoError]):
     def __init__(self, samples: SampleSource) -> None:
         self._samples = samples
 
-    def __getitem__(self, item: _Key) -> tuple[int, TrainingSample] | EcoError:
+    def __getitem__(self, item: _Key) -> tuple[int, Sample] | EcoError:
         position, key = item
         try:
             return position, self._samples[key]
@@ -139,8 +139,8 @@ class _PositionedSamples(Dataset[tuple[int, TrainingSample] | EcoError]):
             return error
 
 
-def _gather_part(items: list[tuple[int, TrainingSample] | EcoError]) -> TrainingPart | EcoError:
-    found: list[tuple[int, TrainingSample]] = []
+def _gather_part(items: list[tuple[int, Sample] | EcoError]) -> TrainingPart | EcoError:
+    found: list[tuple[int, Sample]] = []
     for item in items:
         if isinstance(item, EcoError):
             return item

@@ -35,9 +35,6 @@ from torch import Tensor
 from ecocli.config.train_parent import TrainParentConfig
 from ecocli.data.batching import make_training_batch
 from ecocli.errors import DataError, EcoError, InterruptedRunError
-from ecocli.losses.criterion import Criterion, CriterionOutput
-from ecocli.losses.points import SeededPoints
-from ecocli.losses.targets import pack_targets
 from ecocli.model.contracts import ExitModel
 from ecocli.runtime.context import Runtime
 from ecocli.runtime.seeds import derive_seed
@@ -52,14 +49,14 @@ from ecocli.training.batches import (
 from ecocli.training.evaluation import ExitEvaluator, PeriodicEvaluation
 from ecocli.training.exits import StepExits, choose_exits
 from ecocli.training.metrics_log import nest_values
+from ecocli.training.objective import StepLoss
+from ecocli.training.objectives import make_objective
 from ecocli.training.schedules import learning_rate_factor
 from ecocli.training.state import TrainingState
 from ecocli.training.supervised import TrainedModel, checkpoint_activations
 from ecocli.training.trackers import Tracker, open_trackers
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# Reported per exit: its whole loss, then the terms of its final prediction.
-_TERMS = ("loss", "class", "mask", "dice")
 
 
 @dataclass(frozen=True)
@@ -124,17 +121,7 @@ class Trainer:
             config.batch_size, runtime.world.rank, runtime.world.world_size, config.execution.accumulation
         )
         self._model = model.to(self._device).train()
-        loss = config.loss
-        self._criterion = Criterion(
-            num_classes=model.num_classes,
-            class_weight=loss.class_weight,
-            mask_weight=loss.mask_weight,
-            dice_weight=loss.dice_weight,
-            no_object_weight=loss.no_object_weight,
-            num_points=loss.num_points,
-            oversample_ratio=loss.oversample_ratio,
-            importance_ratio=loss.importance_ratio,
-        )
+        self._objective = make_objective(config.loss, model.num_classes)
         self._state = TrainingState(config, self._model, self._device, runtime.world, folder)
         self._evaluation = (
             PeriodicEvaluation(
@@ -241,7 +228,7 @@ class Trainer:
         own: list[TrainingPart | EcoError] = []
         while len(own) < config.execution.accumulation and not any(isinstance(part, EcoError) for part in own):
             own.append(next(parts))
-        num_masks, class_weight_sum = self._agree(own)
+        num_objects, class_weight_sum = self._agree(own)
         exits = choose_exits(
             config.exit_depths,
             config.exit_weights,
@@ -253,15 +240,17 @@ class Trainer:
         )
         learning_rate = config.optimizer.lr * learning_rate_factor(config.schedule, step, config.steps)
         state.optimizer.zero_grad(set_to_none=True)
-        sums = torch.zeros(1 + len(_TERMS) * len(exits.depths), device=self._device)
+        # Reported per exit: its whole loss, then the terms of its final prediction.
+        terms = ("loss", *self._objective.terms)
+        sums = torch.zeros(1 + len(terms) * len(exits.depths), device=self._device)
         not_finite: list[str] = []
         ready = [part for part in own if isinstance(part, TrainingPart)]
         for number, part in enumerate(ready, start=1):
             if number < len(ready):
                 with self._forward.without_sync():
-                    out = self._backward(part, exits, num_masks, class_weight_sum)
+                    out = self._backward(part, exits, num_objects, class_weight_sum)
             else:
-                out = self._backward(part, exits, num_masks, class_weight_sum)
+                out = self._backward(part, exits, num_objects, class_weight_sum)
             sums += self._summarise(out, exits)
             finite = out.image_losses.isfinite().tolist()
             not_finite += [image for image, good in zip(part.image_ids, finite, strict=True) if not good]
@@ -275,7 +264,7 @@ class Trainer:
         if grad_norm is not None and not math.isfinite(grad_norm):
             images = [i for ids in world.gather_objects([i for part in ready for i in part.image_ids]) for i in ids]
             raise self._divergence_error(step, "gradient", images)
-        names = [f"exits.{depth}.{term}" for term in _TERMS for depth in exits.depths]
+        names = [f"exits.{depth}.{term}" for term in terms for depth in exits.depths]
         return _StepReport(totals[0], dict(zip(names, totals[1:], strict=True)), learning_rate, grad_norm)
 
     def _agree(self, own: list[TrainingPart | EcoError]) -> tuple[float, float]:
@@ -291,19 +280,19 @@ class Trainer:
         votes = torch.tensor(
             [
                 float(sum(counts)),
-                self._criterion.class_weight_sum(counts, self._model.num_queries),
+                self._objective.class_weight_sum(counts, self._model.num_queries),
                 float(failure is not None),
                 float(self._runtime.stop.requested or stopped),
             ],
             dtype=torch.float64,
         )
-        num_masks, class_weight_sum, failures, stops = world.sum_(votes).tolist()
+        num_objects, class_weight_sum, failures, stops = world.sum_(votes).tolist()
         if failures:
             found = [error for error in world.gather_objects(failure) if error is not None]
             raise type(found[0])(" ".join(dict.fromkeys(map(str, found))))
         if stops:
             raise self._interruption("training")
-        return max(num_masks, 1.0) / world.world_size, class_weight_sum / world.world_size
+        return max(num_objects, 1.0) / world.world_size, class_weight_sum / world.world_size
 
     def _interruption(self, work: str) -> InterruptedRunError:
         """Save the state and say so."""
@@ -314,46 +303,35 @@ class Trainer:
             f"{path}; the same command goes on from there."
         )
 
-    def _backward(
-        self, part: TrainingPart, exits: StepExits, num_masks: float, class_weight_sum: float
-    ) -> CriterionOutput:
+    def _backward(self, part: TrainingPart, exits: StepExits, num_objects: float, class_weight_sum: float) -> StepLoss:
         config = self._config
         model = self._model
         batch = make_training_batch(
             part.samples, model.pixel_mean, model.pixel_std, model.size_divisor, device=self._device
         )
         height, width = batch.images.shape[-2:]
-        targets = pack_targets(
-            [sample.labels for sample in part.samples], [sample.masks for sample in part.samples], (height, width)
-        ).to(self._device)
         model.backbone.seed_drop_path([derive_seed("drop path", config.seed, p) for p in part.positions])
         dtype = _DTYPES[config.precision]
         with torch.autocast(self._device.type, dtype=dtype, enabled=dtype != torch.float32):
-            logits, masks = self._forward(batch.images, batch.image_sizes, exits.depths)
-        P = logits.shape[0]
-        per_exit = P // len(exits.depths)
-        out = self._criterion(
+            logits, regions = self._forward(batch.images, batch.image_sizes, exits.depths)
+        out = self._objective(
             logits,
-            masks,
-            targets,
-            torch.tensor(exits.weights).repeat_interleave(per_exit),
-            SeededPoints([derive_seed("points", config.seed, p) for p in part.positions], self._device),
-            num_masks=num_masks,
-            class_weight_sum=class_weight_sum,
-            # The deepest exit's predictions come last.
-            matched_by=[P - per_exit + p % per_exit for p in range(P)] if config.loss.matching == "deepest" else None,
+            regions,
+            part.samples,
+            (height, width),
+            exits.weights,
+            [derive_seed("points", config.seed, p) for p in part.positions],
+            num_objects,
+            class_weight_sum,
         )
         torch.autograd.backward(self._state.scaled(out.total))
         return out
 
-    def _summarise(self, out: CriterionOutput, exits: StepExits) -> Tensor:
-        """Return the total loss, then each of ``_TERMS`` for every exit."""
+    def _summarise(self, out: StepLoss, exits: StepExits) -> Tensor:
+        """Return the total loss, then the whole loss and each term for every exit."""
         shape = (len(exits.depths), -1)
-        terms = [losses.view(shape) for losses in (out.class_losses, out.mask_losses, out.dice_losses)]
-        criterion = self._criterion
-        weights = (criterion.class_weight, criterion.mask_weight, criterion.dice_weight)
-        whole = sum(weight * term.sum(dim=1) for weight, term in zip(weights, terms, strict=True))
-        return torch.cat([out.total.detach()[None], torch.as_tensor(whole), *(term[:, -1] for term in terms)])
+        finals = [term.view(shape)[:, -1] for term in out.terms.values()]
+        return torch.cat([out.total.detach()[None], out.prediction_losses.detach().view(shape).sum(dim=1), *finals])
 
     def _divergence_error(self, step: int, what: str, images: list[str]) -> DataError:
         shown = ", ".join(images[:20]) + (f" and {len(images) - 20} more" if len(images) > 20 else "")

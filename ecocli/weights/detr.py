@@ -16,6 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ecocli.config.architecture import ResNetConfig
+from ecocli.config.category import CategoryConfig
 from ecocli.config.detr import DETR_ARCHITECTURES, DetrConfig
 from ecocli.errors import DataError, UsageError
 from ecocli.weights.files import PROCESSOR_FILE, SAFETENSORS_FILE, read_json
@@ -267,6 +268,14 @@ def write_detr_folder(
         PROCESSOR_FILE: (json.dumps(processor, indent=2) + "\n").encode(),
         SAFETENSORS_FILE: save(tensors, metadata={"format": "pt"}),
     }
+
+
+def class_labels(categories: Sequence[CategoryConfig], num_classes: int) -> tuple[str, ...]:
+    """Name of every class: of its category, or "N/A" for a number between COCO's ids."""
+    if num_classes == len(categories):
+        return tuple(category.name for category in categories)
+    names = {category.id: category.name for category in categories}
+    return tuple(names.get(index, "N/A") for index in range(num_classes))
 
 
 def to_original_detr(state: Mapping[str, Tensor]) -> State:

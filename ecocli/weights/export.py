@@ -21,7 +21,7 @@ from ecocli.weights.mappings import HF_MASK2FORMER
 from ecocli.weights.renaming import State, from_original
 
 _NO_OBJECT_WEIGHT = 0.1
-_ENCODER_LAYER = re.compile(r"sem_seg_head\.pixel_decoder\.transformer\.encoder\.layers\.(\d+)\.")
+_ENCODER_LAYER = re.compile(r"(?:sem_seg_head\.pixel_decoder\.)?transformer\.encoder\.layers\.(\d+)\.")
 _EMPTY_WEIGHT = "criterion.empty_weight"
 
 

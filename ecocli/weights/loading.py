@@ -15,7 +15,7 @@ from torch import Tensor
 from ecocli.errors import DataError
 from ecocli.model.contracts import ExitModel
 from ecocli.weights.caffe2 import adapt_msra
-from ecocli.weights.detr import recognise_detr
+from ecocli.weights.detr import ORIGINAL_MARK, recognise_detr
 from ecocli.weights.files import load_state
 from ecocli.weights.mappings import (
     BACKBONE_PREFIXES,
@@ -118,6 +118,11 @@ class RecognisedState:
     is_full: bool
     caffe2: bool = False
     gate: State = field(default_factory=dict)
+
+    @property
+    def is_detr(self) -> bool:
+        """Whether it is a DETR."""
+        return ORIGINAL_MARK in self.tensors
 
 
 def recognise(state: Mapping[str, Tensor], origin: str) -> RecognisedState:

@@ -20,8 +20,8 @@ from ecocli.gates.class_head import fit_class_head
 from ecocli.gates.quality_head import fit_quality_head
 from ecocli.gates.solver import StandardisedFeatures, solve
 from ecocli.losses.gate import exit_utilities, loss_targets
-from ecocli.metrics.assignment import CountTable
-from ecocli.metrics.bootstrap import bootstrap_totals, stack_weights
+from ecocli.metrics.assignment import CountTable, bootstrap_totals
+from ecocli.metrics.bootstrap import stack_weights
 
 T = TypeVar("T")
 FEATURES, LATENT, EXITS = 768, 96, 5

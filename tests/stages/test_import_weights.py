@@ -129,8 +129,8 @@ def bad_checkpoint(kind: str, folder: Path) -> Path:
     [
         ("code", r"holds the name (posix|nt)\.system"),
         ("truncated", "is no complete pickle"),
-        ("incomplete", r"no complete Mask2Former: it lacks sem_seg_head\.predictor\.decoder_norm\.bias"),
-        ("backbone", "is a Swin backbone, expected a whole Mask2Former"),
+        ("incomplete", r"no complete model: it lacks sem_seg_head\.predictor\.decoder_norm\.bias"),
+        ("backbone", "is a Swin backbone, expected a whole model"),
         ("another model", "no checkpoint that is known here"),
         ("extra tensor", r"of another model: it holds sem_seg_head\.predictor\.extra\.weight"),
     ],

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.manifest import DerivedManifest, GateManifest, ParentManifest
+from ecocli.config.any_architecture import require_segmentation
 from ecocli.config.architecture import ArchitectureConfig
 from ecocli.data.panoptic import PanopticDataset
 
@@ -27,4 +28,4 @@ class EvaluationSubject:
     @property
     def architecture(self) -> ArchitectureConfig:
         """The parent's."""
-        return self.parent.manifest.architecture
+        return require_segmentation(self.parent.manifest.architecture, "eval")

@@ -17,6 +17,7 @@ from ecocli.artifacts.tensors import load_tensors
 from ecocli.config.evaluate import EvaluateConfig
 from ecocli.errors import InterruptedRunError
 from ecocli.inference.loading import panoptic_rule, restore_gate, restore_model
+from ecocli.metrics.assignment import CountTable
 from ecocli.metrics.instance import TrueInstance
 from ecocli.metrics.scorecard import ExitTable, GateLead, GateRun, ScoreRow, gate_lead, image_qualities, score_rows
 from ecocli.profiling.gflops import count_gflops
@@ -95,6 +96,7 @@ def _exit_table(config: EvaluateConfig, subject: EvaluationSubject, task: Scorin
         rows = manifest.rows[split]
         table = read_derived(path, split=split, feature=task.gate.feature, exit_depths=depths, rows=rows)
         # The table numbers only the classes that occur.
+        assert isinstance(table.counts, CountTable)
         counts = replace(table.counts, num_classes=K)
         return ExitTable(depths, counts, table.gflops, table.encoder_gflops)
     total, encoder = np.zeros((2, len(scores.positions), len(depths)))

@@ -103,6 +103,7 @@ def fit(
     state = {"linear.weight": linear.weight.float(), "linear.bias": linear.bias.float()}
     manifest = GateManifest(
         **action.recorded,
+        task=derived.manifest.task,
         exit_depths=depths,
         beta=gate.beta,
         feature=taken.config.feature,

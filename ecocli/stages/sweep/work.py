@@ -99,7 +99,7 @@ def sweep(
         rows=tuple(rows),
     )
     files: FileContents = {"sweep.parquet": _write(rows, folder), "sweep.svg": _plot(summary)}
-    return Made(SweepManifest(**action.recorded, summary=summary), files)
+    return Made(SweepManifest(**action.recorded, task=derived.manifest.task, summary=summary), files)
 
 
 def _row(gate: FittedGate, verdict: Verdict, depths: tuple[int, ...]) -> SweepRow:

@@ -12,6 +12,7 @@ from ecocli.metrics.assignment import (
     CountTable,
     assignment_pq,
     best_fixed_mixture,
+    bootstrap_totals,
     mixture_of,
     mixture_pq,
     oracle_assignment,
@@ -19,8 +20,7 @@ from ecocli.metrics.assignment import (
     random_assignment_pq,
 )
 from ecocli.metrics.bootstrap import (
-    bootstrap_totals,
-    compare_with_mixture,
+    compare,
     one_hot,
     percentile_interval,
     stack_weights,
@@ -178,13 +178,14 @@ def test_bootstrap_totals__many_images__equals_plain_resampling() -> None:
         assert pq_of_totals(totals[replicate, 0]) == pytest.approx(plain_pq(*sums), abs=1e-12)
 
 
-def test_compare_with_mixture__assignment_equal_to_control__lead_is_zero() -> None:
+def test_compare__assignment_equal_to_control__lead_is_zero() -> None:
     table = random_table(6, 80, 3, 4)
-    fixed = [table.fixed_assignment(e) for e in range(3)]
-    totals = bootstrap_totals(table, stack_weights(fixed, 3), 50, seed=0)
-    comparison = compare_with_mixture(totals[:, 1], totals, np.array([0.0, 1.0, 0.0]))
+    middle = table.fixed_assignment(1)
+    weights = np.stack([one_hot(middle, 3), np.broadcast_to(np.array([0.0, 1.0, 0.0]), (80, 3))])
+    quality = table.replicates(weights, 50, seed=0)
+    comparison = compare(quality[:, 0], quality[:, 1])
     assert comparison.lead == pytest.approx((0.0, 0.0), abs=1e-12)
-    assert comparison.pq[0] < assignment_pq(table, fixed[1]) < comparison.pq[1]
+    assert comparison.pq[0] < assignment_pq(table, middle) < comparison.pq[1]
 
 
 def test_percentile_interval__hundred_values__hand_worked() -> None:
