@@ -31,7 +31,8 @@ from ecocli.commands.common import (
 )
 from ecocli.config.any_architecture import AnyArchitecture
 from ecocli.config.loading import deep_merge
-from ecocli.config.train_parent import TrainParentConfig, train_parent_preset
+from ecocli.config.recipes import train_parent_preset
+from ecocli.config.train_parent import TrainParentConfig
 from ecocli.errors import UsageError
 from ecocli.stages import train_parent as stage
 

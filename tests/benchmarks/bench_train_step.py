@@ -22,7 +22,8 @@ from typing import Any, cast
 import torch
 
 from ecocli.config.loading import resolve_config
-from ecocli.config.train_parent import TrainParentConfig, train_parent_preset
+from ecocli.config.recipes import train_parent_preset
+from ecocli.config.train_parent import TrainParentConfig
 from ecocli.data.training import TrainingSample
 from ecocli.model.builders import build_model
 from ecocli.runtime.context import Runtime

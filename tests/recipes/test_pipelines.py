@@ -21,7 +21,8 @@ from ecocli.artifacts.store import Store
 from ecocli.commands.common import print_dry_run
 from ecocli.config.base import Config
 from ecocli.config.loading import resolve_config
-from ecocli.config.train_parent import TrainParentConfig, train_parent_preset
+from ecocli.config.recipes import train_parent_preset
+from ecocli.config.train_parent import TrainParentConfig
 from ecocli.data.categories import CITYSCAPES, COCO, SHAPES
 from ecocli.errors import UsageError
 from ecocli.runtime.distributed import World

@@ -21,7 +21,8 @@ from ecocli.config.dataset import DatasetConfig
 from ecocli.config.derive import DeriveConfig
 from ecocli.config.fit_gate import FitGateConfig
 from ecocli.config.loading import resolve_config
-from ecocli.config.train_parent import TrainParentConfig, train_parent_preset
+from ecocli.config.recipes import train_parent_preset
+from ecocli.config.train_parent import TrainParentConfig
 from ecocli.data.boxes import DetectionDataset
 from ecocli.data.detection import class_indices, open_detection
 from ecocli.errors import UsageError

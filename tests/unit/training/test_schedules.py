@@ -1,6 +1,7 @@
 import pytest
 
-from ecocli.config.train_parent import TRAIN_PARENT_PRESETS, ScheduleConfig
+from ecocli.config.recipes import TRAIN_PARENT_PRESETS
+from ecocli.config.train_parent import ScheduleConfig
 from ecocli.training.schedules import learning_rate_factor
 
 

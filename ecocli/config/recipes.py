@@ -1,0 +1,201 @@
+"""The recipes of the built-in data sets: what Step A takes below everything that the user says.
+
+Sources: Mask2Former (arXiv 2112.01527), its COCO and Cityscapes settings, and ECO-M2F (arXiv
+2404.15244), which keeps them. Differences: bfloat16 in place of float16, since it needs no loss scaling and
+runs everywhere; and one sampled exit per step for COCO and Cityscapes, as in the authors' own runs, where the
+paper's Eq. 3 writes the sum over all exits (``exits_per_step = "all"``).
+"""
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from ecocli.config.any_architecture import ALL_ARCHITECTURES
+from ecocli.config.architecture import ArchitectureConfig, EncoderConfig, NormName
+from ecocli.config.detr import DetrConfig
+from ecocli.config.loading import deep_merge
+from ecocli.config.train_parent import SetLossConfig
+from ecocli.errors import UsageError
+
+_COCO: dict[str, Any] = {
+    "architecture": {"name": "m2f-r50", "num_classes": 133},
+    "exits_per_step": 1,
+    "steps": 368_750,
+    "batch_size": 16,
+    "precision": "bfloat16",
+    "optimizer": {"lr": 1e-4, "clip_norm": 0.01},
+    "schedule": {"kind": "step"},
+    # As often as Mask2Former evaluates. 500 images are a tenth of COCO's validation split and all of Cityscapes'; five
+    # exits on them are, in counted GFLOPs, 0.3 % (COCO) and 1.5 % (Cityscapes) of the 5,000 steps in between.
+    "evaluation": {"every": 5000, "images": 500},
+    "execution": {"checkpoint_every": 2000, "workers": 4},
+}
+
+TRAIN_PARENT_PRESETS: dict[str, Mapping[str, Any]] = {
+    "shapes": {
+        "architecture": {"name": "m2f-shapes", "num_classes": 13},
+        # The deepest exit first, then two exits per step, the deepest always one of them; figures: docs/step-a.md.
+        "exits_per_step": 2,
+        "keep_deepest": True,
+        "deepest_first": 0.5,
+        "alpha": "uniform",
+        "steps": 1550,
+        "batch_size": 8,
+        "optimizer": {"lr": 1e-3, "backbone_lr_multiplier": 1.0, "clip_norm": 1.0},
+        "schedule": {"kind": "polynomial", "power": 0.9, "warmup_steps": 100, "warmup_factor": 0.01},
+        "loss": {"num_points": 256, "matching": "deepest"},
+        "evaluation": {"every": 350, "images": 64, "batch_size": 16},
+        "execution": {"checkpoint_every": 250},
+    },
+    "coco": _COCO,
+    "cityscapes": {
+        **_COCO,
+        "architecture": {"name": "m2f-r50", "num_classes": 19},
+        "steps": 90_000,
+        "schedule": {"kind": "polynomial", "power": 0.9},
+    },
+}
+"""Recipe of each built-in data set; a data set of the user's starts from COCO's."""
+
+# As the original trains: 300 epochs of 16 images, the rate drops at 200; its augmentation; no dropout.
+_DETR_COCO: dict[str, Any] = {
+    "architecture": {"name": "detr-r50", "num_classes": 91},
+    "dataset": {
+        "augmentation": {
+            "scale_range": None,
+            "crop_height_px": None,
+            "crop_width_px": None,
+            "short_edges_px": list(range(480, 801, 32)),
+            "long_edge_px": 1333,
+            "window": {},
+        }
+    },
+    "exits_per_step": 1,
+    "steps": 2_217_882,
+    "batch_size": 16,
+    "precision": "bfloat16",
+    "optimizer": {"lr": 1e-4, "backbone_lr_multiplier": 0.1, "weight_decay": 1e-4, "clip_norm": 0.1},
+    "schedule": {"kind": "step", "warmup_steps": 0, "milestone_ratios": [2 / 3], "gamma": 0.1},
+    "loss": SetLossConfig().model_dump(mode="json"),
+    "evaluation": {"every": 0},
+    "execution": {"checkpoint_every": 2000, "workers": 4},
+}
+
+DETECTION_PRESETS: dict[str, Mapping[str, Any]] = {
+    "shapes": {
+        **TRAIN_PARENT_PRESETS["shapes"],
+        "architecture": {"name": "detr-shapes", "num_classes": 8},
+        "steps": 3000,
+        "batch_size": 16,
+        "optimizer": {"lr": 1e-3, "backbone_lr_multiplier": 1.0, "clip_norm": 0.5, "weight_decay": 1e-4},
+        "loss": SetLossConfig().model_dump(mode="json"),
+        "evaluation": {"every": 0},
+    },
+    "coco": _DETR_COCO,
+}
+"""The same for detectors."""
+
+_TRAINED_NORMS: Mapping[str, NormName] = {"cityscapes": "sync_bn"}
+"""Data sets whose recipe trains the batch norm that a preset's ResNet keeps frozen."""
+
+
+# Mask2Former trains its Swin-L, pre-trained at 384 pixels, for 100 epochs of COCO, where all others have 50.
+_LONGER_STEPS: Mapping[str, int] = {"m2f-swin-l-384": 737_500}
+
+
+def train_parent_preset(
+    settings: Mapping[str, Any], initial_architecture: ArchitectureConfig | DetrConfig | None = None
+) -> dict[str, object]:
+    """Choose the lowest layer of settings from what the user said.
+
+    The data set picks the recipe, the architecture's name its sizes, and the number of encoder layers the exits:
+    all from 2 to the deepest.
+
+    Args:
+        settings: What the user said, merged; names that do not exist are left to validation.
+        initial_architecture: Architecture of the weights that training starts from; it replaces the recipe's, unless
+            another one is named.
+
+    Raises:
+        UsageError: No preset has the architecture's name, and the settings do not describe it either.
+    """
+    dataset = _section(settings, "dataset")
+    dataset_name = str(dataset.get("name", "shapes"))
+    recipe = TRAIN_PARENT_PRESETS.get(dataset_name, _COCO)
+    said = _section(settings, "architecture")
+    if initial_architecture is not None and "name" not in said:
+        sizes = initial_architecture
+    else:
+        sizes = _named_architecture(said, recipe["architecture"]["name"])
+    if isinstance(sizes, DetrConfig):
+        recipe = DETECTION_PRESETS.get(dataset_name, _DETR_COCO)
+    if sizes.name in _LONGER_STEPS and recipe is _COCO:
+        recipe = {**recipe, "steps": _LONGER_STEPS[sizes.name]}
+    backbone: dict[str, object] = sizes.backbone.model_dump(mode="json")
+    said_kind = _section(said, "backbone").get("kind", sizes.backbone.kind)
+    if said_kind != sizes.backbone.kind:
+        backbone = {}  # keys of one kind are unknown to the other: its own defaults lie below what is said
+    if sizes is not initial_architecture and said_kind == "resnet" and backbone.get("norm", "frozen_bn") == "frozen_bn":
+        backbone["norm"] = _TRAINED_NORMS.get(dataset_name, "frozen_bn")
+    architecture = {
+        **sizes.model_dump(mode="json"),
+        "backbone": backbone,
+        "num_classes": recipe["architecture"]["num_classes"],
+    }
+    exits = list(_default_exits(sizes, said))
+    said_exits = settings.get("exit_depths", exits)
+    count = len(said_exits) if isinstance(said_exits, list | tuple) else len(exits)
+    sampling = _fitting_exits(recipe, count)
+    if count == 1:  # all steps are the deepest exit's
+        sampling["deepest_first"] = 0.0
+    if settings.get("exits_per_step") == 1:  # one exit per step leaves no room for the recipe's rule
+        sampling["keep_deepest"] = False
+    return deep_merge({"dataset": {}}, recipe, {"architecture": architecture, "exit_depths": exits, **sampling})
+
+
+def _default_exits(sizes: ArchitectureConfig | DetrConfig, said: Mapping[str, Any]) -> tuple[int, ...]:
+    """The usual exits of an architecture as it was said."""
+    if isinstance(sizes, ArchitectureConfig):
+        return _exits(sizes.pixel_decoder.encoder, _section(_section(said, "pixel_decoder"), "encoder"))
+    layers = said.get("encoder_layers")
+    fits = isinstance(layers, int) and layers >= 1
+    return (sizes.model_copy(update={"encoder_layers": layers}) if fits else sizes).exits.default_depths()
+
+
+def _exits(encoder: EncoderConfig, said: Mapping[str, Any]) -> tuple[int, ...]:
+    """The usual exits of an encoder as it was said; of the one below it while that makes no sense."""
+    try:
+        wanted = TypeAdapter[EncoderConfig](EncoderConfig).validate_python({**encoder.model_dump(), **said})
+    except ValidationError:
+        wanted = encoder
+    return wanted.exits.default_depths()
+
+
+def _fitting_exits(recipe: Mapping[str, Any], count: int) -> dict[str, object]:
+    """Fit what a recipe says about its five exits to another number of exits."""
+    alpha, per_step = recipe.get("alpha", "depth"), recipe["exits_per_step"]
+    return {
+        "alpha": alpha if isinstance(alpha, str) or len(alpha) == count else "depth",
+        "exits_per_step": per_step if per_step == "all" or per_step < count else "all",
+    }
+
+
+def _named_architecture(said: Mapping[str, Any], usual: str) -> ArchitectureConfig | DetrConfig:
+    name = str(said.get("name", usual))
+    if name in ALL_ARCHITECTURES:
+        return ALL_ARCHITECTURES[name]
+    if "backbone" in said:  # an architecture of the user's own, described in full
+        return ALL_ARCHITECTURES[usual]
+    near = difflib.get_close_matches(name, ALL_ARCHITECTURES, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"There are {', '.join(sorted(ALL_ARCHITECTURES))}."
+    raise UsageError(
+        f"The architecture {name!r} is unknown; {hint} An architecture of your own needs a section [architecture] "
+        "with a backbone in the --config file."
+    )
+
+
+def _section(settings: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    section = settings.get(name)
+    return section if isinstance(section, Mapping) else {}
