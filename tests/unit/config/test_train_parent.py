@@ -4,12 +4,8 @@ import pytest
 
 from ecocli.config.architecture import ARCHITECTURES, ResNetConfig, SwinConfig
 from ecocli.config.loading import resolve_config
-from ecocli.config.train_parent import (
-    TRAIN_PARENT_PRESETS,
-    EvaluationConfig,
-    TrainParentConfig,
-    train_parent_preset,
-)
+from ecocli.config.recipes import TRAIN_PARENT_PRESETS, train_parent_preset
+from ecocli.config.train_parent import EvaluationConfig, TrainParentConfig
 from ecocli.data.categories import CITYSCAPES, COCO, SHAPES
 from ecocli.errors import UsageError
 
@@ -107,7 +103,7 @@ def test_train_parent_preset__initial_parent__brings_its_architecture() -> None:
 def test_train_parent_preset__unknown_architecture__names_the_nearest() -> None:
     with pytest.raises(UsageError, match=r"architecture 'm2f-r5' is unknown; did you mean 'm2f-r50'\?"):
         train_parent_preset({"architecture": {"name": "m2f-r5"}})
-    with pytest.raises(UsageError, match=r"'zzz' is unknown; There are lite-m2f.* needs a section \[architecture\]"):
+    with pytest.raises(UsageError, match=r"'zzz' is unknown; There are detr-r101.*, lite-m2f.* needs a section \[architecture\]"):
         train_parent_preset({"architecture": {"name": "zzz"}})
 
 
