@@ -75,8 +75,14 @@ def test_limit_threads__nothing_said__takes_usable_cores(monkeypatch: pytest.Mon
     assert limit_threads() == 1
 
 
-@pytest.mark.parametrize("text", ["0", "many", "-1", ""])
+@pytest.mark.parametrize("text", ["0", "many", "-1"])
 def test_limit_threads__environment_nonsense__raises(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", text)
     with pytest.raises(ValueError, match=r"OMP_NUM_THREADS is '.*', expected a positive number"):
         limit_threads()
+
+
+def test_limit_threads__empty_environment__as_if_it_were_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0}, raising=False)
+    assert limit_threads() == 1

@@ -28,7 +28,7 @@ def test_from_environment__torchrun__is_read(monkeypatch: pytest.MonkeyPatch) ->
         ("WORLD_SIZE", "two", "WORLD_SIZE is 'two', expected a whole number of at least 1"),
         ("WORLD_SIZE", "0", "WORLD_SIZE is '0', expected a whole number of at least 1"),
         ("RANK", "-1", "RANK is '-1', expected a whole number of at least 0"),
-        ("LOCAL_RANK", "", "LOCAL_RANK is '', expected a whole number of at least 0"),
+        ("LOCAL_RANK", "first", "LOCAL_RANK is 'first', expected a whole number of at least 0"),
     ],
 )
 def test_from_environment__no_number__raises(name: str, value: str, words: str) -> None:
