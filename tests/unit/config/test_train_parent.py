@@ -104,8 +104,6 @@ def test_train_parent_preset__unknown_architecture__names_the_nearest() -> None:
     with pytest.raises(UsageError, match=r"architecture 'm2f-r5' is unknown; did you mean 'm2f-r50'\?"):
         train_parent_preset({"architecture": {"name": "m2f-r5"}})
     with pytest.raises(UsageError, match=r"'zzz' is unknown; There are detr-r101.* needs a section \[architecture\]"):
-        UsageError, match=r"'zzz' is unknown; There are detr-r101.*, lite-m2f.* needs a section \[architecture\]"
-    ):
         train_parent_preset({"architecture": {"name": "zzz"}})
 
 
