@@ -77,8 +77,9 @@ def run_children(folder: Path, runs: Sequence[ChildRun], timeout_s: float = 900.
 
 def _plant(signal: int, at: str) -> None:
     """Let this process send itself a signal at the chosen moment."""
+    from ecocli.runtime import files
     from ecocli.scoring import subset_evaluator
-    from ecocli.training import checkpoints, loop
+    from ecocli.training import loop
 
     where, number = at.split()
     left = int(number)
@@ -107,13 +108,13 @@ def _plant(signal: int, at: str) -> None:
 
         subset_evaluator.SubsetEvaluator._agree_to_stop = struck_agree
     else:
-        sync = checkpoints._sync_and_digest
+        sync = files._sync_and_digest
 
         def struck_sync(path: Path) -> str:
             strike()
             return sync(path)
 
-        checkpoints._sync_and_digest = struck_sync
+        files._sync_and_digest = struck_sync
 
 
 def _start(run: ChildRun, rank: int) -> int:

@@ -90,7 +90,7 @@ def test_profile__dry_run__names_the_action_and_computes_nothing(
         (["--arch", "m2f-r50", "--size", "12"], 2, "--size is '12', expected height x width in pixels"),
         (["--arch", "m2f-r50", "--size", "0x5"], 2, "--size is '0x5', expected height x width in pixels"),
         (["--arch", "m2f-r50", "--exits", "2;3"], 2, "--exits is '2;3', expected encoder depths such as 2,4,6"),
-        (["--arch", "m2f-r50", "--exits", "2,9"], 2, "exit_depths must lie in 1..6"),
+        (["--arch", "m2f-r50", "--exits", "2,9"], 2, "exit depths [2, 9] asked of an encoder with 6 layers"),
         (["--arch", "m2f-r50", "--convention", "some"], 2, "convention: "),
         (["--size", "64x64"], 4, "parent"),
     ],

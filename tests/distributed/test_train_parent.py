@@ -56,7 +56,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, C
     """
     folder = tmp_path_factory.mktemp("two")
     (folder / "resnet.toml").write_text(_TOML + _RESNET + _DEEPEST_FIRST)
-    (folder / "swin.toml").write_text(_TOML + _SWIN)
+    (folder / "swin.toml").write_text(_TOML + _SWIN + "deepest_first = 0.0\n")
 
     def run(
         store: str, world_size: int, number: int = 0, *more: str, at: str = "step 1", config: str = "resnet.toml"

@@ -42,7 +42,10 @@ def put_many(store: Store, round_: str, worker: str, count: str) -> None:
     for number in range(int(count)):
         name = f"r{round_}-w{worker}-{number}"
         files: FileContents = {"own": name.encode() * 2000, "shared": b"shared" * 5000}
-        artifact = put_gate(store, number / 10, files, action=sha256_bytes(name.encode()), names=(name,))
+        # A request of its own for each, which its manifest answers.
+        beta = int(sha256_bytes(name.encode()).removeprefix("sha256:")[:12], 16) / 16**12
+        action = gate_manifest(beta).action_digest("fit-gate")
+        artifact = put_gate(store, beta, files, action=action, names=(name,))
         _say(name, artifact.digest)
         store.set_name("latest", artifact.digest)
 

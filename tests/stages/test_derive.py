@@ -37,7 +37,7 @@ from ecocli.metrics.panoptic_quality import panoptic_quality, sum_counts
 from ecocli.profiling.gflops import count_gflops
 from ecocli.runtime.context import Runtime
 from ecocli.runtime.files import sealing
-from ecocli.scoring import score_stream as derive_stream
+from ecocli.scoring import score_exits
 from ecocli.scoring.batches import load_batch
 from ecocli.scoring.score_exits import DerivedRow, derive_rows
 from ecocli.stages import derive
@@ -163,8 +163,8 @@ def test_run__stop_requested__keeps_finished_parts_and_goes_on(bench: Bench, mon
     with pytest.raises(InterruptedRunError, match=r"Stopped by SIGTERM after 1 of 3 parts .* resumes from here"):
         run_stage(derive, settings, inputs(bench), bench.store, stopped)
     computed = []
-    original = derive_stream.score_prediction
-    monkeypatch.setattr(derive_stream, "score_prediction", lambda *a: computed.append(a[0].image_id) or original(*a))
+    original = score_exits.score_prediction
+    monkeypatch.setattr(score_exits, "score_prediction", lambda *a: computed.append(a[0].image_id) or original(*a))
     artifact = run_stage(derive, settings, inputs(bench), bench.store, Runtime.quiet())
     # Four of six images were left, each scored at three exits.
     assert len(computed) == 4 * 3
