@@ -94,7 +94,7 @@ def _sampled(source: Tensor, grid: Tensor, *_args: object, **_kwargs: object) ->
 # Results known from shapes at once: torch's meta kernels for these are written in Python and took nine tenths of the
 # time (0.7 s instead of 0.1 s for one size).
 _RESULTS: dict[Any, Callable[..., Any]] = {
-    **dict.fromkeys((_aten.add, _aten.sub, _aten.mul, _aten.div, _aten.relu, _aten.gelu), _broadcast),
+    **dict.fromkeys((_aten.add, _aten.sub, _aten.mul, _aten.div, _aten.relu, _aten.relu_, _aten.gelu), _broadcast),
     _aten._safe_softmax: _broadcast,
     _aten.addmm: _product,
     _aten.native_layer_norm: _normalised,

@@ -134,6 +134,15 @@ def _detr_costs(config: DetrConfig, padded_size: Size) -> _NetworkCosts:
     )
 
 
+@functools.lru_cache(maxsize=4)
+def _gate_channels(architecture: ArchitectureConfig) -> Mapping[FeatureName, int]:
+    """Width of every pooled feature; the same for images of any size."""
+    size = (2 * architecture.size_divisor,) * 2
+    model = _meta_model(architecture)
+    pooled = pool_features(model.extract(torch.empty(1, 3, *size, device="meta"), [size]), [size])
+    return {name: feature.shape[1] for name, feature in pooled.items()}
+
+
 @functools.lru_cache(maxsize=1024)
 def _network_costs(architecture: ArchitectureConfig, padded_size: Size) -> _NetworkCosts:
     model = _meta_model(architecture)
@@ -166,7 +175,6 @@ def _network_costs(architecture: ArchitectureConfig, padded_size: Size) -> _Netw
             hook.remove()
         for end in ends:
             end()
-    shared = pool_features(model.extract(images, [padded_size]), [padded_size])
     auxiliary = [after - before for before, after in zip(class_readings[::2], class_readings[1::2], strict=True)][:-1]
     costs = [after - before for before, after in itertools.pairwise(readings)]
     return _NetworkCosts(
@@ -175,7 +183,7 @@ def _network_costs(architecture: ArchitectureConfig, padded_size: Size) -> _Netw
         encoder_layers=tuple(costs[2:-2]),
         fusion=costs[-2],
         transformer_decoder=functools.reduce(operator.sub, auxiliary, costs[-1]),
-        gate_channels={name: pooled.shape[1] for name, pooled in shared.items()},
+        gate_channels=_gate_channels(architecture),
     )
 
 
