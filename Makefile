@@ -6,7 +6,7 @@ BIN := $(abspath $(VENV))/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test check bench clean
+.PHONY: help quickstart test coverage check bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -14,11 +14,11 @@ help: ## Show this list
 quickstart: $(STAMP) ## Run the whole recipe on generated data and leave a report with pictures
 	PATH="$(BIN):$$PATH" bash pipelines/shapes/run.sh
 
-# The floor of branch coverage is for the whole suite, not for a part of it.
-WHOLE_SUITE := --cov --cov-report= --cov-fail-under=80
-
 test: $(STAMP) ## Run all tests, with the checks of types, lint and imports among them
-	@$(BIN)/python -m pytest $(or $(PYTEST_ARGS),$(WHOLE_SUITE))
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+coverage: $(STAMP) ## Run all tests and print the branch coverage, with a floor
+	@$(BIN)/python -m pytest --cov --cov-report= --cov-fail-under=80
 
 check: $(STAMP) ## Run the checks alone: types, lint, formatting, imports
 	@$(BIN)/python -m mypy
