@@ -22,6 +22,7 @@ from ecocli.model.mask2former import Mask2Former
 from ecocli.profiling.gflops import count_gflops
 from ecocli.runtime.memory import keep_freed_memory
 from ecocli.scoring.batches import LabelledBatch, TruePanoptic
+from ecocli.scoring.score_exits import score_prediction
 from ecocli.scoring.score_stream import stream_rows
 
 BATCH = 2
@@ -70,7 +71,12 @@ def main() -> None:
 
     def run(exits: tuple[int, ...]) -> float:
         start = time.perf_counter()
-        segments = sum(len(rows) for rows in stream_rows(model, batches, exits, rule, threads))
+        segments = sum(
+            len(rows)
+            for rows in stream_rows(
+                model, batches, exits, lambda prediction, truth: score_prediction(prediction, truth, rule), threads
+            )
+        )
         assert segments == images
         return time.perf_counter() - start
 
