@@ -17,12 +17,13 @@ from ecocli.config.architecture import ARCHITECTURES
 from ecocli.data.batching import make_batch
 from ecocli.data.panoptic import Segment
 from ecocli.inference.postprocess import PanopticRule
+from ecocli.inference.predictor import ImagePrediction
 from ecocli.model.builders import build_model
 from ecocli.model.mask2former import Mask2Former
 from ecocli.profiling.gflops import count_gflops
 from ecocli.runtime.memory import keep_freed_memory
 from ecocli.scoring.batches import LabelledBatch, TruePanoptic
-from ecocli.scoring.score_exits import score_prediction
+from ecocli.scoring.score_exits import ScoredPrediction, score_prediction
 from ecocli.scoring.score_stream import stream_rows
 
 BATCH = 2
@@ -69,14 +70,12 @@ def main() -> None:
     rule = PanopticRule(tuple(k < 80 for k in range(133)), tuple(range(1, 134)), float(sure.quantile(0.7)), 0.3)
     depths, threads = (2, 3, 4, 5, 6), torch.get_num_threads()
 
+    def score(prediction: ImagePrediction, truth: TruePanoptic) -> ScoredPrediction:
+        return score_prediction(prediction, truth, rule)
+
     def run(exits: tuple[int, ...]) -> float:
         start = time.perf_counter()
-        segments = sum(
-            len(rows)
-            for rows in stream_rows(
-                model, batches, exits, lambda prediction, truth: score_prediction(prediction, truth, rule), threads
-            )
-        )
+        segments = sum(len(rows) for rows in stream_rows(model, batches, exits, score, threads))
         assert segments == images
         return time.perf_counter() - start
 
