@@ -12,7 +12,7 @@ from ecocli.artifacts.lineage import GATE_FILE
 from ecocli.artifacts.manifest import DerivedManifest, GateManifest
 from ecocli.artifacts.tensors import load_tensors
 from ecocli.metrics.assignment import CountTable
-from ecocli.metrics.scorecard import ExitTable
+from ecocli.metrics.exit_table import ExitTable
 
 
 def read_split(derived: Artifact[DerivedManifest], split: str, feature: str) -> DerivedTable:
@@ -27,7 +27,7 @@ def read_split(derived: Artifact[DerivedManifest], split: str, feature: str) -> 
     )
 
 
-def exit_table(derived: Artifact[DerivedManifest], images: DerivedTable) -> ExitTable:
+def exit_table(derived: Artifact[DerivedManifest], images: DerivedTable) -> ExitTable[CountTable]:
     """Counts and costs of a split at every exit."""
     # Evaluations are of segmentations.
     assert isinstance(images.counts, CountTable)
@@ -35,7 +35,7 @@ def exit_table(derived: Artifact[DerivedManifest], images: DerivedTable) -> Exit
 
 
 def placed_choice(
-    gate: Artifact[GateManifest], table: ExitTable, images: DerivedTable, beta: float
+    gate: Artifact[GateManifest], table: ExitTable[CountTable], images: DerivedTable, beta: float
 ) -> Int64[np.ndarray, " N"]:
     """Exit index, of the table's exits, that a linear gate takes for each image.
 

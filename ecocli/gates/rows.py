@@ -78,16 +78,16 @@ class SplitData:
         """Offer the first exits only, for scoring."""
         E = len(exit_depths)
         return Arena(
-            exit_depths,
-            self.counts.first_exits(E),
-            self.quality[:, :E],
-            self.costs[:, :E],
-            self.gflops[:, :E],
-            self.encoder_gflops[:, :E],
-            replicates,
-            seed,
-            self.worth[:, :E],
-            None if self.milliseconds is None else self.milliseconds[:, :E],
+            exit_depths=exit_depths,
+            counts=self.counts.first_exits(E),
+            gflops=self.gflops[:, :E],
+            encoder_gflops=self.encoder_gflops[:, :E],
+            replicates=replicates,
+            seed=seed,
+            quality=self.quality[:, :E],
+            costs=self.costs[:, :E],
+            worth=self.worth[:, :E],
+            milliseconds=None if self.milliseconds is None else self.milliseconds[:, :E],
         )
 
 

@@ -4,7 +4,6 @@ Axes: N images, E exits, R bootstrap replicates.
 Controls of an assignment of exits to images: every fixed exit; the exit that is the target most often; the best blend
 of fixed exits of equal cost; a random gate of the same mixture; the oracle of quality, and the oracle of the utility
 that the gate was fitted to. All PQs are those of the whole data set, by arithmetic on the recorded counts.
-The blend is the test of a gate's worth: what it can do without looking at the image, nobody needs a gate for.
 """
 
 from dataclasses import dataclass, replace
@@ -14,13 +13,9 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from ecocli.metrics.assignment import (
-    best_fixed_mixture,
-    mixture_of,
-    oracle_assignment,
-    random_assignment_pq,
-)
-from ecocli.metrics.bootstrap import compare, one_hot
+from ecocli.metrics.assignment import mixture_of, oracle_assignment, random_assignment_pq
+from ecocli.metrics.bootstrap import compare
+from ecocli.metrics.exit_table import ExitTable
 from ecocli.metrics.results import ResultTable
 
 RANDOM_DRAWS = 20
@@ -92,76 +87,35 @@ class Verdict:
         return self.lead_interval[0] > 0.0
 
 
-@dataclass(frozen=True, eq=False)
-class Arena:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Arena(ExitTable[ResultTable]):
     """The images that gates are scored on, with what all gates share computed once.
 
     Attributes:
-        exit_depths: Exits on offer, ascending, in encoder layers run.
-        counts: Results at these exits.
-        quality: Panoptic quality of each image at each of them, NaN where undefined.
+        quality: Quality of each image at each exit, NaN where undefined.
         costs: Cost of each image at each exit, in the unit of the cost model.
-        gflops: The same in GFLOPs.
-        encoder_gflops: The pixel decoder's share of it.
-        replicates: R.
-        seed: Of bootstrap and shuffles.
-        milliseconds: Measured cost of each image at each exit, where equal cost is to mean ms; GFLOPs if left out.
         worth: What the utility of an exit is made of before its cost; the quality, if left out.
+        milliseconds: Measured cost of each image at each exit, where equal cost is to mean ms; GFLOPs if left out.
     """
 
-    exit_depths: tuple[int, ...]
-    counts: ResultTable
     quality: Float64[np.ndarray, "N E"]
     costs: Float64[np.ndarray, "N E"]
-    gflops: Float64[np.ndarray, "N E"]
-    encoder_gflops: Float64[np.ndarray, "N E"]
-    replicates: int = 1000
-    seed: int = 0
     worth: Float64[np.ndarray, "N E"] | None = None
     milliseconds: Float64[np.ndarray, "N E"] | None = None
-
-    @property
-    def num_exits(self) -> int:
-        """E."""
-        return len(self.exit_depths)
 
     @property
     def unit(self) -> CostUnit:
         """In what the blend of equal cost costs the same as the gate."""
         return "GFLOPs" if self.milliseconds is None else "ms"
 
-    @cached_property
+    @property
     def spent(self) -> Float64[np.ndarray, "N E"]:
         """Cost of each image at each exit in that unit."""
         return self.gflops if self.milliseconds is None else self.milliseconds
 
-    def equal_mixture(
-        self, assignment: Int64[np.ndarray, " N"], own_gflops: float = 0.0
-    ) -> Float64[np.ndarray, " E"] | None:
-        """The best blend of at most two fixed exits that costs no more than a gate's choices and the gate itself."""
+    def _own_cost(self, own_gflops: float) -> float:
         # Measured milliseconds of an exit do not hold the gate, which is below what a clock tells.
-        own = own_gflops if self.milliseconds is None else 0.0
-        spent = float(np.take_along_axis(self.spent, assignment[:, None], axis=1).mean()) + own
-        return best_fixed_mixture(self.counts, self.spent.mean(axis=0), spent)
-
-    def lead(self, assignment: Int64[np.ndarray, " N"], own_gflops: float = 0.0) -> float:
-        """PQ of the choices less that of the blend of equal cost; NaN where there is no such blend."""
-        mixture = self.equal_mixture(assignment, own_gflops)
-        if mixture is None:
-            return float("nan")
-        return float(self.counts.assignment_quality(assignment) - self.counts.mixture_quality(mixture))
-
-    def lead_replicates(
-        self, assignment: Int64[np.ndarray, " N"], own_gflops: float = 0.0
-    ) -> Float64[np.ndarray, " R"]:
-        """The lead on each bootstrap replicate, gate and blend on the same images."""
-        mixture = self.equal_mixture(assignment, own_gflops)
-        if mixture is None:
-            return np.full(self.replicates, np.nan)
-        weights = np.stack([one_hot(assignment, self.num_exits), np.broadcast_to(mixture, self.costs.shape)])
-        quality = self.counts.replicates(weights, self.replicates, self.seed)
-        leads: Float64[np.ndarray, " R"] = quality[:, 0] - quality[:, 1]
-        return leads
+        return own_gflops if self.milliseconds is None else 0.0
 
     @cached_property
     def scorable(self) -> Bool[np.ndarray, " N"]:
@@ -230,8 +184,7 @@ class Arena:
         nan = float("nan")
         pq_interval, lead_interval = (nan, nan), (nan, nan)
         if mixture is not None:
-            weights = np.stack([one_hot(assignment, self.num_exits), np.broadcast_to(mixture, self.costs.shape)])
-            quality = self.counts.replicates(weights, self.replicates, self.seed)
+            quality = self.quality_replicates(assignment, mixture)
             comparison = compare(quality[:, 0], quality[:, 1])
             pq_interval, lead_interval = comparison.pq, comparison.lead
         spread = random_assignment_pq(self.counts, assignment, draws, self.seed) if draws else np.array([nan])

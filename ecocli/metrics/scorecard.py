@@ -12,41 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from ecocli.metrics.assignment import (
-    CountTable,
-    best_fixed_mixture,
-    bootstrap_totals,
-    mixture_of,
-    oracle_assignment,
-    pq_of_totals,
-)
-from ecocli.metrics.bootstrap import one_hot, percentile_interval, stack_weights
+from ecocli.metrics.assignment import CountTable, mixture_of, oracle_assignment
+from ecocli.metrics.bootstrap import one_hot, percentile_interval
+from ecocli.metrics.exit_table import ExitTable
 from ecocli.metrics.panoptic_quality import ImageCounts, PanopticQuality, panoptic_quality
 
 ORACLE = "oracle"
 RANDOM = "random"
 GATE = "gate"
-
-
-@dataclass(frozen=True, eq=False)
-class ExitTable:
-    """Counts and costs of every image at every fixed exit.
-
-    Attributes:
-        exit_depths: Ascending, in encoder layers run.
-        counts: Panoptic counts.
-        gflops: Whole cost of an image at an exit, in GFLOPs (one multiply-add counts once).
-        encoder_gflops: The pixel decoder's share of it.
-    """
-
-    exit_depths: tuple[int, ...]
-    counts: CountTable
-    gflops: Float64[np.ndarray, "N E"]
-    encoder_gflops: Float64[np.ndarray, "N E"]
-
-    def exit_index(self, depths: Int64[np.ndarray, " N"]) -> Int64[np.ndarray, " N"]:
-        """Turn depths, each one of the exits, into exit indices."""
-        return np.searchsorted(np.array(self.exit_depths), depths).astype(np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +101,7 @@ def expected_counts(counts: CountTable, weights: Float64[np.ndarray, "N E"]) -> 
     return ImageCounts(*sums)
 
 
-def score_rows(table: ExitTable, is_thing: Sequence[bool], gate: GateRun | None) -> list[ScoreRow]:
+def score_rows(table: ExitTable[CountTable], is_thing: Sequence[bool], gate: GateRun | None) -> list[ScoreRow]:
     """Score every fixed exit, the gate with its random control if there is one, and the oracle."""
     N, E = table.gflops.shape
     oracle = one_hot(oracle_assignment(image_qualities(table.counts)), E)
@@ -157,29 +130,22 @@ def score_rows(table: ExitTable, is_thing: Sequence[bool], gate: GateRun | None)
     return rows
 
 
-def gate_lead(table: ExitTable, gate: GateRun, replicates: int, seed: int, confidence: float = 0.95) -> GateLead | None:
+def gate_lead(table: ExitTable[CountTable], gate: GateRun, confidence: float = 0.95) -> GateLead | None:
     """Compare the gate with the best blend of at most two fixed exits of equal cost.
 
     Args:
         table: Counts and costs at every exit.
         gate: The gate's run; its own cost is part of the budget.
-        replicates: Bootstrap replicates over images; gate and blend share each one.
-        seed: Of the replicates.
         confidence: Of the interval.
 
     Returns:
         The lead with its interval; None where PQ is undefined.
     """
-    E = len(table.exit_depths)
     assignment = table.exit_index(gate.depths)
-    budget = float(np.take_along_axis(table.gflops, assignment[:, None], axis=1).mean()) + gate.gflops
-    mixture = best_fixed_mixture(table.counts, table.gflops.mean(axis=0), budget)
+    mixture = table.equal_mixture(assignment, gate.gflops)
     pq = panoptic_quality(gate.counts).pq
     if mixture is None or pq is None:
         return None
     control = table.counts.mixture_quality(mixture)
-    fixed = [table.counts.fixed_assignment(e) for e in range(E)]
-    totals = bootstrap_totals(table.counts, stack_weights([assignment, *fixed], E), replicates, seed)
-    blended = np.einsum("e,retk->rtk", mixture, totals[:, 1:])
-    low, high = percentile_interval(pq_of_totals(totals[:, 0]) - pq_of_totals(blended), confidence)
-    return GateLead(tuple(mixture.tolist()), control, pq - control, low, high, confidence, replicates)
+    low, high = percentile_interval(table.lead_replicates(assignment, gate.gflops), confidence)
+    return GateLead(tuple(mixture.tolist()), control, pq - control, low, high, confidence, table.replicates)

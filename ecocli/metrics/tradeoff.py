@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int64
 
-from ecocli.metrics.assignment import oracle_assignment
-from ecocli.metrics.scorecard import ExitTable, image_qualities
+from ecocli.metrics.assignment import CountTable, oracle_assignment
+from ecocli.metrics.exit_table import ExitTable
+from ecocli.metrics.scorecard import image_qualities
 
 PRICES = (0.0, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 """Prices of one encoder layer, in PQ (0..1), at which the oracle is drawn."""
@@ -29,7 +30,7 @@ class CurvePoint:
     pq: float
 
 
-def blend_curve(table: ExitTable, steps: int = 10) -> list[CurvePoint]:
+def blend_curve(table: ExitTable[CountTable], steps: int = 10) -> list[CurvePoint]:
     """Follow the blends of neighbouring exits from the shallowest to the deepest; images are dealt out blindly."""
     costs = table.gflops.mean(axis=0)
     E = len(table.exit_depths)
@@ -44,7 +45,7 @@ def blend_curve(table: ExitTable, steps: int = 10) -> list[CurvePoint]:
     return points
 
 
-def oracle_curve(table: ExitTable, prices: Sequence[float] = PRICES) -> list[CurvePoint]:
+def oracle_curve(table: ExitTable[CountTable], prices: Sequence[float] = PRICES) -> list[CurvePoint]:
     """Follow the oracle from dear compute to free: each image's best exit by PQ less price times depth.
 
     Returns:
@@ -60,7 +61,7 @@ def oracle_curve(table: ExitTable, prices: Sequence[float] = PRICES) -> list[Cur
     return [points[cost] for cost in sorted(points)]
 
 
-def place_choice(table: ExitTable, choice: Int64[np.ndarray, " N"]) -> CurvePoint:
+def place_choice(table: ExitTable[CountTable], choice: Int64[np.ndarray, " N"]) -> CurvePoint:
     """Place a choice of exit indices by arithmetic, without running anything."""
     gflops = table.gflops[np.arange(len(choice)), choice].mean()
     return CurvePoint(float(gflops), table.counts.assignment_quality(choice))

@@ -11,13 +11,13 @@ from jaxtyping import Float64, Int64
 
 from ecocli.artifacts.summaries import EvaluationRow
 from ecocli.metrics.assignment import CountTable, oracle_assignment
+from ecocli.metrics.exit_table import ExitTable
 from ecocli.metrics.instance import InstanceQuality, TrueInstance, instance_quality
 from ecocli.metrics.panoptic_quality import ImageCounts
 from ecocli.metrics.scorecard import (
     GATE,
     ORACLE,
     RANDOM,
-    ExitTable,
     ScoreRow,
     expected_counts,
     image_qualities,
@@ -63,7 +63,7 @@ def sum_view(part: PartScores, view: int, num_classes: int) -> ImageCounts:
 def further_metrics(
     part: PartScores,
     rows: Sequence[ScoreRow],
-    table: ExitTable,
+    table: ExitTable[CountTable],
     *,
     ap: bool,
     exits: bool,

@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 
 from ecocli.data.panoptic import PanopticDataset
 from ecocli.metrics.assignment import CountTable, oracle_assignment
-from ecocli.metrics.scorecard import ExitTable, ScoreRow, image_qualities
+from ecocli.metrics.exit_table import ExitTable
+from ecocli.metrics.scorecard import ScoreRow, image_qualities
 from ecocli.scoring.assemble import FurtherMetrics, count_table
 from ecocli.scoring.scores import PartScores
 
@@ -51,7 +52,9 @@ CLASS_COLUMNS: Mapping[str, tuple[str, str]] = {
 """Meaning and unit of each column of the class table."""
 
 
-def image_table(dataset: PanopticDataset, part: PartScores, table: ExitTable, *, has_gate: bool) -> pa.Table:
+def image_table(
+    dataset: PanopticDataset, part: PartScores, table: ExitTable[CountTable], *, has_gate: bool
+) -> pa.Table:
     """Build the table of images, in the order of the data set."""
     records = list(dataset.records)
     quality = image_qualities(table.counts)
@@ -92,7 +95,7 @@ def class_table(dataset: PanopticDataset, rows: Sequence[ScoreRow], metrics: Map
     return pa.table({name: pa.array(columns[name], kind) for name, kind in zip(CLASS_COLUMNS, types, strict=True)})
 
 
-def read_exit_table(images: pa.Table, exit_depths: Sequence[int], num_classes: int) -> ExitTable:
+def read_exit_table(images: pa.Table, exit_depths: Sequence[int], num_classes: int) -> ExitTable[CountTable]:
     """Read counts and costs at every exit back out of a table of images."""
     lengths = pc.list_value_length(images["count_exit"]).to_numpy()
     entries = [pc.list_flatten(images[name]).to_numpy() for name in _COUNTS]
@@ -108,8 +111,8 @@ def read_exit_table(images: pa.Table, exit_depths: Sequence[int], num_classes: i
         fp=entries[4],
         fn=entries[5],
     )
-    costs = [np.array(images[name].to_pylist(), np.float64) for name in ("gflops", "encoder_gflops")]
-    return ExitTable(tuple(exit_depths), counts, *costs)
+    gflops, encoder_gflops = (np.array(images[name].to_pylist(), np.float64) for name in ("gflops", "encoder_gflops"))
+    return ExitTable(tuple(exit_depths), counts, gflops, encoder_gflops)
 
 
 def _count_columns(counts: CountTable) -> dict[str, Any]:

@@ -21,7 +21,8 @@ from ecocli.config.compare import CompareConfig
 from ecocli.errors import UsageError
 
 if TYPE_CHECKING:
-    from ecocli.metrics.scorecard import ExitTable
+    from ecocli.metrics.assignment import CountTable
+    from ecocli.metrics.exit_table import ExitTable
 
 _DOCS = {
     "model": ("what the user called the parent", ""),
@@ -175,7 +176,7 @@ def _row(
     label: str,
     architecture: str,
     name: str,
-    table: "ExitTable",
+    table: "ExitTable[CountTable]",
     choice: "object",
     further: EvaluationRow | None,
     ms: float | None,

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from ecocli.data.panoptic import PanopticDataset
     from ecocli.inference.postprocess import PanopticRule
     from ecocli.inference.predictor import ExitGate
-    from ecocli.metrics.scorecard import ExitTable
+    from ecocli.metrics.assignment import CountTable
+    from ecocli.metrics.exit_table import ExitTable
     from ecocli.model.contracts import ExitModel
     from ecocli.reports.evaluation_page import ClassScore
     from ecocli.reports.evaluation_page import Example as ShownExample
@@ -127,7 +128,7 @@ def _write(out: Path, page: str, pictures: Mapping[str, bytes]) -> ReportPage:
     return ReportPage(out / "index.html", tuple(out / name for name in pictures))
 
 
-def _tradeoff(store: Store, evaluation: Artifact[EvaluationManifest], table: "ExitTable") -> "Tradeoff":
+def _tradeoff(store: Store, evaluation: Artifact[EvaluationManifest], table: "ExitTable[CountTable]") -> "Tradeoff":
     from ecocli.metrics.tradeoff import blend_curve, oracle_curve
     from ecocli.reports.plots import Tradeoff, TradeoffPoint
 
@@ -152,7 +153,9 @@ def _tradeoff(store: Store, evaluation: Artifact[EvaluationManifest], table: "Ex
     )
 
 
-def _other_gates(store: Store, evaluation: Artifact[EvaluationManifest], table: "ExitTable") -> "list[TradeoffPoint]":
+def _other_gates(
+    store: Store, evaluation: Artifact[EvaluationManifest], table: "ExitTable[CountTable]"
+) -> "list[TradeoffPoint]":
     """Place the store's other gates of the same derived table, by arithmetic on that table.
 
     A gate with a quality head is drawn at other prices as well, since its price can be changed after fitting.

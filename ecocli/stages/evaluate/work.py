@@ -18,8 +18,9 @@ from ecocli.config.evaluate import EvaluateConfig
 from ecocli.errors import InterruptedRunError
 from ecocli.inference.loading import panoptic_rule, restore_gate, restore_model
 from ecocli.metrics.assignment import CountTable
+from ecocli.metrics.exit_table import ExitTable
 from ecocli.metrics.instance import TrueInstance
-from ecocli.metrics.scorecard import ExitTable, GateLead, GateRun, ScoreRow, gate_lead, image_qualities, score_rows
+from ecocli.metrics.scorecard import GateLead, GateRun, ScoreRow, gate_lead, image_qualities, score_rows
 from ecocli.profiling.gflops import count_gflops
 from ecocli.runtime.context import Runtime
 from ecocli.scoring.assemble import FurtherMetrics, count_table, further_metrics, row_summary, sum_view
@@ -86,7 +87,9 @@ def _scoring_task(config: EvaluateConfig, subject: EvaluationSubject, runtime: R
     )
 
 
-def _exit_table(config: EvaluateConfig, subject: EvaluationSubject, task: ScoringTask, scores: PartScores) -> ExitTable:
+def _exit_table(
+    config: EvaluateConfig, subject: EvaluationSubject, task: ScoringTask, scores: PartScores
+) -> ExitTable[CountTable]:
     """Join counts and costs at every fixed exit, from the run or from the derived table."""
 
     depths, K = task.exit_depths, len(task.rule.category_ids)
@@ -98,7 +101,7 @@ def _exit_table(config: EvaluateConfig, subject: EvaluationSubject, task: Scorin
         # The table numbers only the classes that occur.
         assert isinstance(table.counts, CountTable)
         counts = replace(table.counts, num_classes=K)
-        return ExitTable(depths, counts, table.gflops, table.encoder_gflops)
+        return ExitTable(depths, counts, table.gflops, table.encoder_gflops, config.bootstrap_replicates, config.seed)
     total, encoder = np.zeros((2, len(scores.positions), len(depths)))
     for image, (padded, original) in enumerate(
         zip(scores.padded_sizes.tolist(), scores.original_sizes.tolist(), strict=True)
@@ -106,7 +109,8 @@ def _exit_table(config: EvaluateConfig, subject: EvaluationSubject, task: Scorin
         costs = count_gflops(subject.architecture, tuple(padded), tuple(original), depths)
         total[image] = [costs.total(depth) for depth in depths]
         encoder[image] = [costs.pixel_decoder(depth) for depth in depths]
-    return ExitTable(depths, count_table(scores.counts, range(len(depths)), len(scores.positions), K), total, encoder)
+    counts = count_table(scores.counts, range(len(depths)), len(scores.positions), K)
+    return ExitTable(depths, counts, total, encoder, config.bootstrap_replicates, config.seed)
 
 
 def _gate_run(subject: EvaluationSubject, task: ScoringTask, scores: PartScores) -> GateRun | None:
@@ -138,7 +142,7 @@ def _report(
     rows = score_rows(table, task.rule.is_thing, gate)
     options = task.options
     metrics = further_metrics(scores, rows, table, ap=options.instances, exits=options.exit_metrics, truth=truth)
-    lead = None if gate is None else gate_lead(table, gate, config.bootstrap_replicates, config.seed)
+    lead = None if gate is None else gate_lead(table, gate)
     files: dict[str, Path | bytes] = dict(_tables(subject, scores, table, rows, metrics, folder))
     if config.predictions:
         files["predictions.zip"] = pack_predictions(subject.dataset, scores, predicted_maps(task, folder), folder)
@@ -148,7 +152,7 @@ def _report(
 def _tables(
     subject: EvaluationSubject,
     scores: PartScores,
-    table: ExitTable,
+    table: ExitTable[CountTable],
     rows: Sequence[ScoreRow],
     metrics: Mapping[str, FurtherMetrics],
     folder: Path,
@@ -200,7 +204,7 @@ def _timings(config: EvaluateConfig, task: ScoringTask, runtime: Runtime) -> Map
 def _summary(
     config: EvaluateConfig,
     subject: EvaluationSubject,
-    table: ExitTable,
+    table: ExitTable[CountTable],
     rows: Sequence[ScoreRow],
     metrics: Mapping[str, FurtherMetrics],
     lead: GateLead | None,

@@ -5,8 +5,9 @@ import pytest
 from helpers_gate import plain_assignment_pq, random_counts
 
 from ecocli.metrics.assignment import CountTable, assignment_pq, mixture_pq
+from ecocli.metrics.exit_table import ExitTable
 from ecocli.metrics.panoptic_quality import ImageCounts, image_pq
-from ecocli.metrics.scorecard import ExitTable, GateRun, gate_lead, image_qualities, score_rows
+from ecocli.metrics.scorecard import GateRun, gate_lead, image_qualities, score_rows
 
 N, E, K = 30, 3, 5
 DEPTHS = (2, 4, 6)
@@ -15,8 +16,8 @@ COUNTS = random_counts(7, N, E, K)
 GFLOPS = np.linspace(1.0, 2.0, N)[:, None] * np.array([10.0, 13.0, 16.0])
 
 
-def make_table() -> ExitTable:
-    return ExitTable(DEPTHS, CountTable.from_dense(*COUNTS), GFLOPS, GFLOPS / 2)
+def make_table(replicates: int = 200, seed: int = 1) -> ExitTable:
+    return ExitTable(DEPTHS, CountTable.from_dense(*COUNTS), GFLOPS, GFLOPS / 2, replicates, seed)
 
 
 def run_of(depths: list[int], gflops: float = 0.25) -> GateRun:
@@ -68,7 +69,7 @@ def test_score_rows__without_gate__holds_exits_and_oracle() -> None:
 
 def test_gate_lead__gate_that_is_a_fixed_exit__leads_its_own_blend_by_nothing() -> None:
     # A gate that sends everybody to the cheapest exit for free is that exit.
-    lead = gate_lead(make_table(), run_of([2] * N, gflops=0.0), 50, seed=0)
+    lead = gate_lead(make_table(), run_of([2] * N, gflops=0.0))
     assert lead is not None
     assert lead.mixture == (1.0, 0.0, 0.0)
     assert (lead.lead, lead.low, lead.high) == pytest.approx((0.0, 0.0, 0.0), abs=1e-12)
@@ -77,7 +78,7 @@ def test_gate_lead__gate_that_is_a_fixed_exit__leads_its_own_blend_by_nothing() 
 def test_gate_lead__oracle_choice__leads_with_an_interval_above_zero() -> None:
     quality = image_qualities(make_table().counts)
     run = run_of([DEPTHS[e] for e in quality.argmax(axis=1)])
-    lead = gate_lead(make_table(), run, 200, seed=1)
+    lead = gate_lead(make_table(), run)
     assert lead is not None
     assert 0 < lead.low < lead.lead < lead.high
     table = make_table()
@@ -86,7 +87,7 @@ def test_gate_lead__oracle_choice__leads_with_an_interval_above_zero() -> None:
     assert lead.lead == pytest.approx(assignment_pq(table.counts, chosen) - lead.control_pq)
     budget = np.take_along_axis(GFLOPS, chosen[:, None], axis=1).mean() + run.gflops
     assert np.array(lead.mixture) @ GFLOPS.mean(axis=0) <= budget + 1e-9
-    assert gate_lead(table, run, 200, seed=1) == lead
+    assert gate_lead(table, run) == lead
 
 
 def test_gate_lead__gate_that_costs_something_itself__meets_a_blend_that_may_spend_as_much() -> None:
@@ -96,7 +97,7 @@ def test_gate_lead__gate_that_costs_something_itself__meets_a_blend_that_may_spe
     counts = CountTable.from_dense(iou, ones, 0 * ones, 0 * ones)
     costs = np.tile([10.0, 13.0, 16.0], (4, 1))
     run = GateRun(np.full(4, 2), ImageCounts(np.array([2.0]), np.array([4]), np.array([0]), np.array([0])), 1.5)
-    lead = gate_lead(ExitTable(DEPTHS, counts, costs, costs), run, 10, seed=0)
+    lead = gate_lead(ExitTable(DEPTHS, counts, costs, costs, 10), run)
     assert lead is not None
     assert lead.mixture == pytest.approx((0.75, 0.0, 0.25))
     assert (lead.control_pq, lead.lead) == pytest.approx((0.6, -0.1))
@@ -105,4 +106,4 @@ def test_gate_lead__gate_that_costs_something_itself__meets_a_blend_that_may_spe
 def test_gate_lead__nothing_to_score__is_none() -> None:
     empty = np.zeros((2, E, K), np.int64)
     table = ExitTable(DEPTHS, CountTable.from_dense(empty.astype(float), empty, empty, empty), GFLOPS[:2], GFLOPS[:2])
-    assert gate_lead(table, GateRun(np.array([2, 2]), ImageCounts.zeros(K), 0.0), 10, seed=0) is None
+    assert gate_lead(table, GateRun(np.array([2, 2]), ImageCounts.zeros(K), 0.0)) is None

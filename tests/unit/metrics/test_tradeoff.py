@@ -5,7 +5,8 @@ import pytest
 from helpers_gate import random_counts
 
 from ecocli.metrics.assignment import CountTable, assignment_pq, mixture_pq, oracle_assignment
-from ecocli.metrics.scorecard import ExitTable, image_qualities
+from ecocli.metrics.exit_table import ExitTable
+from ecocli.metrics.scorecard import image_qualities
 from ecocli.metrics.tradeoff import blend_curve, oracle_curve
 
 COSTS = np.linspace(1.0, 2.0, 20)[:, None] * np.array([10.0, 13.0, 16.0])

@@ -18,8 +18,9 @@ from ecocli.data.pictures import read_picture
 from ecocli.errors import InterruptedRunError
 from ecocli.inference.postprocess import instance_inference, semantic_map
 from ecocli.inference.predictor import ExitGate, predict_exits, predict_gated
+from ecocli.metrics.exit_table import ExitTable
 from ecocli.metrics.panoptic_quality import count_panoptic_image, image_pq, panoptic_quality, sum_counts
-from ecocli.metrics.scorecard import ExitTable, GateRun, image_qualities, score_rows
+from ecocli.metrics.scorecard import GateRun, image_qualities, score_rows
 from ecocli.metrics.semantic import count_confusion, semantic_truth
 from ecocli.runtime.context import Runtime
 from ecocli.scoring import part_scorer as scoring
