@@ -6,7 +6,7 @@ BIN := $(abspath $(VENV))/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test coverage check bench clean
+.PHONY: help quickstart test coverage check docs bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -22,9 +22,13 @@ coverage: $(STAMP) ## Run all tests and print the branch coverage, with a floor
 
 check: $(STAMP) ## Run the checks alone: types, lint, formatting, imports
 	@$(BIN)/python -m mypy
-	@$(BIN)/python -m ruff check ecocli tests
-	@$(BIN)/python -m ruff format --check ecocli tests
+	@$(BIN)/python -m ruff check ecocli tests docs/tools
+	@$(BIN)/python -m ruff format --check ecocli tests docs/tools
 	@$(BIN)/lint-imports --no-cache
+
+docs: $(STAMP) ## Write the generated pages and build the documentation into site/
+	@$(BIN)/python docs/tools/pages.py
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 bench: $(STAMP) ## Measure the speed of the parts that decide it
 	@for script in tests/benchmarks/bench_*.py; do \
@@ -32,7 +36,7 @@ bench: $(STAMP) ## Measure the speed of the parts that decide it
 	done
 
 clean: ## Remove what builds and tests leave; the store and the virtual environment stay
-	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
+	rm -rf build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
 	find ecocli tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Installed in place, so that a change of the source needs no second installation. Where pip is configured to find a
