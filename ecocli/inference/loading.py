@@ -16,7 +16,7 @@ from ecocli.inference.postprocess import PanopticRule
 from ecocli.inference.predictor import ExitGate
 from ecocli.model.builders import build_model
 from ecocli.model.compiled import compile_backbone
-from ecocli.model.contracts import ExitModel
+from ecocli.model.contracts import ExitNetwork
 from ecocli.model.gate import Gate
 
 
@@ -27,7 +27,7 @@ def restore_model(
     digest: str,
     precision: InferencePrecision = "float32",
     compile_warning: Callable[[str], None] | None = None,
-) -> ExitModel:
+) -> ExitNetwork:
     """Build a model with the weights of a parent, in evaluation mode and without gradients.
 
     Args:

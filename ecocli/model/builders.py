@@ -11,7 +11,7 @@ from ecocli.config.architecture import (
     SwinConfig,
 )
 from ecocli.config.detr import DetrConfig
-from ecocli.model.contracts import Backbone, ExitModel
+from ecocli.model.contracts import Backbone, ExitNetwork
 from ecocli.model.deformable import DeformableEncoder
 from ecocli.model.detr import Detr
 from ecocli.model.exit_encoder import ExitEncoder
@@ -79,7 +79,7 @@ def build_encoder(config: EncoderConfig, channels: int, levels: int) -> ExitEnco
     )
 
 
-def build_model(config: ArchitectureConfig | DetrConfig) -> ExitModel:
+def build_model(config: ArchitectureConfig | DetrConfig) -> ExitNetwork:
     """Build a model with fresh weights drawn from torch's global generator."""
     return build_detr(config) if isinstance(config, DetrConfig) else build_mask2former(config)
 

@@ -10,10 +10,10 @@ from collections.abc import Callable
 
 import torch
 
-from ecocli.model.contracts import ExitModel
+from ecocli.model.contracts import ExitNetwork
 
 
-def compile_backbone(model: ExitModel, warn: Callable[[str], None]) -> bool:
+def compile_backbone(model: ExitNetwork, warn: Callable[[str], None]) -> bool:
     """Compile the backbone in place, or leave the model as it is and say why.
 
     Every new image size is compiled anew when it first comes, which takes from seconds to a minute.

@@ -6,6 +6,7 @@ A prediction is a pair per query: class logits, and what says where: mask logits
 projections and encoder layers are what exits share; everything after the encoder is shared by their weights.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -73,7 +74,7 @@ class ExitPredictions(Protocol):
         """Mask logits [..., B, Q, H/4, W/4] or boxes [..., B, Q, 4]."""
 
 
-class ExitModel(nn.Module):
+class ExitModel(nn.Module, ABC):
     """A model whose encoder can be left at its exits.
 
     Attributes:
@@ -98,38 +99,16 @@ class ExitModel(nn.Module):
         return torch.autocast(tensor.device.type, self.autocast_dtype)
 
     @property
+    @abstractmethod
     def num_classes(self) -> int:
         """K, without "no object"."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def num_queries(self) -> int:
         """Q."""
-        raise NotImplementedError
 
-    @property
-    def encoder_layers(self) -> nn.ModuleList:
-        """The encoder's layers, by the index that ``exits`` gives them."""
-        raise NotImplementedError
-
-    @property
-    def exits(self) -> ExitPlan:
-        """The exits of the encoder, and which of its layers each of them runs."""
-        raise NotImplementedError
-
-    @property
-    def class_head(self) -> nn.Module:
-        """The layer that gives the class logits."""
-        raise NotImplementedError
-
-    def parameter_parts(self) -> dict[str, nn.Module]:
-        """What stands beside the backbone, by the names of the papers' tables."""
-        raise NotImplementedError
-
-    def transformer_layers(self) -> Iterator[nn.Module]:
-        """All layers of encoder and decoder, whose activations may be recomputed in training."""
-        raise NotImplementedError
-
+    @abstractmethod
     def extract(self, images: Float[Tensor, "B 3 H W"], image_sizes: Sequence[Size] | None = None) -> Any:
         """Backbone and projections: all that every exit and the gate share.
 
@@ -137,27 +116,54 @@ class ExitModel(nn.Module):
             images: Normalised, padded on the right and below with zeros to a multiple of ``size_divisor``.
             image_sizes: Height and width of each image without padding; by default there is none.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def encode(self, features: Any, exit_depths: Sequence[int]) -> tuple[Float[Tensor, "B N C"], ...]:
         """Tokens after each wanted encoder depth; the encoder runs once, up to the deepest."""
-        raise NotImplementedError
 
+    @abstractmethod
     def decode(self, tokens: Float[Tensor, "B N C"], features: Any, all_layers: bool = False) -> Any:
         """Encoded tokens to predictions with the leading axis S.
 
         ``tokens`` may hold several exits of the batch one after the other: B is then a multiple of the features'.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def predict_at(self, features: Any, depths: Int[Tensor, " B"]) -> Any:
         """Final predictions without a leading axis, each image at its own exit depth; images leave as they are done.
 
         Args:
             depths: Encoder layers to run, per image.
         """
-        raise NotImplementedError
 
+
+class ExitNetwork(ExitModel):
+    """An exit model whose layers are at hand: to be trained, timed, counted, written as graphs."""
+
+    @property
+    @abstractmethod
+    def exits(self) -> ExitPlan:
+        """The exits of the encoder, and which of its layers each of them runs."""
+
+    @property
+    @abstractmethod
+    def encoder_layers(self) -> nn.ModuleList:
+        """The encoder's layers, by the index that ``exits`` gives them."""
+
+    @property
+    @abstractmethod
+    def class_head(self) -> nn.Module:
+        """The layer that gives the class logits."""
+
+    @abstractmethod
+    def parameter_parts(self) -> dict[str, nn.Module]:
+        """What stands beside the backbone, by the names of the papers' tables."""
+
+    @abstractmethod
+    def transformer_layers(self) -> Iterator[nn.Module]:
+        """All layers of encoder and decoder, whose activations may be recomputed in training."""
+
+    @abstractmethod
     def parts(self, exit_depth: int, all_layers: bool = False) -> tuple[Part, ...]:
         """The steps of one exit, from ``images`` to its prediction, for those who time, count or write them.
 
@@ -165,11 +171,10 @@ class ExitModel(nn.Module):
             exit_depth: The exit.
             all_layers: As in ``decode``, with every layer's prediction at full size.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def layer_parts(self, exit_depth: int) -> tuple[Part, ...]:
         """The part ``encoder`` of ``parts``, layer by layer."""
-        raise NotImplementedError
 
     def predict_supervised(
         self, images: Float[Tensor, "B 3 H W"], image_sizes: Sequence[Size], exit_depths: Sequence[int]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ecocli.exits import ExitPlan
-from ecocli.model.contracts import Backbone, ExitModel, Size
+from ecocli.model.contracts import Backbone, ExitNetwork, Size
 from ecocli.model.detr_transformer import QueryDecoder, Transformer, TransformerEncoder
 from ecocli.model.layers import masked_sine_positions, sine_positions
 from ecocli.model.parts import Part
@@ -65,7 +65,7 @@ class MapFeatures:
     stride: int
 
 
-class Detr(ExitModel):
+class Detr(ExitNetwork):
     """DETR whose encoder can be left after any layer.
 
     Args:

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ecocli.exits import ExitPlan
-from ecocli.model.contracts import Backbone, ExitModel, Size
+from ecocli.model.contracts import Backbone, ExitNetwork, Size
 from ecocli.model.deformable import SpatialShapes
 from ecocli.model.parts import Part
 from ecocli.model.pixel_decoder import Features, PixelDecoder
@@ -63,7 +63,7 @@ class SegmentationHead(nn.Module):
         self.predictor = predictor
 
 
-class Mask2Former(ExitModel):
+class Mask2Former(ExitNetwork):
     """Mask2Former whose encoder can be left at its exits.
 
     Args:

@@ -23,7 +23,7 @@ from ecocli.config.architecture import ArchitectureConfig
 from ecocli.config.detr import DetrConfig
 from ecocli.exits import ExitPlan
 from ecocli.model.builders import build_detr, build_mask2former
-from ecocli.model.contracts import ExitModel
+from ecocli.model.contracts import ExitNetwork
 from ecocli.model.gate import FeatureName, Gate, pool_features
 from ecocli.model.hybrid import AttentionLayer
 from ecocli.model.layers import FrozenBatchNorm2d, NormedConv2d
@@ -88,7 +88,7 @@ class _NetworkCosts:
 
 
 @functools.lru_cache(maxsize=4)
-def _meta_model(architecture: ArchitectureConfig) -> ExitModel:
+def _meta_model(architecture: ArchitectureConfig) -> ExitNetwork:
     with torch.device("meta"):
         return build_mask2former(architecture).eval().requires_grad_(False)
 

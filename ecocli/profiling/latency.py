@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ecocli.model.contracts import ExitModel
+from ecocli.model.contracts import ExitNetwork
 from ecocli.model.gate import FeatureName, Gate, pool_features
 from ecocli.model.parts import run_parts
 
@@ -85,7 +85,7 @@ class Latency:
 
 @torch.inference_mode()
 def measure_latency(
-    model: ExitModel,
+    model: ExitNetwork,
     images: Float[Tensor, "B 3 H W"],
     exit_depths: Sequence[int],
     *,
@@ -135,7 +135,7 @@ def measure_latency(
 
 
 def _run(
-    model: ExitModel,
+    model: ExitNetwork,
     images: Tensor,
     depth: int,
     post_process: Callable[[Mapping[str, Tensor]], None],

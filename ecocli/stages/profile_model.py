@@ -31,7 +31,7 @@ from ecocli.runtime.seeds import derive_seed
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ecocli.model.contracts import ExitModel
+    from ecocli.model.contracts import ExitNetwork
     from ecocli.profiling.gflops import ExitCosts
     from ecocli.profiling.latency import Latency
 
@@ -288,7 +288,7 @@ def _latency(
     )
 
 
-def _model(subject: ProfiledModel, device: str) -> "ExitModel":
+def _model(subject: ProfiledModel, device: str) -> "ExitNetwork":
     """The parent's weights, or drawn ones: times hardly depend on them."""
     import torch
 

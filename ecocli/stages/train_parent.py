@@ -34,7 +34,7 @@ from ecocli.runtime.files import user_path
 from ecocli.tasks.registry import task_of
 
 if TYPE_CHECKING:
-    from ecocli.model.contracts import ExitModel
+    from ecocli.model.contracts import ExitNetwork
     from ecocli.scoring.subset_evaluator import SubsetEvaluator
 
 STAGE = "train-parent"
@@ -270,7 +270,7 @@ def _evaluator(config: TrainParentConfig, data: TrainingData, runtime: Runtime) 
 
 def _initial_model(
     config: TrainParentConfig, initial: Artifact[ParentManifest] | None, runtime: Runtime
-) -> "ExitModel":
+) -> "ExitNetwork":
     from ecocli.artifacts.tensors import load_tensors
     from ecocli.model.builders import build_model
     from ecocli.runtime.seeds import seed_everything

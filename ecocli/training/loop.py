@@ -35,7 +35,7 @@ from torch import Tensor
 from ecocli.config.train_parent import TrainParentConfig
 from ecocli.data.batching import make_training_batch
 from ecocli.errors import DataError, EcoError, InterruptedRunError
-from ecocli.model.contracts import ExitModel
+from ecocli.model.contracts import ExitNetwork
 from ecocli.runtime.context import Runtime
 from ecocli.runtime.seeds import derive_seed
 from ecocli.training.batches import (
@@ -92,7 +92,7 @@ class Trainer:
     def __init__(
         self,
         config: TrainParentConfig,
-        model: ExitModel,
+        model: ExitNetwork,
         samples: SampleSource,
         runtime: Runtime,
         folder: Path,

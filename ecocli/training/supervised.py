@@ -14,14 +14,14 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from ecocli.model.compiled import compile_backbone
-from ecocli.model.contracts import ExitModel, Size
+from ecocli.model.contracts import ExitNetwork, Size
 from ecocli.model.layers import synchronise_norms
 
 
 class SupervisedModel(nn.Module):
     """A model whose output is a plain pair of tensors, exits and decoder layers on one axis."""
 
-    def __init__(self, model: ExitModel, reach_all: bool = False) -> None:
+    def __init__(self, model: ExitNetwork, reach_all: bool = False) -> None:
         """Wrap a model.
 
         Args:
@@ -48,7 +48,7 @@ class TrainedModel:
 
     def __init__(
         self,
-        model: ExitModel,
+        model: ExitNetwork,
         *,
         device: torch.device,
         world_size: int,
@@ -92,13 +92,13 @@ class TrainedModel:
         return nullcontext() if self._parallel is None else self._parallel.no_sync()
 
 
-def idle_parameters(model: ExitModel, exit_depths: Sequence[int]) -> list[nn.Parameter]:
+def idle_parameters(model: ExitNetwork, exit_depths: Sequence[int]) -> list[nn.Parameter]:
     """Return the parameters of the encoder layers that none of these exits runs."""
     idle = model.exits.idle(exit_depths)
     return [parameter for index in idle for parameter in model.encoder_layers[index].parameters()]
 
 
-def checkpoint_activations(model: ExitModel) -> None:
+def checkpoint_activations(model: ExitNetwork) -> None:
     """Let the transformer layers recompute their activations in the backward pass."""
     for layer in model.transformer_layers():
         # An instance attribute hides the method; a wrapper module would change the names in the state dict.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ecocli.errors import DataError
-from ecocli.model.contracts import ExitModel
+from ecocli.model.contracts import ExitNetwork
 from ecocli.weights.caffe2 import adapt_msra
 from ecocli.weights.detr import ORIGINAL_MARK, recognise_detr
 from ecocli.weights.files import load_state
@@ -229,7 +229,7 @@ def _recognise_backbone(state: Mapping[str, Tensor], origin: str) -> RecognisedS
     )
 
 
-def fit_weights(model: ExitModel, recognised: RecognisedState, origin: str) -> LoadReport:
+def fit_weights(model: ExitNetwork, recognised: RecognisedState, origin: str) -> LoadReport:
     """Copy what fits into a model.
 
     Args:
@@ -285,7 +285,7 @@ def fit_weights(model: ExitModel, recognised: RecognisedState, origin: str) -> L
     )
 
 
-def load_initial_weights(model: ExitModel, path: Path) -> LoadReport:
+def load_initial_weights(model: ExitNetwork, path: Path) -> LoadReport:
     """Start a model from published weights, of a whole model, a backbone alone or RT-DETR's encoder alone.
 
     An encoder with fewer layers than the file's takes the first ones.
