@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(abspath $(VENV))/bin
 STAMP := $(VENV)/.installed
+# Test files are dealt out to as many processes as there are cores, at most four; PROCESSES= runs them in one.
+PROCESSES ?= --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test coverage check docs bench clean
@@ -15,7 +17,7 @@ quickstart: $(STAMP) ## Run the whole recipe on generated data and leave a repor
 	PATH="$(BIN):$$PATH" bash pipelines/shapes/run.sh
 
 test: $(STAMP) ## Run all tests, with the checks of types, lint and imports among them
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest $(PROCESSES) $(PYTEST_ARGS)
 
 coverage: $(STAMP) ## Run all tests and print the branch coverage, with a floor
 	@$(BIN)/python -m pytest --cov --cov-report= --cov-fail-under=80
