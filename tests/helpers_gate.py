@@ -81,6 +81,7 @@ def derived_records(
             DerivedRecord(
                 image_id=str(n),
                 file_name=f"{n}.png",
+                seen=None,
                 size=(64, 64),
                 padded_size=(64, 64),
                 counts=tuple(counts),

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jaxtyping import Float16, Float64
+from jaxtyping import Bool, Float16, Float64
 
 from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.detection_columns import DETECTION_DOCS, RESULT_NAMES, read_detections
@@ -31,6 +31,7 @@ _COUNTED = ("count_exit", "count_class", "count_iou_sum", "count_tp", "count_fp"
 _DOCS = {
     "image_id": ColumnDoc("id of the image, as text"),
     "file_name": ColumnDoc("image file, relative to the image folder of the split"),
+    "seen": ColumnDoc("whether the parent was trained on the image; null where its manifest does not say"),
     "height": ColumnDoc("height of the image on disk", "px"),
     "width": ColumnDoc("width of the image on disk", "px"),
     "padded_height": ColumnDoc("height of the network's input", "px"),
@@ -61,6 +62,7 @@ class DerivedRecord:
     Attributes:
         image_id: Id as text.
         file_name: Image file, relative to the image folder.
+        seen: Whether the parent was trained on it; None where it is not known.
         size: Height and width on disk, in pixels.
         padded_size: Height and width of the network's input, in pixels.
         counts: What its task keeps of it at each exit: panoptic counts, or detections.
@@ -71,6 +73,7 @@ class DerivedRecord:
 
     image_id: str
     file_name: str
+    seen: bool | None
     size: tuple[int, int]
     padded_size: tuple[int, int]
     counts: tuple[Any, ...]
@@ -93,6 +96,7 @@ def build_table(
     columns: dict[str, Any] = {
         "image_id": pa.array([record.image_id for record in records], pa.string()),
         "file_name": pa.array([record.file_name for record in records], pa.string()),
+        "seen": pa.array([record.seen for record in records], pa.bool_()),
         "height": pa.array([record.size[0] for record in records], pa.int32()),
         "width": pa.array([record.size[1] for record in records], pa.int32()),
         "padded_height": pa.array([record.padded_size[0] for record in records], pa.int32()),
@@ -151,6 +155,8 @@ class DerivedTable:
         features: The one feature asked for.
         gflops: Whole cost of each image at each exit.
         encoder_gflops: The pixel decoder's share of it.
+        seen: Which images the parent is known to be trained on.
+        unseen: Which it is known not to be trained on.
     """
 
     quality: Float64[np.ndarray, "N E"]
@@ -158,6 +164,8 @@ class DerivedTable:
     features: Float16[np.ndarray, "N D"]
     gflops: Float64[np.ndarray, "N E"]
     encoder_gflops: Float64[np.ndarray, "N E"]
+    seen: Bool[np.ndarray, " N"]
+    unseen: Bool[np.ndarray, " N"]
 
 
 def read_derived(path: Path, *, split: str, feature: str, exit_depths: Sequence[int], rows: int) -> DerivedTable:
@@ -174,9 +182,12 @@ def read_derived(path: Path, *, split: str, feature: str, exit_depths: Sequence[
         ArtifactError: Columns or rows are missing, an image occurs twice, exits or classes are not the parent's, or
             a value is NaN or infinite.
     """
-    detects = "quality" in column_names(path)
+    columns = column_names(path)
+    detects = "quality" in columns
     results = ["quality", *RESULT_NAMES] if detects else ["pq", *_COUNTED]
     named = ["image_id", *results, FEATURE_PREFIX + feature, "gflops", "encoder_gflops"]
+    # Tables made before there was this column do not say.
+    named += ["seen"] if "seen" in columns else []
     table = read_table(path, named).combine_chunks()
     if table.num_rows != rows or rows == 0:
         raise _fault(split, f"it has {table.num_rows} rows, expected {rows or 'some'} as its manifest says")
@@ -195,12 +206,15 @@ def read_derived(path: Path, *, split: str, feature: str, exit_depths: Sequence[
         counts = read_detections(table, E) if detects else _read_counts(table, E)
     except ValueError as error:
         raise _fault(split, str(error)) from error
+    known = table["seen"].to_pylist() if "seen" in columns else [None] * rows
     return DerivedTable(
         quality=_per_exit(table, results[0], split, exit_depths),
         counts=counts,
         features=features,
         gflops=costs["gflops"],
         encoder_gflops=costs["encoder_gflops"],
+        seen=np.array([value is True for value in known]),
+        unseen=np.array([value is False for value in known]),
     )
 
 

@@ -1,9 +1,9 @@
 """Which parent a table and a gate belong to: opens them for the stages that use them together."""
 
 from ecocli.artifacts.artifact import Artifact
-from ecocli.artifacts.manifest import DerivedManifest, GateManifest, ParentManifest
+from ecocli.artifacts.manifest import DerivedManifest, GateManifest, ParentManifest, TrainedOn
 from ecocli.artifacts.store import Store
-from ecocli.config.dataset import ResizeConfig
+from ecocli.config.dataset import DatasetConfig, ResizeConfig
 from ecocli.config.exported import GateEntry
 from ecocli.config.fit_gate import GateFitConfig
 from ecocli.config.loading import resolve_config
@@ -122,6 +122,38 @@ def open_tables(store: Store, digest: str, config: GateFitConfig, *, needs_ms: b
             "with `eco profile` and name its report with --profile, or give --exit-ms."
         )
     return derived
+
+
+def trainings_of(parent: ParentManifest) -> tuple[TrainedOn, ...]:
+    """Return which images a parent has seen; empty where it is not known.
+
+    Parents that were trained before manifests said so had no images kept out.
+    """
+    config = parent.stage_config
+    dataset, split = config.get("dataset"), config.get("split")
+    if parent.trained_on or not isinstance(dataset, dict) or not isinstance(split, str):
+        return parent.trained_on
+    source = resolve_config(DatasetConfig, dataset).source
+    return (TrainedOn(dataset=source, split=split, fingerprint=parent.dataset_fingerprints[split], hold_out=0.0),)
+
+
+def unseen_share(parent: ParentManifest, source: str, split: str, fingerprint: str) -> float | None:
+    """Return the share of a split's images that a parent has not seen, by ``ecocli.data.hold_out``.
+
+    Args:
+        parent: The parent.
+        source: What the images come from, see ``DatasetConfig.source``.
+        split: Name of the split.
+        fingerprint: The split's. The same images in another place are known by it, changed annotations by the name.
+
+    Returns:
+        1 for a split that it was not trained on; None where it is not known.
+    """
+    trainings = trainings_of(parent)
+    if not trainings:
+        return None
+    same = (one for one in trainings if one.fingerprint == fingerprint or (one.dataset, one.split) == (source, split))
+    return min((one.hold_out for one in same), default=1.0)
 
 
 def exit_of(parent: ParentManifest, wanted: int | None) -> int:

@@ -109,6 +109,24 @@ class Manifest(Config):
         return self.model_validate({**dict(self), "files": tuple(FileEntry(**entry) for entry in entries)})
 
 
+class TrainedOn(Config):
+    """Images that a parent has seen: those of one split, less those kept out by ``ecocli.data.hold_out``.
+
+    Attributes:
+        dataset: What they come from, see ``DatasetConfig.source``.
+        split: Name of the split.
+        fingerprint: The split's.
+        hold_out: Share of its images that was kept out.
+        rule: How these were chosen.
+    """
+
+    dataset: str
+    split: str
+    fingerprint: str
+    hold_out: float = Field(ge=0.0, lt=1.0)
+    rule: Literal["sha256-of-id"] = "sha256-of-id"
+
+
 class ParentManifest(Manifest):
     """A multi-exit model (Step A).
 
@@ -117,6 +135,8 @@ class ParentManifest(Manifest):
         exit_depths: Encoder layers run at each exit, ascending, counted from 1.
         categories: The categories in the order of the class index.
         steps: Optimisation steps trained; 0 for imported weights.
+        trained_on: The images it has seen, and those of the parents that its training started from; empty where it is
+            not known.
     """
 
     kind: Literal["parent"] = "parent"
@@ -124,6 +144,7 @@ class ParentManifest(Manifest):
     exit_depths: tuple[int, ...]
     categories: tuple[CategoryConfig, ...]
     steps: int = Field(ge=0)
+    trained_on: tuple[TrainedOn, ...] = ()
 
     @model_validator(mode="after")
     def _exits_are_there(self) -> Self:

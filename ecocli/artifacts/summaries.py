@@ -95,7 +95,8 @@ class FitSummary(Config):
     """How the linear layer was found.
 
     Attributes:
-        training_images: Images fitted on.
+        fitted_on: The images fitted on, in words, and whether the parent has seen them.
+        training_images: Their number.
         left_out_images: Training images without a defined quality.
         features: Length of the feature.
         l2: Regularisation strength.
@@ -105,6 +106,7 @@ class FitSummary(Config):
         offset: What a budget took off the class head's scores per unit of cost.
     """
 
+    fitted_on: str = ""
     training_images: int
     left_out_images: int
     features: int
@@ -198,7 +200,8 @@ class SweepSummary(Config):
     """All gates of a sweep.
 
     Attributes:
-        scored_on: The images, in words.
+        fitted_on: The images fitted on, in words, and whether the parent has seen them.
+        scored_on: Those scored on.
         images: Their number.
         cost: What beta is a price of.
         exit_depths: The parent's exits.
@@ -206,6 +209,7 @@ class SweepSummary(Config):
         rows: The gates.
     """
 
+    fitted_on: str = ""
     scored_on: str
     images: int
     cost: CostName

@@ -18,7 +18,7 @@ def controls_table(metrics: GateMetrics, exit_depths: Sequence[int], cost: CostN
     """Lay out the verdict of a gate's manifest: every fixed exit, the controls, the gate, the oracles."""
     headings = [measure, f"{measure} interval", f"cost, {_UNITS[cost]}", "GFLOPs", "encoder", "depth", "target hit %"]
     table = make_table(
-        f"Scored on {metrics.scored_on}, {metrics.images} images",
+        f"Fitted on {metrics.fit.fitted_on}\nScored on {metrics.scored_on}, {metrics.images:,} images",
         ["exits"],
         [*headings, f"% at exit {' '.join(map(str, exit_depths))}"],
         f"Gate less fixed mixture of equal {metrics.unit}: {points(metrics.lead, signed=True)} {measure}, "

@@ -161,7 +161,7 @@ def _table(summary: SweepSummary, measure: str) -> Table:
     headings = ("beta", measure, "GFLOPs", "encoder", "depth", "% per exit", "hits %", "majority %")
     controls = (f"mixture {measure}", "lead", "95 % interval", "best fixed", f"oracle {measure}", "oracle GFLOPs")
     table = make_table(
-        f"Scored on {summary.scored_on}, {summary.images} images",
+        f"Fitted on {summary.fitted_on}\nScored on {summary.scored_on}, {summary.images:,} images",
         ["gate"],
         (*headings, *controls),
         f"{measure} in points (0 to 100). Mixture: the best blend of at most two fixed exits of equal cost, without "

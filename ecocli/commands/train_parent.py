@@ -80,6 +80,16 @@ def train_parent(
             help="Train the deepest exit alone in this fraction of the steps, then all.  [default: the data set's]",
         ),
     ] = None,
+    hold_out: Annotated[
+        float | None,
+        typer.Option(
+            "--hold-out",
+            min=0.0,
+            max=1.0,
+            metavar="SHARE",
+            help="Keep this share of the images out, for a gate to be fitted on.  [default: the data set's]",
+        ),
+    ] = None,
     steps: Annotated[int | None, typer.Option("--steps", min=0, help="Optimisation steps.")] = None,
     epochs: Annotated[
         float | None,
@@ -151,6 +161,7 @@ def train_parent(
                 "alpha": None if alpha is None else _numbers("--alpha", alpha, float, ("depth", "uniform")),
                 "exits_per_step": None if exits_per_step is None else _count_or_all("--exits-per-step", exits_per_step),
                 "deepest_first": deepest_first,
+                "hold_out": hold_out,
                 "steps": steps,
                 "epochs": epochs,
                 "batch_size": batch_size,

@@ -195,6 +195,11 @@ class DatasetConfig(Config):
     cache_images: bool = False
     shapes: ShapesConfig = ShapesConfig()
 
+    @property
+    def source(self) -> str:
+        """What the images come from: the name, and for drawn scenes their seed."""
+        return f"{self.name}, seed {self.shapes.seed}" if self.name == "shapes" else self.name
+
     @model_validator(mode="before")
     @classmethod
     def _start_from_preset(cls, given: Any) -> Any:

@@ -15,10 +15,12 @@ FeatureName = Literal["res5", "projected", "tokens"]
 ThroughName = Literal["features", "contents"]
 SelectName = Literal["loss", "lead"]
 RecipeName = Literal["contents", "paper"]
+RowsName = Literal["unseen", "all"]
 Beta = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
 GATE_RECIPES: Mapping[RecipeName, Mapping[str, str | tuple[str, ...]]] = {
     "contents": {
+        "fit_on": "unseen",
         "feature": "tokens",
         "through": "contents",
         "objective": "dataset-pq",
@@ -28,6 +30,7 @@ GATE_RECIPES: Mapping[RecipeName, Mapping[str, str | tuple[str, ...]]] = {
         "loss": "soft-ce",
     },
     "paper": {
+        "fit_on": "all",
         "feature": "res5",
         "through": "features",
         "objective": "image-pq",
@@ -46,6 +49,8 @@ class GateFitConfig(Config):
     Attributes:
         recipe: A name for the settings below that are not given: ``contents``, what measured best here; ``paper``, what
             the paper describes.
+        fit_on: Images of the training table to fit on: those ``unseen`` by the parent, where its training kept some out
+            (``train-parent --hold-out``); or ``all``, as in the paper.
         feature: Pooled feature the gate reads: ``res5``, the mean of the backbone's map, as in the paper;
             ``projected``, of the pixel decoder's tokens; ``tokens``, mean and maximum of these at every level.
         objective: What a gate is to raise: ``image-pq``, the mean of the images' own PQ, as in the paper;
@@ -67,6 +72,7 @@ class GateFitConfig(Config):
     """
 
     recipe: RecipeName = "contents"
+    fit_on: RowsName = "unseen"
     feature: FeatureName = "tokens"
     objective: ObjectiveName = "dataset-pq"
     through: ThroughName = "contents"

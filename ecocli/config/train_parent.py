@@ -138,6 +138,7 @@ class TrainParentConfig(Config):
     Attributes:
         dataset: The data.
         split: The split to train on.
+        hold_out: Share of its images kept out of the training, by a hash of their ids, for a gate to be fitted on.
         architecture: The model.
         exit_depths: Encoder layers run at each exit, ascending, counted from 1.
         alpha: Weight of each exit's loss: ``depth`` (its depth, growing with it as Eq. 3 wants; 1 for a single exit,
@@ -164,6 +165,7 @@ class TrainParentConfig(Config):
 
     dataset: DatasetConfig
     split: str = "train"
+    hold_out: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     architecture: AnyArchitecture
     exit_depths: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
     alpha: Literal["depth", "uniform"] | tuple[PositiveFloat, ...] = "depth"

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Bool
 
 from ecocli.artifacts.derived_table import DerivedTable
 from ecocli.config.fit_gate import GateFitConfig
@@ -24,6 +25,7 @@ class GateTables:
         rows: Images to fit on.
         held_out: Images to score on and to search budgets on; none of them was fitted on.
         scored_on: What these are, in words.
+        fitted_on: What was fitted on, in words.
         left_out: Training images without a defined quality.
         cost_is_gflops: Whether the cost model counts GFLOPs.
     """
@@ -31,6 +33,7 @@ class GateTables:
     rows: TrainingRows
     held_out: SplitData
     scored_on: str
+    fitted_on: str
     left_out: int
     cost_is_gflops: bool
 
@@ -78,13 +81,31 @@ def build_tables(
             times,
         )
 
-    train = with_costs(splits[config.train_split])
+    table = splits[config.train_split]
+    train = with_costs(table)
+    unseen = table.unseen if table.unseen.any() else np.ones(len(table.quality), bool)
+    kept = unseen if config.fit_on == "unseen" else np.ones(len(table.quality), bool)
     if config.score_split != config.train_split and config.score_split in splits:
         held_out, scored_on = with_costs(splits[config.score_split]), config.score_split
     else:
-        order = numpy_generator("gate-held-out", config.seed).permutation(len(train.quality))
-        apart = np.zeros(len(order), bool)
+        # Whichever images a recipe fits on, it is scored on images that the parent has not seen, where there are any.
+        order = numpy_generator("gate-held-out", config.seed).permutation(np.flatnonzero(unseen))
+        apart = np.zeros(len(table.quality), bool)
         apart[order[: max(round(_HELD_OUT_SHARE * len(order)), 1)]] = True
-        train, held_out, scored_on = train.rows(~apart), train.rows(apart), f"a fifth of {config.train_split}"
+        kept, held_out, scored_on = kept & ~apart, train.rows(apart), f"a fifth of {config.train_split}"
+    fitted_on = f"{config.train_split}, {_acquaintance(table, kept)}"
+    train = train if kept.all() else train.rows(kept)
     rows = TrainingRows.of(train, config.through, config.folds, config.seed)
-    return GateTables(rows, held_out, scored_on, int((~train.usable).sum()), config.cost == "gflops")
+    return GateTables(rows, held_out, scored_on, fitted_on, int((~train.usable).sum()), config.cost == "gflops")
+
+
+def _acquaintance(table: DerivedTable, kept: Bool[np.ndarray, " N"]) -> str:
+    """Say which of some images the parent was trained on."""
+    count, seen, unseen = int(kept.sum()), int(table.seen[kept].sum()), int(table.unseen[kept].sum())
+    if seen == count:
+        return f"{count:,} images, all seen by the parent in its training"
+    if unseen == count:
+        return f"{count:,} images, none seen by the parent in its training"
+    if seen or unseen:
+        return f"{count:,} images, {seen:,} of them seen by the parent in its training"
+    return f"{count:,} images; the parent does not say whether it has seen them"

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING
 
 from ecocli.artifacts.action import Action, Made, Plan
 from ecocli.artifacts.artifact import Artifact
-from ecocli.artifacts.lineage import WEIGHTS_FILE
+from ecocli.artifacts.lineage import WEIGHTS_FILE, unseen_share
 from ecocli.artifacts.manifest import DerivedManifest, ParentManifest
 from ecocli.artifacts.store import Store
 from ecocli.config.any_architecture import AnyArchitecture
 from ecocli.config.derive import DeriveConfig
 from ecocli.data.categories import check_trained_categories
+from ecocli.data.hold_out import is_held_out
 from ecocli.data.images import ImageDataset
 from ecocli.errors import DataError
 from ecocli.runtime.context import Runtime
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from ecocli.scoring.score_exits import DerivedRow
 
 STAGE = "derive"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 ROWS_FILE = "rows.parquet"
 
 
@@ -53,15 +54,28 @@ class Shard:
 
 @dataclass(frozen=True)
 class Derivation:
-    """What is measured on what."""
+    """What is measured on what.
+
+    Attributes:
+        parent: The parent.
+        datasets: The splits.
+        unseen_shares: Share of each split that the parent was not trained on, by a hash of the images' ids; None where
+            it is not known.
+    """
 
     parent: Artifact[ParentManifest]
     datasets: tuple[ImageDataset, ...]
+    unseen_shares: Mapping[str, float | None]
 
     @property
     def architecture(self) -> AnyArchitecture:
         """The parent's."""
         return self.parent.manifest.architecture
+
+    def has_seen(self, split: str, image_id: str) -> bool | None:
+        """Whether the parent was trained on an image; None where it is not known."""
+        share = self.unseen_shares[split]
+        return None if share is None else not is_held_out(image_id, share)
 
 
 @dataclass(frozen=True)
@@ -106,7 +120,12 @@ def plan(config: DeriveConfig, inputs: Mapping[str, str], store: Store, runtime:
     fingerprints = [dataset.fingerprint if runtime.world.is_main else "" for dataset in datasets]
     fingerprints = runtime.world.broadcast_object(fingerprints)
     action = Action(STAGE, SCHEMA_VERSION, config, inputs, dict(zip(config.splits, fingerprints, strict=True)))
-    subject = Derivation(parent, datasets)
+    source = config.dataset.source
+    shares = {
+        split: unseen_share(parent.manifest, source, split, fingerprint)
+        for split, fingerprint in action.fingerprints.items()
+    }
+    subject = Derivation(parent, datasets, shares)
 
     def work(folder: Path) -> Made[DerivedManifest] | None:
         parts = plan_parts(config, subject, folder)
@@ -114,6 +133,8 @@ def plan(config: DeriveConfig, inputs: Mapping[str, str], store: Store, runtime:
         runtime.world.barrier()
         if not runtime.world.is_main:
             return None
+        for dataset in subject.datasets:
+            _say_seen(subject, dataset, runtime)
         files = {f"{dataset.split}.parquet": _join(dataset, parts, folder) for dataset in subject.datasets}
         return Made(_manifest(action, config, subject, files), files)
 
@@ -187,6 +208,16 @@ def plan_parts(config: DeriveConfig, subject: Derivation, folder: Path) -> list[
     return parts
 
 
+def _say_seen(subject: Derivation, dataset: ImageDataset, runtime: Runtime) -> None:
+    known = [subject.has_seen(dataset.split, image_id) for image_id in dataset.records.image_ids]
+    if None in known:
+        runtime.log.info("%s: the parent does not say which images it was trained on.", dataset.split)
+    else:
+        runtime.log.info(
+            "%s: the parent was trained on %d of %d images.", dataset.split, sum(map(bool, known)), len(known)
+        )
+
+
 def _compute(config: DeriveConfig, subject: Derivation, parts: Sequence[DerivePart], runtime: Runtime) -> None:
     def open_work() -> Callable[[DerivePart, Path], None]:
         model = _restore(config, subject, runtime)
@@ -246,6 +277,7 @@ def _record(subject: Derivation, dataset: ImageDataset, position: int, row: "Der
     return DerivedRecord(
         image_id=row.image_id,
         file_name=dataset.records.file_names[position],
+        seen=subject.has_seen(dataset.split, row.image_id),
         size=row.original_size,
         padded_size=row.padded_size,
         counts=row.counts,

@@ -21,12 +21,13 @@ from pydantic import JsonValue
 
 from ecocli.artifacts.action import Action, Made, Plan
 from ecocli.artifacts.artifact import Artifact
-from ecocli.artifacts.lineage import WEIGHTS_FILE
-from ecocli.artifacts.manifest import ParentManifest
+from ecocli.artifacts.lineage import WEIGHTS_FILE, trainings_of
+from ecocli.artifacts.manifest import ParentManifest, TrainedOn
 from ecocli.artifacts.store import Store
 from ecocli.config.train_parent import TrainParentConfig, WarmStartedConfig
 from ecocli.data.categories import same_classes
 from ecocli.data.datasets import data_root
+from ecocli.data.hold_out import training_part
 from ecocli.data.images import ImageDataset
 from ecocli.errors import DataError, UsageError
 from ecocli.runtime.context import Runtime
@@ -46,7 +47,7 @@ class TrainingData:
     """The data.
 
     Attributes:
-        training: The split to train on.
+        training: The images to train on: the split without those that are kept out.
         evaluation: The split that the exits are evaluated on in between; None where they are not.
     """
 
@@ -91,17 +92,25 @@ def plan(config: TrainParentConfig, inputs: Mapping[str, str], store: Store, run
     initial = store.get(inputs["init"], ParentManifest) if "init" in inputs else None
     init_digest = _file_digest(config, runtime)
     dataset = _open(config, runtime)
-    resolved = _fit_to_data(config, dataset)
-    data = TrainingData(dataset, _open_evaluation(resolved, dataset) if resolved.evaluates else None)
+    training = training_part(dataset, config.hold_out)
+    resolved = _fit_to_data(config, training)
+    data = TrainingData(training, _open_evaluation(resolved, dataset) if resolved.evaluates else None)
     # Listing and hashing a large data set takes a while: once is enough.
-    splits = [split for split in (data.training, data.evaluation) if split is not None]
+    splits = [split for split in (dataset, data.evaluation) if split is not None]
     fingerprints = {split.split: split.fingerprint if runtime.world.is_main else "" for split in splits}
     fingerprints = runtime.world.broadcast_object(fingerprints)
     asked = resolved if init_digest is None else WarmStartedConfig(**dict(resolved), init_digest=init_digest)
     action = Action(STAGE, SCHEMA_VERSION, asked, inputs, fingerprints)
 
     def work(folder: Path) -> Made[ParentManifest] | None:
-        return _train(action, resolved, data, initial, runtime, folder)
+        own = TrainedOn(
+            dataset=resolved.dataset.source,
+            split=resolved.split,
+            fingerprint=fingerprints[resolved.split],
+            hold_out=resolved.hold_out,
+        )
+        trained_on = (*(() if initial is None else trainings_of(initial.manifest)), own)
+        return _train(action, resolved, data, initial, trained_on, runtime, folder)
 
     return TrainPlan(action, ParentManifest, work, config=resolved, data=data)
 
@@ -124,7 +133,9 @@ def _say_length(config: TrainParentConfig, dataset: ImageDataset, runtime: Runti
     if runtime.world.is_main:
         epochs = config.steps * config.batch_size / max(len(dataset), 1)
         runtime.log.info(
-            "%d steps of %d images: %.3g epochs of %d images", config.steps, config.batch_size, epochs, len(dataset)
+            "%d steps of %d images: %.3g epochs of %d images%s",
+            *(config.steps, config.batch_size, epochs, len(dataset)),
+            f"; hold_out {config.hold_out:g} keeps the others out" if config.hold_out else "",
         )
 
 
@@ -204,6 +215,7 @@ def _train(
     config: TrainParentConfig,
     data: TrainingData,
     initial: Artifact[ParentManifest] | None,
+    trained_on: tuple[TrainedOn, ...],
     runtime: Runtime,
     folder: Path,
 ) -> Made[ParentManifest] | None:
@@ -235,6 +247,7 @@ def _train(
         exit_depths=config.exit_depths,
         categories=tuple(category.recorded for category in data.training.categories),
         steps=config.steps,
+        trained_on=trained_on,
     )
     weights = folder / WEIGHTS_FILE
     write_tensors(weights, result.weights)

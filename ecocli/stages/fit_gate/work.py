@@ -85,6 +85,7 @@ def fit(
         undefined_images=int((~tables.held_out.usable).sum()),
         warnings=tuple(warnings_of(taken.verdict, depths, images, gate.blind)),
         fit=FitSummary(
+            fitted_on=tables.fitted_on,
             training_images=len(tables.rows.split.features),
             left_out_images=tables.left_out,
             features=tables.rows.split.features.shape[1],

@@ -91,6 +91,7 @@ def sweep(
             fixed[str(depths[-1])] = verdict_summary(verdict, depths).fixed
             progress.advance(1)
     summary = SweepSummary(
+        fitted_on=tables.fitted_on,
         scored_on=tables.scored_on,
         images=len(tables.held_out.features),
         cost=config.cost,
