@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from ecocli.data.batching import Sample
 from ecocli.data.sampler import ShuffledStream
 from ecocli.errors import EcoError, InterruptedRunError, UsageError
+from ecocli.training.division import BatchDivision
 
 
 @runtime_checkable
@@ -60,42 +61,6 @@ class TrainingPart:
     def counts(self) -> list[int]:
         """Number of objects of each image."""
         return [len(sample.labels) for sample in self.samples]
-
-
-@dataclass(frozen=True)
-class BatchDivision:
-    """How a batch is divided among processes and parts.
-
-    Attributes:
-        batch_size: Images per step, over all processes.
-        rank: Number of this process.
-        world_size: Number of processes.
-        accumulation: Parts per process.
-    """
-
-    batch_size: int
-    rank: int = 0
-    world_size: int = 1
-    accumulation: int = 1
-
-    def __post_init__(self) -> None:
-        """Check that the division has no rest.
-
-        Raises:
-            UsageError: It has one.
-        """
-        pieces = self.world_size * self.accumulation
-        if self.batch_size % pieces:
-            raise UsageError(
-                f"The batch size is {self.batch_size}, expected a multiple of {pieces}: {self.world_size} processes "
-                f"times {self.accumulation} accumulated parts. Change --batch-size, execution.accumulation or the "
-                "number of processes."
-            )
-
-    @property
-    def part_size(self) -> int:
-        """Images per part."""
-        return self.batch_size // (self.world_size * self.accumulation)
 
 
 _Key = tuple[int, tuple[int, int]]

@@ -39,13 +39,13 @@ from ecocli.model.contracts import ExitNetwork
 from ecocli.runtime.context import Runtime
 from ecocli.runtime.seeds import derive_seed
 from ecocli.training.batches import (
-    BatchDivision,
     SampleSource,
     TrainingPart,
     is_loading_error,
     load_parts,
     loading_error,
 )
+from ecocli.training.division import BatchDivision
 from ecocli.training.evaluation import ExitEvaluator, PeriodicEvaluation
 from ecocli.training.exits import StepExits, choose_exits
 from ecocli.training.metrics_log import nest_values

@@ -6,7 +6,8 @@ from helpers_training import DrawnSamples
 
 from ecocli.data.sampler import ShuffledStream
 from ecocli.errors import DataError, UsageError
-from ecocli.training.batches import BatchDivision, TrainingPart, load_parts
+from ecocli.training.batches import TrainingPart, load_parts
+from ecocli.training.division import BatchDivision
 
 
 def images_of(division: BatchDivision, *, first_step: int = 0, steps: int = 3, workers: int = 0) -> list[list[str]]:
