@@ -33,6 +33,7 @@ from ecocli.errors import DataError, UsageError
 from ecocli.runtime.context import Runtime
 from ecocli.runtime.files import user_path
 from ecocli.tasks.registry import task_of
+from ecocli.training.division import BatchDivision
 
 if TYPE_CHECKING:
     from ecocli.model.contracts import ExitNetwork
@@ -80,8 +81,9 @@ def plan(config: TrainParentConfig, inputs: Mapping[str, str], store: Store, run
     Raises:
         DataError: The data set or the weights to start from are missing or faulty, or the two splits differ in their
             categories.
-        UsageError: There is no such data set or split, or two starts are given.
-        ArtifactError: The parent to start from is damaged. The work finds that it does not fit.
+        UsageError: There is no such data set or split, two starts are given, or the batch cannot be divided among the
+            processes.
+        ArtifactError: The parent to start from is damaged, or of another architecture.
         InterruptedRunError: From the work: a signal stopped the training; its state is saved.
     """
     if config.init_file is not None and "init" in inputs:
@@ -89,11 +91,15 @@ def plan(config: TrainParentConfig, inputs: Mapping[str, str], store: Store, run
             f"Training is to start both from the file {config.init_file} and from the parent {inputs['init']}. Take "
             "init_file out of the --config file, or leave --init out."
         )
+    world = runtime.world
+    BatchDivision(config.batch_size, world.rank, world.world_size, config.execution.accumulation)
     initial = store.get(inputs["init"], ParentManifest) if "init" in inputs else None
     init_digest = _file_digest(config, runtime)
     dataset = _open(config, runtime)
     training = training_part(dataset, config.hold_out)
     resolved = _fit_to_data(config, training)
+    if initial is not None:
+        _check_start(resolved, initial)
     data = TrainingData(training, _open_evaluation(resolved, dataset) if resolved.evaluates else None)
     # Listing and hashing a large data set takes a while: once is enough.
     splits = [split for split in (dataset, data.evaluation) if split is not None]
@@ -113,6 +119,19 @@ def plan(config: TrainParentConfig, inputs: Mapping[str, str], store: Store, run
         return _train(action, resolved, data, initial, trained_on, runtime, folder)
 
     return TrainPlan(action, ParentManifest, work, config=resolved, data=data)
+
+
+def _check_start(config: TrainParentConfig, initial: Artifact[ParentManifest]) -> None:
+    """Refuse a parent of another architecture."""
+    import torch
+
+    from ecocli.artifacts.tensors import load_tensors
+    from ecocli.model.builders import build_model
+    from ecocli.training.warm_start import fitting_weights
+
+    with torch.device("meta"):
+        model = build_model(config.architecture)
+    fitting_weights(model, load_tensors(initial.path_of(WEIGHTS_FILE)), initial.digest)
 
 
 def _fit_to_data(config: TrainParentConfig, dataset: ImageDataset) -> TrainParentConfig:
@@ -287,8 +306,8 @@ def _initial_model(
     from ecocli.artifacts.tensors import load_tensors
     from ecocli.model.builders import build_model
     from ecocli.runtime.seeds import seed_everything
-    from ecocli.training.warm_start import load_initial_weights
-    from ecocli.weights.loading import load_initial_weights as load_published_weights
+    from ecocli.training.warm_start import start_from
+    from ecocli.weights.loading import load_initial_weights
 
     seed_everything("init", config.seed)
     model = build_model(config.architecture)
@@ -297,11 +316,11 @@ def _initial_model(
     if synchronised and world.is_main and world.world_size > 1 and runtime.device == "cpu":
         runtime.log.warning("On CPUs the backbone's batch norm is not synchronised: each process has its statistics.")
     if config.init_file is not None:
-        report = load_published_weights(model, user_path(config.init_file))
+        report = load_initial_weights(model, user_path(config.init_file))
         if world.is_main:
             runtime.log.info("%s: %s", config.init_file, report.summary())
     if initial is not None:
-        notes = load_initial_weights(model, load_tensors(initial.path_of(WEIGHTS_FILE)), initial.digest)
+        notes = start_from(model, load_tensors(initial.path_of(WEIGHTS_FILE)), initial.digest)
         for note in notes if world.is_main else []:
             runtime.log.info("%s", note)
     return model

@@ -18,8 +18,8 @@ _COUNTER = ".num_batches_tracked"
 _ENCODER_LAYER = re.compile(r"sem_seg_head\.pixel_decoder\.transformer\.encoder\.layers\.\d+\..*")
 
 
-def load_initial_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> list[str]:
-    """Load what fits.
+def start_from(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> list[str]:
+    """Load what fits of a parent's weights.
 
     Args:
         model: Freshly initialised.
@@ -28,6 +28,19 @@ def load_initial_weights(model: nn.Module, weights: Mapping[str, Tensor], source
 
     Returns:
         What was not taken, one sentence each.
+
+    Raises:
+        ArtifactError: The weights are of another architecture.
+    """
+    taken, notes = fitting_weights(model, weights, source)
+    model.load_state_dict({**model.state_dict(), **taken})
+    return notes
+
+
+def fitting_weights(
+    model: nn.Module, weights: Mapping[str, Tensor], source: str
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Choose what fits; only names and shapes of the model matter, so its tensors may be on the device "meta".
 
     Raises:
         ArtifactError: The weights are of another architecture.
@@ -55,10 +68,9 @@ def load_initial_weights(model: nn.Module, weights: Mapping[str, Tensor], source
             + ". Leave out --arch and --layers to take the architecture of the weights, or name other weights "
             "with --init."
         )
-    model.load_state_dict({**own, **{name: weights[name] for name in compared if name not in fresh}})
     notes = []
     if new_head:
         notes.append("The class head is drawn anew: the number of classes differs.")
     if dropped:
         notes.append(f"The deeper encoder layers are left out: {len(dropped)} tensors.")
-    return notes
+    return {name: weights[name] for name in compared if name not in fresh}, notes

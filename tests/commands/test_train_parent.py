@@ -88,6 +88,22 @@ def test_train_parent__dry_run_without_data__prints_settings_and_draws_nothing(
     assert not (tmp_path / "store").exists()
 
 
+def test_train_parent__dry_run_of_what_training_refuses__is_refused(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = [*arguments, "--eval-every", "0"]
+    assert main([*typed, "--steps", "0", "--name", "mine"]) == 0
+    capsys.readouterr()
+    for more, status, words in (
+        (["--batch-size", "3", "--set", "execution.accumulation=2"], 2, "expected a multiple of 2"),
+        (["--init", "mine", "--set", "architecture.pixel_decoder.mask_dim=8"], 4, "do not fit the architecture"),
+    ):
+        assert main([*typed, *more, "--dry-run"]) == status
+        captured = capsys.readouterr()
+        assert words in captured.err
+        assert captured.out == ""
+
+
 def test_train_parent__batch_size_alone__says_the_epochs_it_makes(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

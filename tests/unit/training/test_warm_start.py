@@ -5,25 +5,25 @@ from helpers_training import tiny_config, tiny_model
 from ecocli.errors import ArtifactError
 from ecocli.model.builders import build_model
 from ecocli.model.mask2former import Mask2Former
-from ecocli.training.warm_start import load_initial_weights
+from ecocli.training.warm_start import start_from
 
 HEAD = "sem_seg_head.predictor.class_embed.weight"
 LAYERS = "sem_seg_head.pixel_decoder.transformer.encoder.layers"
 
 
-def test_load_initial_weights__same_architecture__takes_everything() -> None:
+def test_start_from__same_architecture__takes_everything() -> None:
     model, weights = tiny_model(0), tiny_model(1).state_dict()
-    assert load_initial_weights(model, weights, "here") == []
+    assert start_from(model, weights, "here") == []
     assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
 
 
-def test_load_initial_weights__fewer_layers_and_other_classes__takes_the_rest() -> None:
+def test_start_from__fewer_layers_and_other_classes__takes_the_rest() -> None:
     sizes = {"num_classes": 5, "pixel_decoder": {"encoder": {"layers": 2}}}
     torch.manual_seed(0)
     model = build_model(tiny_config(architecture=sizes, exit_depths=[1, 2]).architecture)
     head = model.state_dict()[HEAD].clone()
     weights = tiny_model(1).state_dict()
-    notes = load_initial_weights(model, weights, "here")
+    notes = start_from(model, weights, "here")
     assert [note.split(":")[0] for note in notes] == [
         "The class head is drawn anew",
         "The deeper encoder layers are left out",
@@ -42,7 +42,7 @@ def test_load_initial_weights__fewer_layers_and_other_classes__takes_the_rest() 
         ("many", r"is missing \(and 1 more\)"),
     ],
 )
-def test_load_initial_weights__other_architecture__names_the_first_misfit(change: str, message: str) -> None:
+def test_start_from__other_architecture__names_the_first_misfit(change: str, message: str) -> None:
     weights = tiny_model(1).state_dict()
     if change in ("missing", "many"):
         del weights[f"{LAYERS}.2.linear1.bias"]
@@ -53,17 +53,17 @@ def test_load_initial_weights__other_architecture__names_the_first_misfit(change
     if change == "unknown":
         weights["backbone.extra"] = torch.zeros(1)
     with pytest.raises(ArtifactError, match=message):
-        load_initial_weights(tiny_model(), weights, "here")
+        start_from(tiny_model(), weights, "here")
 
 
-def test_load_initial_weights__frozen_and_trained_batch_norm__exchange_statistics() -> None:
+def test_start_from__frozen_and_trained_batch_norm__exchange_statistics() -> None:
     def model_with(norm: str, seed: int) -> Mask2Former:
         torch.manual_seed(seed)
         return build_model(tiny_config(architecture={"backbone": {"norm": norm}}).architecture)
 
     for ours, theirs in (("sync_bn", "frozen_bn"), ("frozen_bn", "sync_bn")):
         model, weights = model_with(ours, 0), model_with(theirs, 1).state_dict()
-        assert load_initial_weights(model, weights, "here") == []
+        assert start_from(model, weights, "here") == []
         shared = [name for name in model.state_dict() if name in weights]
         assert "backbone.stem.conv1.norm.running_var" in shared
         assert all(torch.equal(model.state_dict()[name], weights[name]) for name in shared)
