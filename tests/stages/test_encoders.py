@@ -1,5 +1,6 @@
 """Every stage with Lite-M2F, whose exits have a tail, and with RT-M2F, which has one exit."""
 
+import json
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -24,12 +25,26 @@ from ecocli.config.derive import DeriveConfig
 from ecocli.config.evaluate import EvaluateConfig, EvaluateExecutionConfig
 from ecocli.config.export_weights import ExportWeightsConfig
 from ecocli.config.fit_gate import FitGateConfig
+from ecocli.config.import_weights import ImportWeightsConfig
+from ecocli.config.predict import PredictConfig
 from ecocli.config.profile_model import ProfileModelConfig
+from ecocli.config.report import ReportConfig
 from ecocli.config.sweep import SweepConfig
 from ecocli.data.categories import SHAPES
 from ecocli.model.builders import build_model
 from ecocli.runtime.context import Runtime
-from ecocli.stages import derive, evaluate, export_weights, fit_gate, profile_model, sweep, train_parent
+from ecocli.stages import (
+    derive,
+    evaluate,
+    export_weights,
+    fit_gate,
+    import_weights,
+    predict,
+    profile_model,
+    report,
+    sweep,
+    train_parent,
+)
 
 ENCODERS: dict[str, EncoderConfig] = {
     "lite": InterleavedEncoderConfig(layers=4, heads=4, feedforward_dim=32, small_ffn=True),
@@ -97,7 +112,7 @@ def test_derive__other_encoders__has_a_column_per_exit(chain: Chain) -> None:
 
 
 @pytest.mark.parametrize("head", ["class", "quality"])
-def test_fit_gate_and_eval__other_encoders__score_the_gate_beside_the_exits(chain: Chain, head: str) -> None:
+def test_gate__other_encoders__is_scored_reported_and_predicts(chain: Chain, head: str, tmp_path: Path) -> None:
     config = FitGateConfig(beta=0.001, head=head, **chain.settings)
     gate = run_stage(fit_gate, config, {"derived": chain.derived.digest}, chain.store)
     assert gate.manifest.exit_depths == chain.exits
@@ -117,6 +132,27 @@ def test_fit_gate_and_eval__other_encoders__score_the_gate_beside_the_exits(chai
         assert rows["gate"].pq == rows["exit 1"].pq
         assert rows["gate"].exit_shares == (1.0,)
 
+    page = report.run(
+        ReportConfig(out=str(tmp_path / "page"), examples=1, data_root=chain.dataset.root),
+        {"evaluation": scored.digest},
+        chain.store,
+        Runtime.quiet(),
+    )
+    assert [path.name for path in page.pictures] == ["tradeoff.png", "exits.png", "example-1.png"]
+
+    # The decision of predict on a picture is that of eval on the same one.
+    images = pq.read_table(scored.path_of("images.parquet")).to_pylist()
+    folder = Path(chain.dataset.root or "") / "shapes" / "val"
+    config = PredictConfig(
+        images=tuple(str(folder / image["file_name"]) for image in images),
+        out=str(tmp_path / "predicted"),
+        test_resize=chain.dataset.test_resize,
+        overlays=False,
+    )
+    predict.run(config, inputs, chain.store, Runtime.quiet()).check()
+    annotations = json.loads((tmp_path / "predicted" / "panoptic.json").read_text())["annotations"]
+    assert [one["exit_depth"] for one in annotations] == [image["gate_depth"] for image in images]
+
 
 def test_sweep__other_encoders__has_a_row_per_beta(chain: Chain) -> None:
     config = SweepConfig(betas=(0.0, 0.01), **chain.settings)
@@ -130,6 +166,21 @@ def test_profile__other_encoders__adds_up_the_layers_of_each_exit(chain: Chain) 
     totals = [exit_.total for exit_ in entry.exits]
     assert [exit_.exit_depth for exit_ in entry.exits] == list(chain.exits)
     assert totals == sorted(set(totals))
+
+
+def test_import__what_was_exported__is_the_parent_at_its_deepest_exit(chain: Chain, tmp_path: Path) -> None:
+    file = tmp_path / "whole.safetensors"
+    config = ExportWeightsConfig(out=str(file), format="original")
+    export_weights.run(config, {"parent": chain.parent.digest}, chain.store, Runtime.quiet())
+    settings = ImportWeightsConfig(source=str(file), categories="shapes")
+    imported = run_stage(import_weights, settings, {}, chain.store)
+    # Weights tell an encoder's kind and layers; heads are those of the published models.
+    assert type(imported.manifest.architecture.pixel_decoder.encoder) is type(chain.architecture.pixel_decoder.encoder)
+    assert imported.manifest.architecture.exits == chain.architecture.exits
+    assert imported.manifest.exit_depths == chain.exits[-1:]
+    found, expected = (load_tensors(one.path_of(WEIGHTS_FILE)) for one in (imported, chain.parent))
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
 def test_export__shallow_exit__is_a_model_of_that_depth(chain: Chain, tmp_path: Path) -> None:
