@@ -1,12 +1,12 @@
 """What manifests tell of gates, evaluations, profiles and sweeps. PQ stays in 0..1; NaN becomes null."""
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
 from ecocli.config.base import Config
-from ecocli.config.fit_gate import CostName, FeatureName, HeadName
+from ecocli.config.fit_gate import CostName, CostUnit, FeatureName, HeadName
 from ecocli.config.profile_model import ConventionName
 
 
@@ -78,7 +78,7 @@ class RecipeSummary(Config):
 class VerdictSummary(Config):
     """A gate beside its controls; see ``metrics.controls.Verdict``."""
 
-    unit: Literal["GFLOPs", "ms"]
+    unit: CostUnit
     gate: GateSummary
     fixed: tuple[ExitSummary, ...]
     best_fixed: ExitSummary

@@ -9,6 +9,7 @@ from ecocli.config.base import Config
 
 HeadName = Literal["class", "quality"]
 CostName = Literal["depth", "gflops", "ms"]
+CostUnit = Literal["GFLOPs", "ms"]
 LossName = Literal["hard-ce", "u-ce", "soft-ce", "soft-mse"]
 ObjectiveName = Literal["image-pq", "dataset-pq"]
 FeatureName = Literal["res5", "projected", "tokens"]

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ecocli.config.fit_gate import LossName
 from ecocli.gates.solver import (
     LinearHead,
     SolverState,
@@ -23,7 +24,7 @@ from ecocli.gates.solver import (
     fold_standardisation,
     solve,
 )
-from ecocli.losses.gate import GateLoss, gate_loss
+from ecocli.losses.gate import gate_loss
 from ecocli.runtime.seeds import torch_generator
 
 _ABSENT_EXIT_LOGIT = -1e4
@@ -89,7 +90,7 @@ def folds_of_rows(rows: int, folds: int, seed: int) -> Int[Tensor, " N"]:
 def fit_class_head(
     features: StandardisedFeatures,
     targets: Float[Tensor, "N E"],
-    loss: GateLoss,
+    loss: LossName,
     *,
     l2: float | None = None,
     folds: int = 5,
@@ -156,7 +157,7 @@ def fit_class_head(
 def held_out_scores(
     features: StandardisedFeatures,
     targets: Float[Tensor, "N E"],
-    loss: GateLoss,
+    loss: LossName,
     l2: float,
     folds: int,
     seed: int,
@@ -192,7 +193,7 @@ def _average(folds: SolverState) -> SolverState:
 def _cross_validate(
     features: StandardisedFeatures,
     targets: Float[Tensor, "N E"],
-    loss: GateLoss,
+    loss: LossName,
     folds: int,
     seed: int,
     warm: WarmStart | None,

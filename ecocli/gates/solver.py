@@ -22,8 +22,9 @@ import torch
 from jaxtyping import Float, Float16, Float64, Int
 from torch import Tensor
 
+from ecocli.config.fit_gate import LossName
 from ecocli.errors import DataError
-from ecocli.losses.gate import GateLoss, gate_loss_and_gradient
+from ecocli.losses.gate import gate_loss_and_gradient
 
 _ROWS_PER_BLOCK = 4096
 _CURVATURE = 0.2
@@ -168,7 +169,7 @@ class SolverState:
 def solve(
     features: StandardisedFeatures,
     targets: Float[Tensor, "N E"],
-    loss: GateLoss,
+    loss: LossName,
     l2: float,
     *,
     fold_of_row: Int[Tensor, " N"] | None = None,
@@ -243,7 +244,7 @@ class _Problem:
 
     values: Float[Tensor, "N D"]
     targets: Float64[Tensor, "N E"]
-    loss: GateLoss
+    loss: LossName
     l2: float
     fold_of_row: Int[Tensor, " N"] | None
     folds: int

@@ -17,11 +17,12 @@ import torch
 from jaxtyping import Float, Int, Int32
 from torch import Tensor
 
+from ecocli.config.fit_gate import FeatureName
 from ecocli.data.batching import ImageBatch
 from ecocli.inference.detections import Detections, detect
 from ecocli.inference.postprocess import Geometry, PanopticRule, PredictedSegment, panoptic_inference
 from ecocli.model.contracts import ExitModel, SharedFeatures
-from ecocli.model.gate import FeatureName, Gate, pool_features, select_exit_depth
+from ecocli.model.gate import Gate, pool_features, select_exit_depth
 
 
 @dataclass(frozen=True, eq=False)

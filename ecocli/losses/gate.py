@@ -10,14 +10,15 @@ whatever the rounding; u-CE clips utilities below zero to zero, because a negati
 no minimum. Every gradient is written out, so that a full-batch solver needs no autograd graph over the whole table.
 """
 
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-GateLoss = Literal["hard-ce", "u-ce", "soft-ce", "soft-mse"]
-GATE_LOSSES: tuple[GateLoss, ...] = get_args(GateLoss)
+from ecocli.config.fit_gate import LossName
+
+GATE_LOSSES: tuple[LossName, ...] = get_args(LossName)
 
 TIE_TOLERANCE = 1e-12
 """Utilities (PQ in 0..1) closer than this are a tie. Float64 rounding stays three orders of magnitude below."""
@@ -56,7 +57,7 @@ def target_exit_indices(utilities: Float[Tensor, "N E"]) -> Int[Tensor, " N"]:
     return within_reach.to(torch.uint8).argmax(dim=1)
 
 
-def loss_targets(utilities: Float[Tensor, "N E"], loss: GateLoss) -> Float[Tensor, "N E"]:
+def loss_targets(utilities: Float[Tensor, "N E"], loss: LossName) -> Float[Tensor, "N E"]:
     """Turn utilities into the per-exit weights that the given loss compares the gate with.
 
     Args:
@@ -73,7 +74,7 @@ def loss_targets(utilities: Float[Tensor, "N E"], loss: GateLoss) -> Float[Tenso
 
 
 def gate_loss(
-    gate_logits: Float[Tensor, "*rows E"], targets: Float[Tensor, "*#rows E"], loss: GateLoss
+    gate_logits: Float[Tensor, "*rows E"], targets: Float[Tensor, "*#rows E"], loss: LossName
 ) -> Float[Tensor, "*rows"]:
     """Give the loss of every row, differentiable by autograd.
 
@@ -87,7 +88,7 @@ def gate_loss(
 
 
 def gate_loss_and_gradient(
-    gate_logits: Float[Tensor, "*rows E"], targets: Float[Tensor, "*#rows E"], loss: GateLoss
+    gate_logits: Float[Tensor, "*rows E"], targets: Float[Tensor, "*#rows E"], loss: LossName
 ) -> tuple[Float[Tensor, "*rows"], Float[Tensor, "*rows E"]]:
     """Give the loss of every row and its gradient in the logits, without an autograd graph of its own.
 

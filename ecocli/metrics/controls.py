@@ -8,18 +8,17 @@ that the gate was fitted to. All PQs are those of the whole data set, by arithme
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
+from ecocli.config.fit_gate import CostUnit
 from ecocli.metrics.assignment import mixture_of, oracle_assignment, random_assignment_pq
 from ecocli.metrics.bootstrap import compare
 from ecocli.metrics.exit_table import ExitTable
 from ecocli.metrics.results import ResultTable
 
 RANDOM_DRAWS = 20
-CostUnit = Literal["GFLOPs", "ms"]
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,13 @@ a stored row as it decides on the image.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ecocli.config.fit_gate import FeatureName
 from ecocli.model.contracts import SharedFeatures, Size
-
-FeatureName = Literal["res5", "projected", "tokens"]
 
 _CELLS_AT_ONCE = 1024
 """Cells whose sum and maximum are taken while they lie in the cache."""

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-Convention = Literal["paper", "all"]
+from ecocli.config.profile_model import ConventionName
 
 _PER_GFLOP = 1e9
 # torch's counter counts a multiply-add as two, so every formula here does as well.
@@ -125,7 +125,7 @@ class Reading:
             self.masked_products - earlier.masked_products,
         )
 
-    def gflops(self, convention: Convention) -> float:
+    def gflops(self, convention: ConventionName) -> float:
         """In the unit of tables."""
         macs = self.paper + (self.sampling + self.masked_products if convention == "all" else 0)
         return macs / _PER_GFLOP

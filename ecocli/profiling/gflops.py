@@ -21,14 +21,16 @@ from torch.nn import functional as F
 
 from ecocli.config.architecture import ArchitectureConfig
 from ecocli.config.detr import DetrConfig
+from ecocli.config.fit_gate import FeatureName
+from ecocli.config.profile_model import ConventionName
 from ecocli.exits import ExitPlan
 from ecocli.model.builders import build_detr, build_mask2former
 from ecocli.model.contracts import ExitNetwork
-from ecocli.model.gate import FeatureName, Gate, pool_features
+from ecocli.model.gate import Gate, pool_features
 from ecocli.model.hybrid import AttentionLayer
 from ecocli.model.layers import FrozenBatchNorm2d, NormedConv2d
 from ecocli.model.parts import run_parts
-from ecocli.profiling.counter import Convention, Meter, Reading
+from ecocli.profiling.counter import Meter, Reading
 
 Size = tuple[int, int]
 
@@ -211,7 +213,7 @@ def count_gflops(
     original_size: Size,
     exit_depths: Sequence[int],
     *,
-    convention: Convention = "paper",
+    convention: ConventionName = "paper",
     gate_feature: FeatureName = "res5",
 ) -> ExitCosts:
     """Count one image's GFLOPs at every exit.

@@ -18,8 +18,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ecocli.config.fit_gate import FeatureName
 from ecocli.model.contracts import ExitNetwork
-from ecocli.model.gate import FeatureName, Gate, pool_features
+from ecocli.model.gate import Gate, pool_features
 from ecocli.model.parts import run_parts
 
 PARTS = ("backbone", "projections", "encoder", "mask_features", "transformer_decoder", "post_processing")

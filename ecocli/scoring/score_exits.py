@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from jaxtyping import Float16, Int32
 
+from ecocli.config.fit_gate import FeatureName
 from ecocli.data.batching import ImageBatch
 from ecocli.errors import DataError
 from ecocli.inference.postprocess import PanopticRule, PredictedSegment
 from ecocli.inference.predictor import ImagePrediction, predict_exits
 from ecocli.metrics.panoptic_quality import ImageCounts, count_panoptic_image, image_pq
 from ecocli.model.contracts import ExitModel
-from ecocli.model.gate import FeatureName, pool_features
+from ecocli.model.gate import pool_features
 from ecocli.scoring.batches import Size, TruePanoptic
 
 

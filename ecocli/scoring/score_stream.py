@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from jaxtyping import Float16
 
+from ecocli.config.fit_gate import FeatureName
 from ecocli.inference.predictor import ImagePrediction, predict_exits
 from ecocli.model.contracts import ExitModel
-from ecocli.model.gate import FeatureName, pool_features
+from ecocli.model.gate import pool_features
 from ecocli.scoring.batches import LabelledBatch
 from ecocli.scoring.score_exits import DerivedRow
 

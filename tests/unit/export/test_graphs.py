@@ -7,10 +7,11 @@ import pytest
 import torch
 from helpers_inference import tiny_model
 
+from ecocli.config.fit_gate import FeatureName
 from ecocli.data.batching import make_batch
 from ecocli.export.graphs import GateScores
 from ecocli.inference.predictor import ExitGate
-from ecocli.model.gate import FeatureName, Gate, pool_features
+from ecocli.model.gate import Gate, pool_features
 
 
 @pytest.mark.parametrize("feature", get_args(FeatureName))

@@ -9,11 +9,12 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
+from ecocli.config.fit_gate import LossName
 from ecocli.errors import DataError
 from ecocli.gates.class_head import L2_GRID, fit_class_head, folds_of_rows
 from ecocli.gates.quality_head import fit_quality_head
 from ecocli.gates.solver import StandardisedFeatures, fold_standardisation, solve
-from ecocli.losses.gate import GATE_LOSSES, GateLoss, loss_targets
+from ecocli.losses.gate import GATE_LOSSES, loss_targets
 
 
 def correlated(seed: int, rows: int, features: int, exits: int = 4) -> tuple[np.ndarray, torch.Tensor]:
@@ -28,7 +29,7 @@ def correlated(seed: int, rows: int, features: int, exits: int = 4) -> tuple[np.
 
 
 def plain_objective(
-    parameters: np.ndarray, raw: np.ndarray, targets: torch.Tensor, loss: GateLoss, l2: float
+    parameters: np.ndarray, raw: np.ndarray, targets: torch.Tensor, loss: LossName, l2: float
 ) -> tuple[float, np.ndarray]:
     """Mean loss plus l2 / 2 |W|^2 on standardised features, and its gradient by autograd, in float64."""
     z = torch.from_numpy((raw - raw.mean(axis=0, dtype=np.float64)) / raw.std(axis=0, dtype=np.float64))
@@ -45,7 +46,7 @@ def plain_objective(
 
 
 @pytest.mark.parametrize("loss", GATE_LOSSES)
-def test_solve__correlated_features__reaches_scipys_optimum(loss: GateLoss) -> None:
+def test_solve__correlated_features__reaches_scipys_optimum(loss: LossName) -> None:
     raw, utilities = correlated(0, rows=400, features=30)
     targets, l2 = loss_targets(utilities, loss), 1e-3
     state = solve(StandardisedFeatures.from_raw(raw), targets, loss, l2)
@@ -232,7 +233,7 @@ def test_fit_class_head__fewer_rows_than_folds__leaves_one_out() -> None:
 
 
 @pytest.mark.parametrize("loss", ["soft-ce", "u-ce"])
-def test_fit_class_head__single_row__strongest_regularisation_without_folds(loss: GateLoss) -> None:
+def test_fit_class_head__single_row__strongest_regularisation_without_folds(loss: LossName) -> None:
     raw, utilities = correlated(16, rows=1, features=4)
     fit = fit_class_head(StandardisedFeatures.from_raw(raw), loss_targets(utilities, loss), loss)
     assert (fit.l2, fit.path) == (L2_GRID[0], ())

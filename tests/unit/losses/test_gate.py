@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ecocli.losses.gate import (
     GATE_LOSSES,
-    GateLoss,
+    LossName,
     exit_utilities,
     gate_loss,
     gate_loss_and_gradient,
@@ -110,14 +110,14 @@ def test_loss_targets__one_image__hand_worked() -> None:
         ("soft-mse", (0.5, 0.5), 0.0625),
     ],
 )
-def test_gate_loss__two_exits__hand_worked(loss: GateLoss, targets: tuple[float, float], expected: float) -> None:
+def test_gate_loss__two_exits__hand_worked(loss: LossName, targets: tuple[float, float], expected: float) -> None:
     logits = torch.tensor([[0.0, math.log(3.0)]], dtype=torch.float64)
     value = gate_loss(logits, torch.tensor([targets], dtype=torch.float64), loss)
     assert value.item() == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("loss", GATE_LOSSES)
-def test_gate_loss_and_gradient__random_rows__equals_autograd(loss: GateLoss) -> None:
+def test_gate_loss_and_gradient__random_rows__equals_autograd(loss: LossName) -> None:
     generator = torch.Generator().manual_seed(3)
     logits = torch.randn(6, 4, dtype=torch.float64, generator=generator, requires_grad=True)
     targets = loss_targets(torch.rand(6, 4, dtype=torch.float64, generator=generator), loss)
