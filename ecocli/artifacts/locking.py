@@ -44,15 +44,15 @@ def locked(path: Path, what: str, stop: Callable[[], bool] | None = None) -> Ite
 
 
 def _acquire(lock: FileLock, path: Path, what: str, stop: Callable[[], bool] | None) -> bool:
-    told = False
+    announced = False
     while True:
         try:
-            lock.acquire(timeout=_WAIT_S if told else 0, poll_interval=_POLL_S)
+            lock.acquire(timeout=_WAIT_S if announced else 0, poll_interval=_POLL_S)
             return True
         except Timeout:
-            if not told:
+            if not announced:
                 _log.info("Another process is busy with %s; waiting for it (lock file %s).", what, path)
-                told = True
+                announced = True
         except (OSError, NotImplementedError) as error:
             _log.warning("No lock at %s (%s): going on without, work may be done twice.", path, error)
             return False

@@ -90,8 +90,8 @@ class GateFitConfig(Config):
 
     def under(self, recipe: RecipeName) -> Self:
         """The same settings with those that a recipe says."""
-        said = {name: value for name, value in GATE_RECIPES[recipe].items() if name in type(self).model_fields}
-        return type(self).model_validate({**self.model_dump(), **said, "recipe": recipe})
+        preset = {name: value for name, value in GATE_RECIPES[recipe].items() if name in type(self).model_fields}
+        return type(self).model_validate({**self.model_dump(), **preset, "recipe": recipe})
 
     @model_validator(mode="before")
     @classmethod
@@ -100,9 +100,9 @@ class GateFitConfig(Config):
         if not isinstance(given, dict) or given.get("recipe", "contents") not in GATE_RECIPES:
             return given
         recipe = GATE_RECIPES[given.get("recipe", "contents")]
-        said = {name: value for name, value in recipe.items() if name in cls.model_fields}
+        preset = {name: value for name, value in recipe.items() if name in cls.model_fields}
         # What passes here counts as Python's, where only a tuple is a tuple.
-        return {name: tuple(value) if isinstance(value, list) else value for name, value in {**said, **given}.items()}
+        return {name: tuple(value) if isinstance(value, list) else value for name, value in {**preset, **given}.items()}
 
 
 class FitGateConfig(GateFitConfig):

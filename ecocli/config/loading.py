@@ -57,10 +57,10 @@ def merge_alternatives(*layers: Mapping[str, object], alternatives: Sequence[str
     """
     merged: dict[str, object] = {}
     for layer in layers:
-        said = [key for key in alternatives if key in layer]
-        if len(said) > 1:
-            raise UsageError(f"Both {' and '.join(said)} are given, and one says what the other does: leave one out.")
-        kept = {key: value for key, value in merged.items() if not said or key not in alternatives}
+        chosen = [key for key in alternatives if key in layer]
+        if len(chosen) > 1:
+            raise UsageError(f"Both {' and '.join(chosen)} are given, and one says what the other does: leave one out.")
+        kept = {key: value for key, value in merged.items() if not chosen or key not in alternatives}
         merged = deep_merge(kept, layer)
     return merged
 

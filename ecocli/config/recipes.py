@@ -124,27 +124,31 @@ def train_parent_preset(
     dataset = _section(settings, "dataset")
     dataset_name = str(dataset.get("name", "shapes"))
     recipe = TRAIN_PARENT_PRESETS.get(dataset_name, _COCO)
-    said = _section(settings, "architecture")
-    if initial_architecture is not None and "name" not in said:
+    given = _section(settings, "architecture")
+    if initial_architecture is not None and "name" not in given:
         sizes = initial_architecture
     else:
-        sizes = _named_architecture(said, recipe["architecture"]["name"])
+        sizes = _named_architecture(given, recipe["architecture"]["name"])
     if isinstance(sizes, DetrConfig):
         recipe = DETECTION_PRESETS.get(dataset_name, _DETR_COCO)
     if sizes.name in _LONGER_STEPS and recipe is _COCO:
         recipe = {**recipe, "steps": _LONGER_STEPS[sizes.name]}
     backbone: dict[str, object] = sizes.backbone.model_dump(mode="json")
-    said_kind = _section(said, "backbone").get("kind", sizes.backbone.kind)
-    if said_kind != sizes.backbone.kind:
-        backbone = {}  # keys of one kind are unknown to the other: its own defaults lie below what is said
-    if sizes is not initial_architecture and said_kind == "resnet" and backbone.get("norm", "frozen_bn") == "frozen_bn":
+    given_kind = _section(given, "backbone").get("kind", sizes.backbone.kind)
+    if given_kind != sizes.backbone.kind:
+        backbone = {}  # keys of one kind are unknown to the other: its own defaults lie below what is given
+    if (
+        sizes is not initial_architecture
+        and given_kind == "resnet"
+        and backbone.get("norm", "frozen_bn") == "frozen_bn"
+    ):
         backbone["norm"] = _TRAINED_NORMS.get(dataset_name, "frozen_bn")
     architecture = {
         **sizes.model_dump(mode="json"),
         "backbone": backbone,
         "num_classes": recipe["architecture"]["num_classes"],
     }
-    exits = list(_default_exits(sizes, said))
+    exits = list(_default_exits(sizes, given))
     said_exits = settings.get("exit_depths", exits)
     count = len(said_exits) if isinstance(said_exits, list | tuple) else len(exits)
     sampling = _fitting_exits(recipe, count)
@@ -155,19 +159,19 @@ def train_parent_preset(
     return deep_merge({"dataset": {}}, recipe, {"architecture": architecture, "exit_depths": exits, **sampling})
 
 
-def _default_exits(sizes: ArchitectureConfig | DetrConfig, said: Mapping[str, Any]) -> tuple[int, ...]:
+def _default_exits(sizes: ArchitectureConfig | DetrConfig, given: Mapping[str, Any]) -> tuple[int, ...]:
     """The usual exits of an architecture as it was said."""
     if isinstance(sizes, ArchitectureConfig):
-        return _exits(sizes.pixel_decoder.encoder, _section(_section(said, "pixel_decoder"), "encoder"))
-    layers = said.get("encoder_layers")
+        return _exits(sizes.pixel_decoder.encoder, _section(_section(given, "pixel_decoder"), "encoder"))
+    layers = given.get("encoder_layers")
     fits = isinstance(layers, int) and layers >= 1
     return (sizes.model_copy(update={"encoder_layers": layers}) if fits else sizes).exits.default_depths()
 
 
-def _exits(encoder: EncoderConfig, said: Mapping[str, Any]) -> tuple[int, ...]:
+def _exits(encoder: EncoderConfig, given: Mapping[str, Any]) -> tuple[int, ...]:
     """The usual exits of an encoder as it was said; of the one below it while that makes no sense."""
     try:
-        wanted = TypeAdapter[EncoderConfig](EncoderConfig).validate_python({**encoder.model_dump(), **said})
+        wanted = TypeAdapter[EncoderConfig](EncoderConfig).validate_python({**encoder.model_dump(), **given})
     except ValidationError:
         wanted = encoder
     return wanted.exits.default_depths()
@@ -182,11 +186,11 @@ def _fitting_exits(recipe: Mapping[str, Any], count: int) -> dict[str, object]:
     }
 
 
-def _named_architecture(said: Mapping[str, Any], usual: str) -> ArchitectureConfig | DetrConfig:
-    name = str(said.get("name", usual))
+def _named_architecture(given: Mapping[str, Any], usual: str) -> ArchitectureConfig | DetrConfig:
+    name = str(given.get("name", usual))
     if name in ALL_ARCHITECTURES:
         return ALL_ARCHITECTURES[name]
-    if "backbone" in said:  # an architecture of the user's own, described in full
+    if "backbone" in given:  # an architecture of the user's own, described in full
         return ALL_ARCHITECTURES[usual]
     near = difflib.get_close_matches(name, ALL_ARCHITECTURES, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"There are {', '.join(sorted(ALL_ARCHITECTURES))}."

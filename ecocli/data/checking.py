@@ -205,7 +205,7 @@ def check_segment(segment: Segment, id_map: NDArray[np.int32]) -> Iterator[str]:
     left, top = int(columns[0]), int(rows[0])
     box = (left, top, int(columns[-1]) - left + 1, int(rows[-1]) - top + 1)
     # Converters differ in whether the last row and column belong to the box.
-    if max(abs(found - said) for found, said in zip(box, segment.bbox, strict=True)) > _BOX_TOLERANCE_PX:
+    if max(abs(found - stated) for found, stated in zip(box, segment.bbox, strict=True)) > _BOX_TOLERANCE_PX:
         yield f"segment {segment.id} lies in the box {box} (x, y, width, height), but its bbox is {segment.bbox}"
 
 

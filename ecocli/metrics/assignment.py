@@ -129,14 +129,14 @@ class CountTable:
 
     def select(self, images: Int64[np.ndarray, " S"]) -> "CountTable":
         """The counts of some images, in ascending order."""
-        place = np.full(self.num_images, -1)
-        place[images] = np.arange(len(images))
-        kept = place[self.image] >= 0
+        position = np.full(self.num_images, -1)
+        position[images] = np.arange(len(images))
+        kept = position[self.image] >= 0
         return CountTable(
             len(images),
             self.num_exits,
             self.num_classes,
-            place[self.image[kept]],
+            position[self.image[kept]],
             self.exit_index[kept],
             self.class_index[kept],
             self.iou_sum[kept],
@@ -297,9 +297,9 @@ def best_fixed_mixture(
     affordable = exit_costs <= budget + 1e-9 * np.abs(budget)
     for cheap in np.flatnonzero(affordable):
         candidates.append(unit[cheap])
-        for dear in np.flatnonzero(~affordable):
-            share = (budget - exit_costs[cheap]) / (exit_costs[dear] - exit_costs[cheap])
-            candidates.append((1.0 - max(share, 0.0)) * unit[cheap] + max(share, 0.0) * unit[dear])
+        for costly in np.flatnonzero(~affordable):
+            share = (budget - exit_costs[cheap]) / (exit_costs[costly] - exit_costs[cheap])
+            candidates.append((1.0 - max(share, 0.0)) * unit[cheap] + max(share, 0.0) * unit[costly])
     if not candidates:
         return None
     quality = np.array([table.mixture_quality(candidate) for candidate in candidates])

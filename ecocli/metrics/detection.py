@@ -206,10 +206,10 @@ class DetectionTable:
 
     def select(self, images: Int64[np.ndarray, " S"]) -> "DetectionTable":
         """The table of some images, ascending."""
-        place = np.full(self.num_images, -1)
-        place[images] = np.arange(len(images))
-        table = self._with(place[self.image] >= 0, place[self.true_image] >= 0, self.num_exits, self.num_images)
-        moved = {"image": place[table.image], "true_image": place[table.true_image], "num_images": len(images)}
+        position = np.full(self.num_images, -1)
+        position[images] = np.arange(len(images))
+        table = self._with(position[self.image] >= 0, position[self.true_image] >= 0, self.num_exits, self.num_images)
+        moved = {"image": position[table.image], "true_image": position[table.true_image], "num_images": len(images)}
         return DetectionTable(**{**vars(table), **moved})
 
     def _with(self, kept: np.ndarray, true_kept: np.ndarray, num_exits: int, num_images: int) -> "DetectionTable":

@@ -36,9 +36,9 @@ class FurtherMetrics:
 
 def count_table(entries: CountEntries, views: Sequence[int], num_images: int, num_classes: int) -> CountTable:
     """Take some views' counts out of the scores of a whole data set, in the order given, as exits of a table."""
-    place = np.full(max(views) + 2, -1, np.int64)
-    place[list(views)] = np.arange(len(views))
-    exit_index = place[np.minimum(entries.view, place.size - 1)]
+    row_of = np.full(max(views) + 2, -1, np.int64)
+    row_of[list(views)] = np.arange(len(views))
+    exit_index = row_of[np.minimum(entries.view, row_of.size - 1)]
     wanted = exit_index >= 0
     return CountTable(
         num_images=num_images,

@@ -301,8 +301,8 @@ def _join(dataset: ImageDataset, parts: Sequence[DerivePart], folder: Path) -> P
         return table
 
     table = pa.concat_tables(read_parts([part for part in parts if part.dataset is dataset], read))
-    place = {image_id: position for position, image_id in enumerate(dataset.records.image_ids)}
-    order = np.argsort([place[str(image_id)] for image_id in table["image_id"].to_pylist()], kind="stable")
+    position_of = {image_id: position for position, image_id in enumerate(dataset.records.image_ids)}
+    order = np.argsort([position_of[str(image_id)] for image_id in table["image_id"].to_pylist()], kind="stable")
     path = folder / f"{dataset.split}.parquet"
     write_table(path, table.take(order))
     return path

@@ -227,10 +227,10 @@ def _exit_depths(source: Source, origin: str) -> tuple[int, ...]:
     return tuple(range(layers - exits + 1, layers + 1))
 
 
-def _box_categories(said: str | None, num_classes: int) -> tuple[Category, ...]:
+def _box_categories(named: str | None, num_classes: int) -> tuple[Category, ...]:
     """Categories of a detector, whose classes are their ranks or COCO's raw ids."""
     things = tuple(category for category in COCO if category.is_thing)
-    table = things if said in (None, "coco") else read_instances(Path(str(said))).categories
+    table = things if named in (None, "coco") else read_instances(Path(str(named))).categories
     try:
         class_indices(table, num_classes)
     except DataError as error:
@@ -240,12 +240,12 @@ def _box_categories(said: str | None, num_classes: int) -> tuple[Category, ...]:
     return table
 
 
-def _categories_of(said: str | None, source: Source) -> tuple[tuple[Category, ...], ResizeConfig]:
+def _categories_of(named: str | None, source: Source) -> tuple[tuple[Category, ...], ResizeConfig]:
     if isinstance(source.architecture, DetrConfig):
         preset = DATASET_PRESETS["coco"]
-        return _box_categories(said, source.architecture.num_classes), ResizeConfig(**preset["test_resize"])
+        return _box_categories(named, source.architecture.num_classes), ResizeConfig(**preset["test_resize"])
     count = source.architecture.num_classes
-    name = _BY_COUNT.get(count) if said is None else said
+    name = _BY_COUNT.get(count) if named is None else named
     if name is None:
         raise UsageError(
             f"The model has {count} classes, neither COCO's {len(COCO)} nor Cityscapes' {len(CITYSCAPES)} nor the "
@@ -254,12 +254,12 @@ def _categories_of(said: str | None, source: Source) -> tuple[tuple[Category, ..
     table = _TABLES[name] if name in _TABLES else read_annotations(Path(name)).categories
     if len(table) != count:
         raise UsageError(f"{name} has {len(table)} categories, but the model has {count} classes.")
-    told = [label for label in source.labels if not label.startswith(_EMPTY_LABELS)]
+    labels = [label for label in source.labels if not label.startswith(_EMPTY_LABELS)]
     known = {category.name.lower() for category in table}
     # Spelling differs a little between releases; a table of something else has hardly a name in common.
-    if said is None and told and sum(label.lower() in known for label in told) < len(told) / 2:
+    if named is None and labels and sum(label.lower() in known for label in labels) < len(labels) / 2:
         raise UsageError(
-            f"The model has {count} classes like {name}, but calls them {shorten(told)}. Say what they are with "
+            f"The model has {count} classes like {name}, but calls them {shorten(labels)}. Say what they are with "
             f"--categories: {name}, or a panoptic annotation file."
         )
     preset = DATASET_PRESETS.get(name.removesuffix("-things"), DATASET_PRESETS["coco"])

@@ -34,8 +34,8 @@ def draw_loss_curve(lines: Sequence[Mapping[str, Any]]) -> bytes:
     axes[0].set_ylabel("Mask2Former loss of the exit")
     _draw_exits(axes[0], losses, lambda line: line["exits"], "loss", depths)
     if evaluations:
-        told = evaluations[-1]["evaluation"]
-        axes[1].set_ylabel(f"PQ on {told['images']} images ({told['split']})")
+        latest = evaluations[-1]["evaluation"]
+        axes[1].set_ylabel(f"PQ on {latest['images']} images ({latest['split']})")
         _draw_exits(axes[1], evaluations, lambda line: line["evaluation"]["exits"], "pq", depths, scale=100.0)
         # Room for curves close together, but none below zero.
         axes[1].set_ylim(bottom=max(0.0, axes[1].get_ylim()[0]))
