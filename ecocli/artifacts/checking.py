@@ -3,7 +3,7 @@
 from collections import defaultdict
 from pathlib import Path
 
-from ecocli.artifacts.actions import digests_of_files
+from ecocli.artifacts.action_entries import digests_of_files
 from ecocli.artifacts.blobs import NO_FILE, Fault
 from ecocli.artifacts.digest import is_digest
 from ecocli.artifacts.manifest import STAGES

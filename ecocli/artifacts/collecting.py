@@ -14,7 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ecocli.artifacts.actions import digests_of_files
+from ecocli.artifacts.action_entries import digests_of_files
 from ecocli.artifacts.blobs import Fault
 from ecocli.artifacts.checking import verify
 from ecocli.artifacts.digest import is_digest

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pydantic import JsonValue, ValidationError
 
-from ecocli.artifacts.actions import Actions, digests_of_files
+from ecocli.artifacts.action_entries import ActionEntries, digests_of_files
 from ecocli.artifacts.artifact import Artifact, misfit_error, wrong_kind_error
 from ecocli.artifacts.blobs import Blobs, Fault, damage_error
 from ecocli.artifacts.digest import canonical_json, hex_of
@@ -53,7 +53,7 @@ class Store:
     def __init__(self, root: Path | str) -> None:
         self.layout = Layout(Path(root))
         self.blobs = Blobs(self.layout.blobs, self.layout.scratch)
-        self.actions = Actions(self.layout.actions, self.layout.scratch)
+        self.actions = ActionEntries(self.layout.actions, self.layout.scratch)
         self.refs = Names(self.layout.refs, self.layout.index, self.layout.scratch)
 
     @property

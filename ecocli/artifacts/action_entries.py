@@ -10,7 +10,7 @@ from ecocli.runtime.formats import read_json
 _log = logging.getLogger(__name__)
 
 
-class Actions:
+class ActionEntries:
     """The folder of action entries.
 
     Args:
