@@ -157,6 +157,7 @@ class DerivedTable:
         encoder_gflops: The pixel decoder's share of it.
         seen: Which images the parent is known to be trained on.
         unseen: Which it is known not to be trained on.
+        mirror: The same of each image's mirror image; None where these were not measured.
     """
 
     quality: Float64[np.ndarray, "N E"]
@@ -166,6 +167,32 @@ class DerivedTable:
     encoder_gflops: Float64[np.ndarray, "N E"]
     seen: Bool[np.ndarray, " N"]
     unseen: Bool[np.ndarray, " N"]
+    mirror: "DerivedTable | None" = None
+
+
+def read_split(derived: Artifact[DerivedManifest], split: str, feature: str) -> DerivedTable:
+    """Read a split with its mirror images, where they were measured; see ``read_derived``.
+
+    A loss is divided by its mean over the split.
+    """
+    manifest = derived.manifest
+
+    def read(name: str) -> DerivedTable:
+        path, rows = derived.path_of(f"{name}.parquet"), manifest.rows[split]
+        table = read_derived(path, split=name, feature=feature, exit_depths=manifest.exit_depths, rows=rows)
+        return (
+            replace(table, quality=table.quality / -np.nanmean(table.quality)) if manifest.quality == "loss" else table
+        )
+
+    table = read(split)
+    if not manifest.mirrored:
+        return table
+    ids, mirrored = (
+        read_table(derived.path_of(f"{name}.parquet"), ["image_id"])["image_id"] for name in (split, f"{split}-mirror")
+    )
+    if ids.to_pylist() != mirrored.to_pylist():
+        raise _fault(f"{split}-mirror", f"its rows are not the images of {split} in their order")
+    return replace(table, mirror=read(f"{split}-mirror"))
 
 
 def read_derived(path: Path, *, split: str, feature: str, exit_depths: Sequence[int], rows: int) -> DerivedTable:
@@ -237,22 +264,12 @@ def _read_counts(table: pa.Table, num_exits: int) -> CountTable:
 
 
 def read_splits(derived: Artifact[DerivedManifest], splits: Sequence[str], feature: str) -> dict[str, DerivedTable]:
-    """Read those of the splits that there are; see ``read_derived``. A loss is divided by its mean over the split."""
-    manifest = derived.manifest
-    tables = {
-        split: read_derived(
-            derived.path_of(f"{split}.parquet"),
-            split=split,
-            feature=feature,
-            exit_depths=manifest.exit_depths,
-            rows=manifest.rows[split],
-        )
+    """Read those of the splits that there are; see ``read_split``."""
+    return {
+        split: read_split(derived, split, feature)
         for split in dict.fromkeys(splits)
-        if split in manifest.splits
+        if split in derived.manifest.splits
     }
-    if manifest.quality == "loss":
-        return {name: replace(t, quality=t.quality / -np.nanmean(t.quality)) for name, t in tables.items()}
-    return tables
 
 
 def _flat(table: pa.Table, name: str) -> Any:

@@ -164,6 +164,7 @@ class DerivedManifest(Manifest):
         exit_depths: Encoder layers run at each exit, ascending.
         rows: Number of images per split.
         feature_sizes: Feature name to its length.
+        mirrored: Whether there is a table of the mirror images of each split.
         task: What the model predicts.
         quality: What the quality of one image is.
     """
@@ -173,6 +174,7 @@ class DerivedManifest(Manifest):
     exit_depths: tuple[int, ...]
     rows: dict[str, int]
     feature_sizes: dict[str, int]
+    mirrored: bool = False
     task: TaskName = "panoptic"
     quality: QualityName = "pq"
 

@@ -89,6 +89,8 @@ class VerdictSummary(Config):
     random: RandomSummary
     oracle: ChoiceSummary
     utility_oracle: ChoiceSummary
+    attainable: ChoiceSummary | None = None
+    reached: Number = None
 
 
 class FitSummary(Config):
@@ -192,6 +194,9 @@ class SweepRow(Config):
     oracle_gflops: Number
     target_pq: Number
     target_gflops: Number
+    attainable_pq: Number = None
+    attainable_gflops: Number = None
+    reached: Number = None
     l2: float
     evaluations: int
 
@@ -255,6 +260,7 @@ class LeadSummary(Config):
     high: float
     confidence: float
     replicates: int
+    reached: float | None = None
 
 
 class EvaluationSummary(Config):
@@ -268,7 +274,7 @@ class EvaluationSummary(Config):
         ap_truth: What AP was measured against, in words; None without AP.
         exit_depths: The fixed exits.
         gate: The gate; None without one.
-        rows: The fixed exits, the gate, a random mixture like the gate's, the oracle.
+        rows: The fixed exits, the gate, a random mixture like the gate's, what is attainable, the oracle.
         gate_lead: The gate against the best blend; None without a gate, or where PQ is undefined.
     """
 

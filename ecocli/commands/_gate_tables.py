@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from rich.table import Table
 
 from ecocli.artifacts.summaries import ChoiceSummary, GateMetrics, HeadSummary, TradeOffStep
-from ecocli.commands.tables import interval, make_table, plain, points, shares
+from ecocli.commands.tables import interval, make_table, plain, points, reached_text, shares
 from ecocli.config.derive import TaskName
 from ecocli.config.fit_gate import CostName
 
@@ -23,7 +23,7 @@ def controls_table(metrics: GateMetrics, exit_depths: Sequence[int], cost: CostN
         [*headings, f"% at exit {' '.join(map(str, exit_depths))}"],
         f"Gate less fixed mixture of equal {metrics.unit}: {points(metrics.lead, signed=True)} {measure}, "
         "95 % interval "
-        f"{interval(metrics.lead_interval, signed=True)}.",
+        f"{interval(metrics.lead_interval, signed=True)}." + reached_text(metrics.reached),
     )
     for exit_ in metrics.fixed:
         name, hits = f"exit {exit_.exit_depth}", None
@@ -37,6 +37,8 @@ def controls_table(metrics: GateMetrics, exit_depths: Sequence[int], cost: CostN
     _add(table, "random gate, same mixture", metrics.random)
     gate = metrics.gate
     _add(table, "gate", gate, interval(gate.pq_interval), gate.accuracy, style="bold")
+    if metrics.attainable is not None:
+        _add(table, "attainable (mirror's truth)", metrics.attainable)
     _add(table, "oracle at this beta", metrics.utility_oracle, hits=1.0)
     _add(table, "oracle of quality", metrics.oracle)
     return table

@@ -48,6 +48,9 @@ def derive(
         str | None,
         typer.Option("--splits", metavar="NAME,NAME", help="Splits to measure.  [default: train,val]"),
     ] = None,
+    mirror: Annotated[
+        bool, typer.Option("--mirror", help="Measure each image's mirror image too: what a gate can attain.")
+    ] = False,
     batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Images per batch.")] = None,
     part_images: Annotated[
         int | None, typer.Option("--part-images", min=1, help="Images between two saved states.  [default: 256]")
@@ -90,6 +93,7 @@ def derive(
                 "dataset.name": dataset,
                 "dataset.root": None if data_root is None else str(data_root),
                 "splits": None if splits is None else splits.split(","),
+                "mirror": mirror or None,
                 "batch_size": batch_size,
                 "precision": precision,
                 "execution.compile": compiled or None,

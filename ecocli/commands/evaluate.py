@@ -35,7 +35,7 @@ from ecocli.commands.common import (
     resolve_input,
     run_stage,
 )
-from ecocli.commands.tables import interval, make_table, mixture, plain, points, shares
+from ecocli.commands.tables import interval, make_table, mixture, plain, points, reached_text, shares
 from ecocli.config.evaluate import EvaluateConfig
 from ecocli.errors import ArtifactError, UsageError
 from ecocli.runtime.context import Runtime
@@ -263,6 +263,6 @@ def _caption(summary: EvaluationSummary) -> str:
         lines.append(
             f"Gate against the best fixed blend of equal cost ({mixture(lead.mixture, summary.exit_depths)}): "
             f"{points(lead.lead, signed=True)} PQ, 95 % interval {interval((lead.low, lead.high), signed=True)} over "
-            f"{summary.images} images."
+            f"{summary.images} images." + reached_text(lead.reached)
         )
     return "\n".join(lines)

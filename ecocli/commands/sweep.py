@@ -160,12 +160,15 @@ def _copy(report: Artifact[SweepManifest], folder: Path) -> None:
 def _table(summary: SweepSummary, measure: str) -> Table:
     headings = ("beta", measure, "GFLOPs", "encoder", "depth", "% per exit", "hits %", "majority %")
     controls = (f"mixture {measure}", "lead", "95 % interval", "best fixed", f"oracle {measure}", "oracle GFLOPs")
+    mirrored = any(row.attainable_pq is not None for row in summary.rows)
+    further = (f"attainable {measure}", "reached %") if mirrored else ()
     table = make_table(
         f"Fitted on {summary.fitted_on}\nScored on {summary.scored_on}, {summary.images:,} images",
         ["gate"],
-        (*headings, *controls),
+        (*headings, *controls, *further),
         f"{measure} in points (0 to 100). Mixture: the best blend of at most two fixed exits of equal cost, without "
-        f"looking at the image; lead: the gate's {measure} less that. Oracle: each image at its target exit.",
+        f"looking at the image; lead: the gate's {measure} less that. Oracle: each image at its target exit."
+        + (" Attainable: what the truth about the mirror images would choose at the gate's cost." if mirrored else ""),
     )
     previous = None
     for row in summary.rows:
@@ -189,5 +192,6 @@ def _table(summary: SweepSummary, measure: str) -> Table:
             f"exit {row.best_fixed_exit}: {points(row.best_fixed_pq)}",
             points(row.target_pq),
             plain(row.target_gflops),
+            *((points(row.attainable_pq), points(row.reached, 0)) if mirrored else ()),
         )
     return table

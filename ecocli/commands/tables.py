@@ -73,3 +73,13 @@ def mixture(values: Iterable[float], exit_depths: Iterable[int], *, all_exits: b
         for share, depth in zip(values, exit_depths, strict=True)
         if all_exits or share > 0
     )
+
+
+def reached_text(reached: float | None) -> str:
+    """Say what share of the attainable lead a gate has, where that was measured."""
+    if reached is None:
+        return ""
+    return (
+        f" It reaches {100.0 * reached:.0f} % of what is attainable: the lead of the exits that the truth about the "
+        "mirror images would choose."
+    )

@@ -34,6 +34,7 @@ class DeriveConfig(Config):
     Attributes:
         dataset: The data.
         splits: Splits to measure, one table each.
+        mirror: Measure each image's mirror image too: more rows to fit on, and a yardstick for gates without luck.
         batch_size: Images per batch; it decides the last digits of floating-point results.
         precision: Type of the network's products.
         box_quality: What the quality of one image is to a detector: ``ap``, COCO's AP of the image alone; ``box_pq``,
@@ -43,6 +44,7 @@ class DeriveConfig(Config):
 
     dataset: DatasetConfig
     splits: Annotated[tuple[str, ...], Field(min_length=1)] = ("train", "val")
+    mirror: bool = False
     batch_size: PositiveInt = 4
     precision: InferencePrecision = "float32"
     box_quality: BoxQualityName = "ap"

@@ -19,9 +19,10 @@ RecipeName = Literal["contents", "paper"]
 RowsName = Literal["unseen", "all"]
 Beta = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
-GATE_RECIPES: Mapping[RecipeName, Mapping[str, str | tuple[str, ...]]] = {
+GATE_RECIPES: Mapping[RecipeName, Mapping[str, str | bool | tuple[str, ...]]] = {
     "contents": {
         "fit_on": "unseen",
+        "mirrors": True,
         "feature": "tokens",
         "through": "contents",
         "objective": "dataset-pq",
@@ -32,6 +33,7 @@ GATE_RECIPES: Mapping[RecipeName, Mapping[str, str | tuple[str, ...]]] = {
     },
     "paper": {
         "fit_on": "all",
+        "mirrors": False,
         "feature": "res5",
         "through": "features",
         "objective": "image-pq",
@@ -52,6 +54,7 @@ class GateFitConfig(Config):
             the paper describes.
         fit_on: Images of the training table to fit on: those ``unseen`` by the parent, where its training kept some out
             (``train-parent --hold-out``); or ``all``, as in the paper.
+        mirrors: Whether to fit on mirror images too, where the table has them (``derive --mirror``).
         feature: Pooled feature the gate reads: ``res5``, the mean of the backbone's map, as in the paper;
             ``projected``, of the pixel decoder's tokens; ``tokens``, mean and maximum of these at every level.
         objective: What a gate is to raise: ``image-pq``, the mean of the images' own PQ, as in the paper;
@@ -74,6 +77,7 @@ class GateFitConfig(Config):
 
     recipe: RecipeName = "contents"
     fit_on: RowsName = "unseen"
+    mirrors: bool = True
     feature: FeatureName = "tokens"
     objective: ObjectiveName = "dataset-pq"
     through: ThroughName = "contents"

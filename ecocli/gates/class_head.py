@@ -5,7 +5,7 @@ The head of the paper: scores whose argmax is the exit, fitted to one of the los
 ``ecocli.gates.solver``; it knows one beta.
 
 Regularisation: the held-out loss chooses, climbing from 0.1 in powers of ten until both neighbours of the best are
-worse, then in half-steps; each fit starts from the nearest one. Folds depend on the seed and the number of rows only.
+worse, then in half-steps; each fit starts from the nearest one. Folds depend on the seed and the number of images only.
 """
 
 import dataclasses
@@ -79,12 +79,12 @@ class HeadFit:
     out_of_fold: Float[Tensor, "N E"] | None = None
 
 
-def folds_of_rows(rows: int, folds: int, seed: int) -> Int[Tensor, " N"]:
-    """Deal the rows into folds of equal size, give or take one, at random."""
-    order = torch.randperm(rows, generator=torch_generator("gate-folds", seed))
-    fold_of_row = torch.empty(rows, dtype=torch.int64)
-    fold_of_row[order] = torch.arange(rows) % folds
-    return fold_of_row
+def folds_of_rows(images: int, folds: int, seed: int, copies: int = 1) -> Int[Tensor, " N"]:
+    """Deal images into folds of equal size, give or take one, at random; all copies of an image into its fold."""
+    order = torch.randperm(images, generator=torch_generator("gate-folds", seed))
+    fold_of_image = torch.empty(images, dtype=torch.int64)
+    fold_of_image[order] = torch.arange(images) % folds
+    return fold_of_image.repeat(copies)
 
 
 def fit_class_head(
@@ -108,9 +108,9 @@ def fit_class_head(
         targets: From ``ecocli.losses.gate.loss_targets``.
         loss: Which loss the targets are for.
         l2: Regularisation strength; chosen by cross-validation when not given.
-        folds: Parts of the cross-validation; no more than there are rows, and a single row is fitted with the
+        folds: Parts of the cross-validation; no more than there are images, and a single one is fitted with the
             strongest regularisation.
-        seed: Deals the rows into folds.
+        seed: Deals the images into folds.
         warm: Left behind by a neighbouring problem over the same exits; the optimum is the same without.
         worth: Chooses the strength by what the held-out scores are worth instead of by their loss.
     """
@@ -121,7 +121,7 @@ def fit_class_head(
     targets = targets[:, present].float()
     if warm is not None and warm.state.weight.shape[1:] != (targets.shape[1], features.values.shape[1]):
         warm = None
-    folds = min(folds, len(targets))
+    folds = min(folds, features.num_images)
 
     def whole(scores: Float[Tensor, "N _e"]) -> Float[Tensor, "N E"]:
         """Scores of all exits; one that is no target is never chosen."""
@@ -148,7 +148,7 @@ def fit_class_head(
     head = fold_standardisation(weight, bias, features)
     out_of_fold = None
     if position is not None:
-        fold_of_row = folds_of_rows(len(targets), folds, seed)
+        fold_of_row = folds_of_rows(features.num_images, folds, seed, features.copies)
         out_of_fold = whole(_held_out_scores(features, fold_of_row, fold_states[position]))
     kept = WarmStart(state, position, fold_states)
     return HeadFit(head, l2, path, state.gradient_norm, state.evaluations, kept, out_of_fold)
@@ -162,11 +162,11 @@ def held_out_scores(
     folds: int,
     seed: int,
 ) -> Float[Tensor, "N E"] | None:
-    """Score every row with a fit of this strength that left the row's fold out; None where there is one row only."""
-    folds = min(folds, len(targets))
+    """Score every row with a fit of this strength that left the row's fold out; None where there is one image only."""
+    folds = min(folds, features.num_images)
     if folds < 2:
         return None
-    fold_of_row = folds_of_rows(len(targets), folds, seed)
+    fold_of_row = folds_of_rows(features.num_images, folds, seed, features.copies)
     state = solve(features, targets.float(), loss, l2, fold_of_row=fold_of_row, folds=folds, tolerance=_FOLD_TOLERANCE)
     return _held_out_scores(features, fold_of_row, state)
 
@@ -200,7 +200,7 @@ def _cross_validate(
     worth: Worth | None,
 ) -> tuple[int, tuple[tuple[float, float], ...], dict[int, SolverState]]:
     """Return the place of the best strength, the path, and the folds' solutions by place."""
-    fold_of_row = folds_of_rows(len(targets), folds, seed)
+    fold_of_row = folds_of_rows(features.num_images, folds, seed, features.copies)
     known = {} if warm is None else {p: s for p, s in warm.fold_states.items() if len(s.weight) == folds}
     states: dict[int, SolverState] = {}
     losses: dict[int, float] = {}

@@ -46,17 +46,21 @@ def fit_contents(
     Args:
         features: Standardised features.
         contents: True segments of each class.
-        folds: Parts of the cross-validation, no more than there are rows.
-        seed: Deals the rows into folds.
+        folds: Parts of the cross-validation, no more than there are images.
+        seed: Deals the images into folds.
     """
     deviation = contents.std(dim=0, correction=0)
     differs = deviation > 0
     N, D = features.values.shape
-    if not differs.any() or N < 2:
+    if not differs.any() or features.num_images < 2:
         layer = LinearHead(torch.zeros(1, D, dtype=torch.float64), torch.zeros(1, dtype=torch.float64))
         return ContentsFit(layer, torch.zeros(N, 1), _STRENGTHS[0])
     responses = contents[:, differs] / deviation[differs]
-    ridge = CrossValidatedRidge.of(features.values, responses, folds_of_rows(N, min(folds, N), seed))
+    ridge = CrossValidatedRidge.of(
+        features.values,
+        responses,
+        folds_of_rows(features.num_images, min(folds, features.num_images), seed, features.copies),
+    )
     errors = ridge.held_out_errors(_STRENGTHS).mean(dim=1)
     l2 = _STRENGTHS[int(errors.argmin())]
     layer = fold_standardisation(*ridge.solve(l2), features)

@@ -168,7 +168,7 @@ class GateFitter:
             folds=self.folds,
             seed=self.seed,
             warm=self._warm.get(exits),
-            worth=(lambda scores: self._arena(exits).lead(choose(scores))) if self.select == "lead" else None,
+            worth=self._lead if self.select == "lead" else None,
         )
         if fitted.warm is not None:
             former = self._warm.get(exits)
@@ -191,7 +191,7 @@ class GateFitter:
         if scores is None:
             return None
         arena = self._arena(E)
-        chosen = choose(scores.double() - gate.price * torch.from_numpy(gate.exit_costs))
+        chosen = choose(scores[: self.rows.images].double() - gate.price * torch.from_numpy(gate.exit_costs))
         replicates = arena.lead_replicates(chosen, own_gflops)
         return OutOfFoldLead(
             arena.lead(chosen, own_gflops), float(np.nanstd(replicates)), percentile_interval(replicates)
@@ -202,11 +202,15 @@ class GateFitter:
             self._arenas[exits] = self.rows.split.arena(self.exit_depths[:exits], self.replicates, self.seed)
         return self._arenas[exits]
 
+    def _lead(self, scores: Float[Tensor, "N E"]) -> float:
+        """The lead on the images; their mirror images only teach."""
+        return self._arena(scores.shape[1]).lead(choose(scores[: self.rows.images]))
+
     def _mean_lead(self, scores: Float[Tensor, "N E"]) -> float:
         """The mean lead over budgets between the cheapest and the dearest exit: a quality head serves every price."""
         arena = self._arena(scores.shape[1])
         costs = self.rows.mean_costs(scores.shape[1])
-        values = scores.double().numpy()
+        values = scores[: self.rows.images].double().numpy()
         leads = []
         for share in _BUDGET_SHARES:
             low, high = _LOWEST_PRICE, _HIGHEST_PRICE

@@ -7,24 +7,12 @@ import numpy as np
 from jaxtyping import Int64
 
 from ecocli.artifacts.artifact import Artifact
-from ecocli.artifacts.derived_table import DerivedTable, read_derived
+from ecocli.artifacts.derived_table import DerivedTable
 from ecocli.artifacts.lineage import GATE_FILE
 from ecocli.artifacts.manifest import DerivedManifest, GateManifest
 from ecocli.artifacts.tensors import load_tensors
 from ecocli.metrics.assignment import CountTable
 from ecocli.metrics.exit_table import ExitTable
-
-
-def read_split(derived: Artifact[DerivedManifest], split: str, feature: str) -> DerivedTable:
-    """Read a split of a derived table with one of its features."""
-    manifest = derived.manifest
-    return read_derived(
-        derived.path_of(f"{split}.parquet"),
-        split=split,
-        feature=feature,
-        exit_depths=manifest.exit_depths,
-        rows=manifest.rows[split],
-    )
 
 
 def exit_table(derived: Artifact[DerivedManifest], images: DerivedTable) -> ExitTable[CountTable]:

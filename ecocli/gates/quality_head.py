@@ -30,14 +30,14 @@ def fit_quality_head(
         features: Standardised features.
         quality: Panoptic quality in 0..1, defined at every exit.
         l2: Strength for the differences between exits; chosen by cross-validation when not given.
-        folds: Parts of the cross-validation, no more than there are rows.
-        seed: Deals the rows into folds.
+        folds: Parts of the cross-validation, no more than there are images.
+        seed: Deals the images into folds.
         worth: Chooses the strength by what the held-out scores are worth instead of by their squared error.
     """
     quality = quality.double()
     level = quality.mean(dim=1, keepdim=True)
     responses = torch.cat([level, quality - level], dim=1)
-    fold_of_row = folds_of_rows(len(quality), min(folds, len(quality)), seed)
+    fold_of_row = folds_of_rows(features.num_images, min(folds, features.num_images), seed, features.copies)
     ridge = CrossValidatedRidge.of(features.values, responses, fold_of_row)
     path: tuple[tuple[float, float], ...] = ()
     level_l2 = difference_l2 = L2_GRID[0]

@@ -34,6 +34,7 @@ class SplitData:
         encoder_gflops: The pixel decoder's share of it.
         objective: What a gate is to raise.
         milliseconds: Measured milliseconds of each image at each exit, where a gate is compared at equal ms.
+        mirror: The same of each image's mirror image; None where these were not measured.
     """
 
     quality: Float64[np.ndarray, "N E"]
@@ -44,6 +45,7 @@ class SplitData:
     encoder_gflops: Float64[np.ndarray, "N E"]
     objective: ObjectiveName = "image-pq"
     milliseconds: Float64[np.ndarray, "N E"] | None = None
+    mirror: "SplitData | None" = None
 
     @cached_property
     def worth(self) -> Float64[np.ndarray, "N E"]:
@@ -52,9 +54,9 @@ class SplitData:
 
     @cached_property
     def usable(self) -> Bool[np.ndarray, " N"]:
-        """Images whose quality is defined at every exit of the parent; only they can teach a gate."""
+        """Images whose quality, and whose mirror's, is defined at every exit of the parent; only they teach a gate."""
         usable: Bool[np.ndarray, " N"] = ~np.isnan(self.quality).any(axis=1)
-        return usable
+        return usable if self.mirror is None else usable & self.mirror.usable
 
     def rows(self, kept: Bool[np.ndarray, " N"]) -> "SplitData":
         """Keep some images only."""
@@ -67,6 +69,7 @@ class SplitData:
             self.encoder_gflops[kept],
             self.objective,
             None if self.milliseconds is None else self.milliseconds[kept],
+            None if self.mirror is None else self.mirror.rows(kept),
         )
 
     @property
@@ -88,6 +91,7 @@ class SplitData:
             costs=self.costs[:, :E],
             worth=self.worth[:, :E],
             milliseconds=None if self.milliseconds is None else self.milliseconds[:, :E],
+            mirror=None if self.mirror is None else self.mirror.counts.first_exits(E).contributions(),
         )
 
 
@@ -95,8 +99,10 @@ class SplitData:
 class TrainingRows:
     """Images to fit on: defined quality everywhere, features standardised once.
 
+    The rows are those of the images, and then, where these are fitted on too, those of their mirror images.
+
     Attributes:
-        split: Their part of the table.
+        split: The images' part of the table.
         worth: Of every exit of the parent on them, before its cost, as the whole table says.
         raw: Standardised features of the table.
         features: What heads are fitted to: these, or standardised contents predicted from them.
@@ -110,14 +116,23 @@ class TrainingRows:
     contents: ContentsFit | None = None
 
     @classmethod
-    def of(cls, split: SplitData, through: ThroughName = "features", folds: int = 5, seed: int = 0) -> "TrainingRows":
+    def of(
+        cls,
+        split: SplitData,
+        through: ThroughName = "features",
+        folds: int = 5,
+        seed: int = 0,
+        *,
+        mirrors: bool = True,
+    ) -> "TrainingRows":
         """Leave out the images without a defined quality.
 
         Args:
             split: The table.
             through: What heads are fitted to.
             folds: Of the cross-validation behind predicted contents.
-            seed: Deals the rows into folds.
+            seed: Deals the images into folds.
+            mirrors: Whether to fit on mirror images too, where there are any.
 
         Raises:
             DataError: No image is left, or a feature is no finite number.
@@ -128,13 +143,25 @@ class TrainingRows:
                 f"None of the {len(usable)} images of the training table has a defined quality at every exit: expected "
                 "annotated images with at least one segment. Check the annotations with `eco data check`."
             )
-        worth = torch.from_numpy(split.worth[usable])
+        sides = [split] if split.mirror is None or not mirrors else [split, split.mirror]
+        worth = torch.from_numpy(np.concatenate([side.worth[usable] for side in sides]))
         split = split if usable.all() else split.rows(usable)
-        features = StandardisedFeatures.from_raw(split.features)
+        raw = split.features
+        if split.mirror is not None and mirrors:
+            raw = np.concatenate([raw, split.mirror.features])
+        features = StandardisedFeatures.from_raw(raw, copies=len(sides))
         if through == "features":
             return cls(split, worth, features, features)
-        contents = fit_contents(features, torch.from_numpy(split.contents), folds=folds, seed=seed)
-        return cls(split, worth, features, StandardisedFeatures.from_raw(contents.out_of_fold.numpy()), contents)
+        # Mirror images hold what their images hold.
+        true = torch.from_numpy(split.contents).repeat(len(sides), 1)
+        contents = fit_contents(features, true, folds=folds, seed=seed)
+        predicted = StandardisedFeatures.from_raw(contents.out_of_fold.numpy(), copies=len(sides))
+        return cls(split, worth, features, predicted, contents)
+
+    @property
+    def images(self) -> int:
+        """Number of images; the rows of their mirror images come behind."""
+        return self.raw.num_images
 
     def inputs(self, raw: Float16[np.ndarray, "M D"] | Float[np.ndarray, "M D"]) -> Float[np.ndarray, "M _d"]:
         """What heads see of raw features: the features, or the contents predicted from them."""
@@ -146,15 +173,15 @@ class TrainingRows:
 
     @cached_property
     def costs(self) -> Float64[Tensor, "N E"]:
-        """In the unit of the cost model."""
-        return torch.from_numpy(np.array(self.split.costs))
+        """In the unit of the cost model; a mirror image costs what its image does."""
+        return torch.from_numpy(np.array(self.split.costs)).repeat(self.raw.copies, 1)
 
     def utilities(self, exits: int, beta: float) -> Float64[Tensor, "N E"]:
         """Utility of the first exits on every image."""
         return exit_utilities(self.worth[:, :exits], self.costs[:, :exits], beta)
 
     def majority(self, exits: int, beta: float) -> int:
-        """Exit index that is the target of most images, the shallowest of equals."""
+        """Exit index that is the target of most rows, the shallowest of equals."""
         return int(target_exit_indices(self.utilities(exits, beta)).bincount(minlength=exits).argmax())
 
     def mean_costs(self, exits: int) -> Float64[np.ndarray, " E"]:

@@ -39,14 +39,18 @@ class StandardisedFeatures:
         values: Standardised features; a constant feature is 0 throughout.
         mean: Means of the raw features.
         scale: Standard deviations of the raw features, 1 for a constant one.
+        copies: Rows of each image: the rows come in so many blocks of the same images in the same order.
     """
 
     values: Float[Tensor, "N D"]
     mean: Float[Tensor, " D"]
     scale: Float[Tensor, " D"]
+    copies: int = 1
 
     @classmethod
-    def from_raw(cls, raw: Float16[np.ndarray, "N D"] | Float[np.ndarray, "N D"]) -> "StandardisedFeatures":
+    def from_raw(
+        cls, raw: Float16[np.ndarray, "N D"] | Float[np.ndarray, "N D"], copies: int = 1
+    ) -> "StandardisedFeatures":
         """Standardise raw features block by block.
 
         Raises:
@@ -84,7 +88,12 @@ class StandardisedFeatures:
         spread = ~constant & (scale > 1e-6 * mean.abs().clamp(min=1e-12))
         scale = torch.where(spread, scale, torch.ones_like(scale)).float().double()
         values /= scale.float()
-        return cls(values, mean, scale)
+        return cls(values, mean, scale, copies)
+
+    @property
+    def num_images(self) -> int:
+        """Images behind the rows."""
+        return len(self.values) // self.copies
 
     @cached_property
     def spectrum(self) -> tuple[Float64[Tensor, " D"], Float64[Tensor, "D D"]]:

@@ -79,6 +79,7 @@ def build_tables(
             table.encoder_gflops,
             config.objective,
             times,
+            None if table.mirror is None else with_costs(table.mirror),
         )
 
     table = splits[config.train_split]
@@ -94,8 +95,10 @@ def build_tables(
         apart[order[: max(round(_HELD_OUT_SHARE * len(order)), 1)]] = True
         kept, held_out, scored_on = kept & ~apart, train.rows(apart), f"a fifth of {config.train_split}"
     fitted_on = f"{config.train_split}, {_acquaintance(table, kept)}"
+    if table.mirror is not None and config.mirrors:
+        fitted_on += ", and their mirror images"
     train = train if kept.all() else train.rows(kept)
-    rows = TrainingRows.of(train, config.through, config.folds, config.seed)
+    rows = TrainingRows.of(train, config.through, config.folds, config.seed, mirrors=config.mirrors)
     return GateTables(rows, held_out, scored_on, fitted_on, int((~train.usable).sum()), config.cost == "gflops")
 
 

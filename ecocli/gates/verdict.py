@@ -32,6 +32,8 @@ def verdict_summary(verdict: Verdict, exit_depths: Sequence[int]) -> VerdictSumm
         random=RandomSummary(**asdict(verdict.random), pq_spread=verdict.random_spread),
         oracle=ChoiceSummary(**asdict(verdict.oracle)),
         utility_oracle=ChoiceSummary(**asdict(verdict.utility_oracle)),
+        attainable=None if verdict.attainable is None else ChoiceSummary(**asdict(verdict.attainable)),
+        reached=verdict.reached,
     )
 
 

@@ -14,6 +14,7 @@ Values are fractions 0..1; NaN stands for "no class occurs, PQ undefined".
 """
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -262,6 +263,32 @@ def oracle_assignment(utilities: Float64[np.ndarray, "N E"], tolerance: float = 
     # A comparison with NaN is false throughout, and argmax of an all-false row is 0.
     choice: Int64[np.ndarray, " N"] = np.argmax(utilities >= best - tolerance, axis=1)
     return choice
+
+
+def choice_within(
+    worth: Float64[np.ndarray, "N E"], costs: Float64[np.ndarray, "N E"], budget: float
+) -> Int64[np.ndarray, " N"]:
+    """Choose each image's exit of most worth less a price times its cost, at the lowest price that meets a budget.
+
+    Args:
+        worth: NaN where undefined: such an image takes the shallowest exit.
+        costs: Of each image at each exit.
+        budget: Largest mean cost; where it is below every choice's, the cheapest one is given.
+    """
+
+    def at(price: float) -> tuple[Int64[np.ndarray, " N"], bool]:
+        choice = oracle_assignment(worth - price * costs)
+        mean = float(np.take_along_axis(costs, choice[:, None], axis=1).mean())
+        return choice, mean <= float(budget) * (1.0 + 1e-9)
+
+    choice, meets = at(0.0)
+    if meets:
+        return choice
+    low, high = 1e-12, 1e12
+    for _ in range(80):
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if at(middle)[1] else (middle, high)
+    return at(high)[0]
 
 
 def random_assignment_pq(

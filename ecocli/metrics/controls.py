@@ -3,7 +3,9 @@
 Axes: N images, E exits, R bootstrap replicates.
 Controls of an assignment of exits to images: every fixed exit; the exit that is the target most often; the best blend
 of fixed exits of equal cost; a random gate of the same mixture; the oracle of quality, and the oracle of the utility
-that the gate was fitted to. All PQs are those of the whole data set, by arithmetic on the recorded counts.
+that the gate was fitted to; and, where mirror images were measured, what is attainable: the exits that the truth about
+the mirror images would choose at the gate's cost, scored on the images. Oracles choose by luck too, this one cannot.
+All PQs are those of the whole data set, by arithmetic on the recorded counts.
 """
 
 from dataclasses import dataclass, replace
@@ -60,6 +62,8 @@ class Verdict:
         random_spread: Standard deviation of PQ over shuffles of the gate's choices.
         oracle: Each image at its exit of best quality.
         utility_oracle: Each image at its target exit.
+        attainable: Each image at the exit of most worth to its mirror image, for no more than the gate costs; None
+            where mirror images were not measured.
         accuracy: Share of images with a target on which the gate takes it.
         majority_accuracy: The same for the majority exit.
     """
@@ -77,8 +81,16 @@ class Verdict:
     random_spread: float
     oracle: Choice
     utility_oracle: Choice
+    attainable: Choice | None
     accuracy: float
     majority_accuracy: float
+
+    @property
+    def reached(self) -> float:
+        """Share of the attainable lead that the gate has; NaN where nothing is attainable, or it was not measured."""
+        if self.attainable is None or self.blend is None or self.attainable.pq <= self.blend.pq:
+            return float("nan")
+        return self.lead / (self.attainable.pq - self.blend.pq)
 
     @property
     def beats_blend(self) -> bool:
@@ -95,12 +107,14 @@ class Arena(ExitTable[ResultTable]):
         costs: Cost of each image at each exit, in the unit of the cost model.
         worth: What the utility of an exit is made of before its cost; the quality, if left out.
         milliseconds: Measured cost of each image at each exit, where equal cost is to mean ms; GFLOPs if left out.
+        mirror: What each exit is worth on each image's mirror image, by its contribution to the data set's quality.
     """
 
     quality: Float64[np.ndarray, "N E"]
     costs: Float64[np.ndarray, "N E"]
     worth: Float64[np.ndarray, "N E"] | None = None
     milliseconds: Float64[np.ndarray, "N E"] | None = None
+    mirror: Float64[np.ndarray, "N E"] | None = None
 
     @property
     def unit(self) -> CostUnit:
@@ -203,6 +217,9 @@ class Arena(ExitTable[ResultTable]):
             random_spread=float(spread.std()),
             oracle=self.choice(oracle_assignment(self.quality)),
             utility_oracle=self.choice(targets),
+            attainable=None
+            if self.mirror is None
+            else self.choice(self.attainable(self.mirror, assignment, own_gflops)),
             accuracy=_share(assignment[scored] == targets[scored]),
             majority_accuracy=_share(targets[scored] == majority),
         )

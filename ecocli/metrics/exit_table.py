@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from ecocli.metrics.assignment import best_fixed_mixture
+from ecocli.metrics.assignment import best_fixed_mixture, choice_within
 from ecocli.metrics.bootstrap import one_hot
 from ecocli.metrics.results import ResultTable
 
@@ -64,6 +64,19 @@ class ExitTable(Generic[Results]):
         """
         spent = float(np.take_along_axis(self.spent, assignment[:, None], axis=1).mean()) + self._own_cost(own_gflops)
         return best_fixed_mixture(self.counts, self.spent.mean(axis=0), spent)
+
+    def attainable(
+        self, mirror: Float64[np.ndarray, "N E"], assignment: Int64[np.ndarray, " N"], own_gflops: float = 0.0
+    ) -> Int64[np.ndarray, " N"]:
+        """Choose the exits of most worth to the mirror images, for no more than a gate's choices and the gate cost.
+
+        Args:
+            mirror: What each exit is worth on each image's mirror image.
+            assignment: The gate's exit index of each image.
+            own_gflops: What the gate costs per image.
+        """
+        spent = float(np.take_along_axis(self.spent, assignment[:, None], axis=1).mean()) + self._own_cost(own_gflops)
+        return choice_within(mirror, self.spent, spent)
 
     def _own_cost(self, own_gflops: float) -> float:
         """Give the gate's own cost in the unit of ``spent``."""

@@ -1,9 +1,9 @@
-"""An evaluation's rows: each fixed exit, the gate, a random mixture like the gate's, and the oracle.
+"""An evaluation's rows: each fixed exit, the gate, a random mixture like the gate's, what is attainable, the oracle.
 
 Axes: N images, E exits, K classes. A gate's quality means something only beside its controls, so all of them stand in
 one table: what every image would get at one exit; what a coin with the gate's exit frequencies would get (expected
-counts, exactly); what choosing each image's best exit would get. Counts decide all rows; the gate's are those of its
-real run.
+counts, exactly); what the truth about the mirror images would choose, where it is known; what choosing each image's
+best exit would get. Counts decide all rows; the gate's are those of its real run.
 """
 
 from collections.abc import Sequence
@@ -20,6 +20,7 @@ from ecocli.metrics.panoptic_quality import ImageCounts, PanopticQuality, panopt
 ORACLE = "oracle"
 RANDOM = "random"
 GATE = "gate"
+ATTAINABLE = "attainable"
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +43,7 @@ class ScoreRow:
     """One way of choosing exits.
 
     Attributes:
-        name: ``exit 4``, ``gate``, ``random`` or ``oracle``.
+        name: ``exit 4``, ``gate``, ``random``, ``attainable`` or ``oracle``.
         quality: Panoptic quality.
         gflops: Mean cost of an image, in GFLOPs.
         encoder_gflops: The pixel decoder's share of it.
@@ -70,6 +71,7 @@ class GateLead:
         high: Upper end.
         confidence: Of the interval.
         replicates: Bootstrap replicates.
+        reached: Share of the attainable lead that the gate has; None where nothing is attainable, or not measured.
     """
 
     mixture: tuple[float, ...]
@@ -79,6 +81,7 @@ class GateLead:
     high: float
     confidence: float
     replicates: int
+    reached: float | None = None
 
 
 def image_qualities(counts: CountTable) -> Float64[np.ndarray, "N E"]:
@@ -101,8 +104,20 @@ def expected_counts(counts: CountTable, weights: Float64[np.ndarray, "N E"]) -> 
     return ImageCounts(*sums)
 
 
-def score_rows(table: ExitTable[CountTable], is_thing: Sequence[bool], gate: GateRun | None) -> list[ScoreRow]:
-    """Score every fixed exit, the gate with its random control if there is one, and the oracle."""
+def score_rows(
+    table: ExitTable[CountTable],
+    is_thing: Sequence[bool],
+    gate: GateRun | None,
+    mirror: Float64[np.ndarray, "N E"] | None = None,
+) -> list[ScoreRow]:
+    """Score every fixed exit, the gate with its controls if there is one, and the oracle.
+
+    Args:
+        table: Counts and costs at every exit.
+        is_thing: By class.
+        gate: The gate's run.
+        mirror: What each exit is worth on each image's mirror image; without it nothing is said about the attainable.
+    """
     N, E = table.gflops.shape
     oracle = one_hot(oracle_assignment(image_qualities(table.counts)), E)
     weights = {f"exit {depth}": np.broadcast_to(np.eye(E)[e], (N, E)) for e, depth in enumerate(table.exit_depths)}
@@ -110,6 +125,8 @@ def score_rows(table: ExitTable[CountTable], is_thing: Sequence[bool], gate: Gat
         assignment = table.exit_index(gate.depths)
         weights[GATE] = one_hot(assignment, E)
         weights[RANDOM] = np.broadcast_to(mixture_of(assignment, E), (N, E))
+        if mirror is not None:
+            weights[ATTAINABLE] = one_hot(table.attainable(mirror, assignment, gate.gflops), E)
     weights[ORACLE] = oracle
     rows = []
     for name, chosen in weights.items():
@@ -130,13 +147,19 @@ def score_rows(table: ExitTable[CountTable], is_thing: Sequence[bool], gate: Gat
     return rows
 
 
-def gate_lead(table: ExitTable[CountTable], gate: GateRun, confidence: float = 0.95) -> GateLead | None:
+def gate_lead(
+    table: ExitTable[CountTable],
+    gate: GateRun,
+    confidence: float = 0.95,
+    mirror: Float64[np.ndarray, "N E"] | None = None,
+) -> GateLead | None:
     """Compare the gate with the best blend of at most two fixed exits of equal cost.
 
     Args:
         table: Counts and costs at every exit.
         gate: The gate's run; its own cost is part of the budget.
         confidence: Of the interval.
+        mirror: What each exit is worth on each image's mirror image, where that is known.
 
     Returns:
         The lead with its interval; None where PQ is undefined.
@@ -148,4 +171,8 @@ def gate_lead(table: ExitTable[CountTable], gate: GateRun, confidence: float = 0
         return None
     control = table.counts.mixture_quality(mixture)
     low, high = percentile_interval(table.lead_replicates(assignment, gate.gflops), confidence)
-    return GateLead(tuple(mixture.tolist()), control, pq - control, low, high, confidence, table.replicates)
+    reached = None
+    if mirror is not None:
+        attainable = table.counts.assignment_quality(table.attainable(mirror, assignment, gate.gflops)) - control
+        reached = (pq - control) / attainable if attainable > 0.0 else None
+    return GateLead(tuple(mixture.tolist()), control, pq - control, low, high, confidence, table.replicates, reached)

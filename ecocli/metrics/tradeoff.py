@@ -1,4 +1,4 @@
-"""Curves of quality against compute that a gate is drawn between: blind blends below it, the oracle above.
+"""Curves of quality against compute that a gate is drawn between: blends below it, the attainable and the oracle above.
 
 Axes: N images, E exits. Every point is exact arithmetic on the counts of a table.
 """
@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Float64, Int64
 
-from ecocli.metrics.assignment import CountTable, oracle_assignment
+from ecocli.metrics.assignment import CountTable, choice_within, oracle_assignment
 from ecocli.metrics.exit_table import ExitTable
 from ecocli.metrics.scorecard import image_qualities
 
@@ -58,6 +58,29 @@ def oracle_curve(table: ExitTable[CountTable], prices: Sequence[float] = PRICES)
         choice = oracle_assignment(quality - price * np.array(table.exit_depths, np.float64))
         cost = float(table.gflops[rows, choice].mean())
         points.setdefault(cost, CurvePoint(cost, table.counts.assignment_quality(choice)))
+    return [points[cost] for cost in sorted(points)]
+
+
+def attainable_curve(
+    table: ExitTable[CountTable], mirror: Float64[np.ndarray, "N E"], steps: int = 3
+) -> list[CurvePoint]:
+    """Follow what is attainable from the shallowest exit's cost to the deepest's; see ``ExitTable.attainable``.
+
+    Args:
+        table: Counts and costs.
+        mirror: What each exit is worth on each image's mirror image.
+        steps: Points from exit to exit.
+
+    Returns:
+        By ascending cost, without repetitions.
+    """
+    costs = np.sort(table.gflops.mean(axis=0))
+    E = len(costs)
+    places = np.linspace(0, E - 1, (E - 1) * steps + 1)
+    points: dict[float, CurvePoint] = {}
+    for budget in np.interp(places, np.arange(E), costs):
+        point = place_choice(table, choice_within(mirror, table.gflops, float(budget)))
+        points.setdefault(point.gflops, point)
     return [points[cost] for cost in sorted(points)]
 
 

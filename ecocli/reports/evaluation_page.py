@@ -66,7 +66,8 @@ def build_page(content: PageContent) -> str:
             "All numbers",
             "PQ to AP in points. GFLOPs count one multiply-add once and are means over the images; encoder is the "
             "whole pixel decoder. The random row sends each image to an exit at random, as often as the gate does. "
-            "The oracle takes each image's best exit and needs to know the truth.",
+            "The oracle takes each image's best exit and needs to know the truth, luck included. The row attainable, "
+            "where there is one, takes the exits that the truth about the mirror images would choose at this cost.",
             [_row_table(summary, content.ms_per_image)],
         ),
         Section(

@@ -17,6 +17,7 @@ FIXED_COLOR = "#4a5160"
 BLEND_COLOR = "#9aa1ac"
 GATE_COLOR = "#d1495b"
 ORACLE_COLOR = "#2a7f9e"
+ATTAINABLE_COLOR = "#c98a1b"
 MODEL_COLORS = ("#2a7f9e", "#d1495b", "#c98a1b", "#6a4c93", "#3a7d44", "#8d5524")
 
 Offsets = tuple[tuple[int, int], ...]
@@ -54,6 +55,7 @@ class Tradeoff:
         evaluated: The evaluated gate, None without one.
         pq_interval: Its lead's interval moved to its place: lowest and highest PQ, or None.
         oracles: The oracle at several prices of compute, by ascending cost; the last point is the oracle of quality.
+        attainable: Where the truth about the mirror images chooses, by ascending cost; empty where not measured.
     """
 
     title: str
@@ -63,12 +65,14 @@ class Tradeoff:
     evaluated: TradeoffPoint | None
     pq_interval: tuple[float, float] | None
     oracles: Sequence[TradeoffPoint]
+    attainable: Sequence[TradeoffPoint] = ()
 
 
 def draw_tradeoff(tradeoff: Tradeoff) -> bytes:
     """Draw PQ against GFLOPs and return a PNG."""
     figure, axes = _new_figure(8.0, 5.0)
     _line(axes, tradeoff.oracles, ORACLE_COLOR, "oracle (best exit of every image)", marker="^", linewidth=1.6)
+    _line(axes, tradeoff.attainable, ATTAINABLE_COLOR, "attainable (mirror's truth)", marker="v", linewidth=1.4)
     _line(axes, tradeoff.blends, BLEND_COLOR, "random choice between exits", linestyle="--", linewidth=1.4)
     _line(axes, tradeoff.fixed, FIXED_COLOR, "fixed exit", marker="s", linestyle="", markersize=7)
     if tradeoff.gates:
@@ -98,7 +102,7 @@ def draw_tradeoff(tradeoff: Tradeoff) -> bytes:
     labels = [(point, GATE_COLOR, _BESIDE) for point in (gate,) if point is not None]
     labels += [(point, FIXED_COLOR, _AROUND) for point in tradeoff.fixed]
     labels += [(point, GATE_COLOR, _AROUND) for point in tradeoff.gates]
-    marks = [*tradeoff.fixed, *tradeoff.gates, *tradeoff.oracles]
+    marks = [*tradeoff.fixed, *tradeoff.gates, *tradeoff.attainable, *tradeoff.oracles]
     _write_labels(figure, axes, labels, marks if gate is None else [gate, *marks])
     return _png(figure)
 

@@ -34,6 +34,7 @@ def draw_sweep(
     fixed: Sequence[PlotPoint],
     gates: Sequence[tuple[str, Sequence[PlotPoint]]],
     oracle: Sequence[PlotPoint],
+    attainable: Sequence[PlotPoint] = (),
 ) -> bytes:
     """Draw the plot.
 
@@ -42,6 +43,7 @@ def draw_sweep(
         fixed: Every fixed exit, by ascending cost.
         gates: Name and points of each series of gates.
         oracle: Each image at its target exit, at the same betas.
+        attainable: Where the truth about the mirror images chooses, at the gates' cost; empty where not measured.
 
     Returns:
         An SVG file.
@@ -61,6 +63,9 @@ def draw_sweep(
 
     by_cost = sorted(oracle, key=lambda point: point.gflops)
     axes.plot(*places(by_cost), color="#2a7f9e", marker="^", linewidth=1.2, label="oracle at the same betas")
+    if attainable:
+        by_cost = sorted(attainable, key=lambda point: point.gflops)
+        axes.plot(*places(by_cost), color="#c98a1b", marker="v", linewidth=1.2, label="attainable (mirror's truth)")
     axes.plot(*places(fixed), color="#4a5160", marker="s", linestyle="--", label="fixed exits and their mixtures")
     for point in fixed:
         axes.annotate(point.label, (point.gflops, 100 * point.pq), (5, -12), textcoords="offset points", fontsize=8)

@@ -15,6 +15,7 @@ from ecocli.metrics.exit_table import ExitTable
 from ecocli.metrics.instance import InstanceQuality, TrueInstance, instance_quality
 from ecocli.metrics.panoptic_quality import ImageCounts
 from ecocli.metrics.scorecard import (
+    ATTAINABLE,
     GATE,
     ORACLE,
     RANDOM,
@@ -94,7 +95,7 @@ def further_metrics(
             confusion = np.tensordot(np.array(row.exit_shares), part.confusion[:E], 1) if len(part.confusion) else None
         elif exits and row.name == ORACLE:
             confusion, views = _at(part.confusion, E + 1), oracle
-        elif exits:
+        elif exits and row.name != ATTAINABLE:
             exit_index = row.exit_shares.index(1.0)
             confusion, views = _at(part.confusion, exit_index), whole * exit_index
         metrics[row.name] = FurtherMetrics(

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -112,6 +113,10 @@ TruthLoader = Callable[[Any, Any], Any]
 """From a data set and one of its records to the ground truth of that image."""
 
 
+MirrorTruth = Callable[[Any, int], Any]
+"""From the truth of an image and its width in pixels to that of its mirror image."""
+
+
 def panoptic_truth(dataset: PanopticDataset, record: ImageRecord) -> TruePanoptic:
     """Decode the panoptic map of an image.
 
@@ -128,14 +133,25 @@ def load_batch(
     model: ExitModel,
     device: str,
     load_truth: TruthLoader = panoptic_truth,
+    *,
+    mirror: MirrorTruth | None = None,
 ) -> LabelledBatch:
     """Read one batch.
+
+    Args:
+        dataset: The images.
+        positions: Which of them.
+        rule: Test-time resize.
+        model: What they are made ready for.
+        device: Where to.
+        load_truth: Loads the truth of one image.
+        mirror: Turns that of one image round; given it, the batch is of mirror images.
 
     Raises:
         DataError: A file is missing or damaged.
     """
     records = [dataset.records[position] for position in positions]
-    images = [dataset.load_image(record) for record in records]
+    images = [dataset.load_image(record)[:, :: 1 if mirror is None else -1] for record in records]
     batch = make_batch(
         [resize_for_test(image, rule) for image in images],
         model.pixel_mean,
@@ -146,6 +162,8 @@ def load_batch(
         device=device,
     )
     truths = tuple(load_truth(dataset, record) for record in records)
+    if mirror is not None:
+        truths = tuple(mirror(truth, record.width) for truth, record in zip(truths, records, strict=True))
     return LabelledBatch(tuple(positions), batch, truths)
 
 
@@ -156,8 +174,12 @@ def iterate_batches(
     model: ExitModel,
     device: str,
     load_truth: TruthLoader = panoptic_truth,
+    *,
+    mirror: MirrorTruth | None = None,
 ) -> Iterator[LabelledBatch]:
     """Yield planned batches in order, cut for the device, reading the next ones while the network works.
+
+    The arguments are those of ``load_batch``.
 
     Raises:
         DataError: A file is missing or damaged.
@@ -165,7 +187,8 @@ def iterate_batches(
     waiting: deque[Future[LabelledBatch]] = deque()
     with ThreadPoolExecutor(_BATCHES_AHEAD) as readers:
         for positions in cut_batches(batches, dataset, rule, device):
-            waiting.append(readers.submit(load_batch, dataset, positions, rule, model, device, load_truth))
+            work = partial(load_batch, dataset, positions, rule, model, device, load_truth, mirror=mirror)
+            waiting.append(readers.submit(work))
             if len(waiting) > _BATCHES_AHEAD:
                 yield waiting.popleft().result()
         while waiting:

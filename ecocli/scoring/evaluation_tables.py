@@ -40,7 +40,7 @@ IMAGE_COLUMNS: Mapping[str, tuple[str, str]] = {
 _COUNTS = ("count_exit", "count_class", "count_iou_sum", "count_tp", "count_fp", "count_fn")
 
 CLASS_COLUMNS: Mapping[str, tuple[str, str]] = {
-    "row": ("way of choosing exits: exit D, gate, random, oracle", ""),
+    "row": ("way of choosing exits: exit D, gate, random, attainable, oracle", ""),
     "category_id": ("id of the category", ""),
     "name": ("name of the category", ""),
     "is_thing": ("whether it is a thing", ""),

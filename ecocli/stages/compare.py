@@ -143,7 +143,8 @@ def _rows(
 ) -> list[CompareRow]:
     import numpy as np
 
-    from ecocli.gates.placed import exit_table, placed_choice, read_split
+    from ecocli.artifacts.derived_table import read_split
+    from ecocli.gates.placed import exit_table, placed_choice
 
     feature = next(iter(derived.manifest.feature_sizes))
     table = exit_table(derived, read_split(derived, split, feature))

@@ -1,6 +1,7 @@
 """Derivation of the gate's training data: every image at every exit, once.
 
-Input: ``parent``. Files: ``<split>.parquet``, the derived table of each split (``ecocli.artifacts.derived_table``).
+Input: ``parent``. Files: ``<split>.parquet``, the derived table of each split (``ecocli.artifacts.derived_table``), and
+where mirror images are measured ``<split>-mirror.parquet``, the same of these.
 
 The images of a split are cut into parts that follow from the data set, the batch size and the part size alone; each
 finished part is a sealed folder in the run folder (``ecocli.runtime.parts``). Processes of one run share them; runs
@@ -8,6 +9,7 @@ started apart (``--shard``, such as tasks of a job array) take every N-th part, 
 joins them. The table is sorted by the data set's order, so its bytes depend on none of that.
 """
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -135,7 +137,9 @@ def plan(config: DeriveConfig, inputs: Mapping[str, str], store: Store, runtime:
             return None
         for dataset in subject.datasets:
             _say_seen(subject, dataset, runtime)
-        files = {f"{dataset.split}.parquet": _join(dataset, parts, folder) for dataset in subject.datasets}
+        sides = (False, True) if config.mirror else (False,)
+        paths = [_join(dataset, mirrored, parts, folder) for dataset in subject.datasets for mirrored in sides]
+        files = {path.name: path for path in paths}
         return Made(_manifest(action, config, subject, files), files)
 
     return DerivePlan(action, DerivedManifest, work, config=config, subject=subject)
@@ -183,10 +187,12 @@ class DerivePart(Part):
     Attributes:
         dataset: The split.
         batches: Positions in the data set, batch by batch.
+        mirrored: Whether the mirror images are measured.
     """
 
     dataset: ImageDataset
     batches: tuple[tuple[int, ...], ...]
+    mirrored: bool
 
 
 def plan_parts(config: DeriveConfig, subject: Derivation, folder: Path) -> list[DerivePart]:
@@ -195,17 +201,23 @@ def plan_parts(config: DeriveConfig, subject: Derivation, folder: Path) -> list[
 
     step = max(config.execution.part_images // config.batch_size, 1)
     parts = []
-    for dataset in subject.datasets:
+    sides = (False, True) if config.mirror else (False,)
+    for dataset, mirrored in itertools.product(subject.datasets, sides):
         batches = plan_dataset(
             dataset, config.dataset.test_resize, config.batch_size, subject.architecture.size_divisor
         )
         ids = dataset.records.image_ids
         for first in range(0, len(batches), step):
             some = tuple(batches[first : first + step])
-            name = f"{dataset.split}-part-{first:06d}-{first + len(some):06d}-of-{len(batches):06d}"
+            table = _table_name(dataset, mirrored)
+            name = f"{table}-part-{first:06d}-{first + len(some):06d}-of-{len(batches):06d}"
             images = tuple(ids[position] for batch in some for position in batch)
-            parts.append(DerivePart(folder, name, images, dataset, some))
+            parts.append(DerivePart(folder, name, images, dataset, some, mirrored))
     return parts
+
+
+def _table_name(dataset: ImageDataset, mirrored: bool) -> str:
+    return f"{dataset.split}-mirror" if mirrored else dataset.split
 
 
 def _say_seen(subject: Derivation, dataset: ImageDataset, runtime: Runtime) -> None:
@@ -259,7 +271,15 @@ def _compute_part(
     threads = config.execution.score_threads or runtime.threads
     task = task_of(subject.architecture)
     score, load_truth = task.scorer(subject.architecture, subject.datasets[0].categories, config.box_quality)
-    batches = iterate_batches(part.dataset, part.batches, config.dataset.test_resize, model, runtime.device, load_truth)
+    batches = iterate_batches(
+        part.dataset,
+        part.batches,
+        config.dataset.test_resize,
+        model,
+        runtime.device,
+        load_truth,
+        mirror=task.mirror if part.mirrored else None,
+    )
     records = []
     with closing(stream_rows(model, batches, depths, score, threads)) as stream:
         for rows in stream:
@@ -287,7 +307,7 @@ def _record(subject: Derivation, dataset: ImageDataset, position: int, row: "Der
     )
 
 
-def _join(dataset: ImageDataset, parts: Sequence[DerivePart], folder: Path) -> Path:
+def _join(dataset: ImageDataset, mirrored: bool, parts: Sequence[DerivePart], folder: Path) -> Path:
     """Join the parts of a split in the data set's order; every image must occur once."""
     import numpy as np
     import pyarrow as pa
@@ -300,10 +320,11 @@ def _join(dataset: ImageDataset, parts: Sequence[DerivePart], folder: Path) -> P
             raise ValueError(f"it holds {table.num_rows} rows, expected one for each of {len(part.images)} images")
         return table
 
-    table = pa.concat_tables(read_parts([part for part in parts if part.dataset is dataset], read))
+    some = [part for part in parts if part.dataset is dataset and part.mirrored == mirrored]
+    table = pa.concat_tables(read_parts(some, read))
     position_of = {image_id: position for position, image_id in enumerate(dataset.records.image_ids)}
     order = np.argsort([position_of[str(image_id)] for image_id in table["image_id"].to_pylist()], kind="stable")
-    path = folder / f"{dataset.split}.parquet"
+    path = folder / f"{_table_name(dataset, mirrored)}.parquet"
     write_table(path, table.take(order))
     return path
 
@@ -326,6 +347,7 @@ def _manifest(action: Action, config: DeriveConfig, subject: Derivation, files: 
         exit_depths=subject.parent.manifest.exit_depths,
         rows={dataset.split: len(dataset) for dataset in subject.datasets},
         feature_sizes=sizes,
+        mirrored=config.mirror,
         task=task.name,
         quality=task.quality(config.box_quality),
     )

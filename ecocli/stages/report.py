@@ -149,8 +149,29 @@ def _tradeoff(store: Store, evaluation: Artifact[EvaluationManifest], table: "Ex
         gates=_other_gates(store, evaluation, table),
         evaluated=gate,
         pq_interval=interval,
+        attainable=_attainable(store, evaluation, table),
         oracles=[TradeoffPoint("", one.gflops, one.pq) for one in oracle_curve(table)],
     )
+
+
+def _attainable(
+    store: Store, evaluation: Artifact[EvaluationManifest], table: "ExitTable[CountTable]"
+) -> "list[TradeoffPoint]":
+    """Follow what is attainable, where the evaluation knew the mirror images."""
+    from ecocli.artifacts.derived_table import read_split
+    from ecocli.metrics.tradeoff import attainable_curve
+    from ecocli.reports.plots import TradeoffPoint
+
+    digest = evaluation.manifest.inputs.get("mirror")
+    if digest is None:
+        return []
+    derived = store.get(digest, DerivedManifest)
+    feature = next(iter(derived.manifest.feature_sizes))
+    mirror = read_split(derived, str(evaluation.manifest.stage_config["split"]), feature).mirror
+    if mirror is None:
+        return []
+    points = attainable_curve(table, mirror.counts.contributions())
+    return [TradeoffPoint("", one.gflops, one.pq) for one in points]
 
 
 def _other_gates(
@@ -160,7 +181,8 @@ def _other_gates(
 
     A gate with a quality head is drawn at other prices as well, since its price can be changed after fitting.
     """
-    from ecocli.gates.placed import placed_choice, read_split
+    from ecocli.artifacts.derived_table import read_split
+    from ecocli.gates.placed import placed_choice
     from ecocli.metrics.tradeoff import PRICES, place_choice
     from ecocli.reports.plots import TradeoffPoint
 

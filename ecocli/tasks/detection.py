@@ -1,6 +1,7 @@
 """Object detection."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ecocli.config.any_architecture import AnyArchitecture
@@ -12,6 +13,7 @@ from ecocli.data.detection import class_indices, open_detection
 
 if TYPE_CHECKING:
     from ecocli.artifacts.detection_columns import ImageDetections
+    from ecocli.metrics.box_matching import TrueBoxes
     from ecocli.scoring.batches import TruthLoader
     from ecocli.scoring.score_stream import Score
     from ecocli.training.batches import SampleSource
@@ -57,6 +59,12 @@ class DetectionTask:
 
         scorer = BoxScorer(class_indices(categories, architecture.num_classes), architecture.num_classes, quality)
         return scorer, scorer.truth
+
+    def mirror(self, truth: "TrueBoxes", width: int) -> "TrueBoxes":
+        """Turn the boxes round."""
+        boxes = truth.boxes.copy()
+        boxes[:, 0] = width - boxes[:, 0] - boxes[:, 2]
+        return replace(truth, boxes=boxes)
 
     def columns(self, results: "Sequence[Sequence[ImageDetections]]") -> dict[str, Any]:
         """Quality, detections with their matches, and counts of true boxes."""

@@ -1,7 +1,10 @@
 """Panoptic segmentation."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ecocli.config.any_architecture import AnyArchitecture
 from ecocli.config.architecture import ArchitectureConfig
@@ -64,6 +67,14 @@ class PanopticTask:
             return score_prediction(prediction, truth, rule)
 
         return score, panoptic_truth
+
+    def mirror(self, truth: "TruePanoptic", width: int) -> "TruePanoptic":
+        """Turn the map round, and the segments' boxes."""
+        segments = []
+        for segment in truth.segments:
+            left, top, box_width, height = segment.bbox
+            segments.append(replace(segment, bbox=(width - left - box_width, top, box_width, height)))
+        return replace(truth, panoptic_map=np.ascontiguousarray(truth.panoptic_map[:, ::-1]), segments=segments)
 
     def columns(self, results: Sequence[Sequence[ImageCounts]]) -> dict[str, Any]:
         """Quality and sparse counts."""

@@ -49,5 +49,8 @@ class Task(Protocol):
     ) -> tuple["Score", "TruthLoader"]:
         """What scores a prediction against the truth of its image, and what loads that truth."""
 
+    def mirror(self, truth: Any, width: int) -> Any:
+        """The truth of the mirror image, from that of an image of some width in pixels."""
+
     def columns(self, results: Sequence[Sequence[Any]]) -> dict[str, Any]:
         """Columns of the derived table from the results of images at their exits."""

@@ -21,10 +21,11 @@ from helpers_evaluation import Bench, make_bench
 from helpers_inference import EXIT_DEPTHS, RULE, TINY, tiny_model
 from helpers_sizes import SIZES
 from helpers_stages import run_stage
+from PIL import Image
 
 from ecocli.artifacts import tables
 from ecocli.artifacts.action import execute
-from ecocli.artifacts.derived_table import read_derived
+from ecocli.artifacts.derived_table import read_derived, read_split
 from ecocli.artifacts.manifest import ParentManifest
 from ecocli.artifacts.tables import column_docs, write_table
 from ecocli.config.dataset import DatasetConfig
@@ -123,6 +124,43 @@ def test_run__counts__give_the_data_sets_pq_at_every_exit(bench: Bench, derived:
     mixed = np.array([0, 2, 1, 1, 0, 2])
     expected = panoptic_quality(sum_counts([row.counts[e] for row, e in zip(rows, mixed, strict=True)], len(SHAPES))).pq
     assert assignment_pq(table.counts, mixed) == pytest.approx(expected, abs=1e-9)
+
+
+def test_run__mirror__rows_are_those_of_mirrored_files(bench: Bench, tmp_path: Path) -> None:
+    mirrored = run_stage(derive, config(bench, splits=("val",), mirror=True), inputs(bench), bench.store)
+    dataset = open_dataset(bench.dataset, "val")
+    content = json.loads(dataset.annotation_file.read_text())
+    for record in dataset.records:
+        (tmp_path / record.file_name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(dataset.load_image(record)[:, ::-1]).save(tmp_path / record.file_name)
+    for entry in content["annotations"]:
+        with Image.open(dataset.panoptic_root / entry["file_name"]) as ids:
+            (tmp_path / "ids" / entry["file_name"]).parent.mkdir(parents=True, exist_ok=True)
+            ids.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / "ids" / entry["file_name"])
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    (tmp_path / "flipped.toml").write_text(
+        'name = "flipped"\n[splits.val]\nimages = "."\nannotations = "val.json"\npanoptic = "ids"\n'
+    )
+    flipped = bench.dataset.model_copy(update={"name": str(tmp_path / "flipped.toml")})
+    asked = config(bench, splits=("val",)).model_copy(update={"dataset": flipped})
+    expected = run_stage(derive, asked, inputs(bench), bench.store)
+    found, plain = (pq.read_table(mirrored.path_of(f"val{side}.parquet")) for side in ("-mirror", ""))
+    assert found.equals(pq.read_table(expected.path_of("val.parquet")))
+    assert plain["pq"].to_pylist() != found["pq"].to_pylist()
+    assert plain["image_id"].equals(found["image_id"])
+    # Without --mirror the table is the same.
+    assert plain.equals(
+        pq.read_table(run_stage(derive, config(bench), inputs(bench), bench.store).path_of("val.parquet"))
+    )
+    # Rows of other images are no mirror images of these.
+    damaged = tmp_path / "t.parquet"
+    write_table(damaged, found.take(list(range(5, -1, -1))))
+    files = {"val.parquet": mirrored.path_of("val.parquet"), "val-mirror.parquet": damaged}
+    other = bench.store.put(mirrored.manifest.model_copy(update={"files": ()}), files)
+    with pytest.raises(
+        ArtifactError, match=r"'val-mirror' is damaged: its rows are not the images of val in their order"
+    ):
+        read_split(other, "val", "res5")
 
 
 def test_run__parts_of_another_size__same_bytes(bench: Bench, derived: SimpleNamespace) -> None:

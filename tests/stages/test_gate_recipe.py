@@ -1,5 +1,6 @@
 """Derive, fit-gate and eval in a row: the table's arithmetic against a real gated run of the network."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,12 +8,19 @@ from helpers_distributed import run_processes
 from helpers_evaluation import Bench, make_bench
 from helpers_stages import run_stage
 
+from ecocli.artifacts.derived_table import read_split
+from ecocli.artifacts.manifest import DerivedManifest
 from ecocli.config.dataset import DatasetConfig
 from ecocli.config.derive import DeriveConfig
 from ecocli.config.evaluate import EvaluateConfig, EvaluateExecutionConfig
 from ecocli.config.fit_gate import FitGateConfig
+from ecocli.config.report import ReportConfig
+from ecocli.config.sweep import SweepConfig
+from ecocli.metrics.assignment import assignment_pq, oracle_assignment
+from ecocli.reports import plots
+from ecocli.reports.plots import Tradeoff
 from ecocli.runtime.context import Runtime
-from ecocli.stages import derive, evaluate, fit_gate
+from ecocli.stages import derive, evaluate, fit_gate, report, sweep
 
 QUIET = EvaluateExecutionConfig(timed_images=0)
 
@@ -29,7 +37,7 @@ def dataset(bench: Bench) -> DatasetConfig:
 
 @pytest.fixture(scope="module")
 def derived(bench: Bench, dataset: DatasetConfig) -> str:
-    config = DeriveConfig(dataset=dataset, batch_size=2)
+    config = DeriveConfig(dataset=dataset, batch_size=2, mirror=True)
     return run_stage(derive, config, {"parent": bench.inputs["parent"]}, bench.store, Runtime.quiet()).digest
 
 
@@ -76,8 +84,34 @@ def test_fit_gate__on_a_derived_table__equals_the_gated_run_of_eval(
         for entry in metrics["fixed"]:
             row = rows[f"exit {entry['exit_depth']}"]
             assert (entry["pq"], entry["gflops"]) == pytest.approx((row["pq"], row["gflops"]), abs=1e-9)
-        for ours, theirs in (("oracle", "oracle"), ("random", "random")):
+        for ours, theirs in (("oracle", "oracle"), ("random", "random"), ("attainable", "attainable")):
             assert metrics[ours]["pq"] == pytest.approx(rows[theirs]["pq"], abs=1e-9)
+        assert metrics["attainable"]["gflops"] <= metrics["gate"]["gflops"]
+        assert metrics["fit"]["fitted_on"].endswith(", and their mirror images") == (settings["recipe"] == "contents")
+        assert summary["gate_lead"]["reached"] == pytest.approx(metrics["reached"], abs=1e-6)
+
+
+def test_report_and_sweep__mirror_images_derived__draw_what_is_attainable(
+    bench: Bench, dataset: DatasetConfig, derived: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = FitGateConfig(beta=0.001, train_split="val", score_split="train", bootstrap_replicates=10, select="loss")
+    gate = run_stage(fit_gate, config, {"derived": derived}, bench.store)
+    asked = EvaluateConfig(dataset=dataset, metrics=(), predictions=False, execution=QUIET, bootstrap_replicates=10)
+    inputs = {"parent": bench.inputs["parent"], "gate": gate.digest}
+    evaluation = run_stage(evaluate, asked, inputs, bench.store)
+    assert evaluation.manifest.inputs["mirror"] == derived
+    drawn: list[Tradeoff] = []
+    monkeypatch.setattr(plots, "draw_tradeoff", lambda tradeoff: drawn.append(tradeoff) or b"")
+    report.run(
+        ReportConfig(out=str(tmp_path), examples=0), {"evaluation": evaluation.digest}, bench.store, Runtime.quiet()
+    )
+    table = read_split(bench.store.get(derived, DerivedManifest), "val", "res5")
+    assert table.mirror is not None
+    free = oracle_assignment(table.mirror.counts.contributions())
+    assert drawn[0].attainable[-1].pq == assignment_pq(table.counts, free)
+    swept = run_stage(sweep, SweepConfig(betas=(0.001,), bootstrap_replicates=10), {"derived": derived}, bench.store)
+    assert all(row.attainable_pq is not None for row in swept.manifest.summary.rows)
+    assert b"attainable" in swept.path_of("sweep.svg").read_bytes()
 
 
 SCRIPT = """
@@ -94,7 +128,7 @@ from dataclasses import replace
 world = setup_world("cpu")
 runtime = replace(Runtime.quiet(), world=world)
 dataset = DatasetConfig.model_validate_json(sys.argv[3])
-config = DeriveConfig(dataset=dataset, batch_size=2, execution=DeriveExecutionConfig(part_images=2))
+config = DeriveConfig(dataset=dataset, batch_size=2, mirror=True, execution=DeriveExecutionConfig(part_images=2))
 store = Store(Path(sys.argv[1]))
 artifact = execute(plan(config, {"parent": sys.argv[2]}, store, runtime), store, runtime, force=True)
 print(artifact.digest)

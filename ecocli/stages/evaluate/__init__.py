@@ -1,7 +1,8 @@
 """Evaluation of a parent and its gate beside their controls.
 
 Inputs: ``parent``; ``gate``, optional; ``derived``, added here when only the gate is to be run: the table that the gate
-was fitted on tells the fixed exits' counts, if it has this split. The summary holds the rows shown on screen. Files:
+was fitted on tells the fixed exits' counts, if it has this split; ``mirror``, added here if that table has the mirror
+images too, which tell what is attainable. The summary holds the rows shown on screen. Files:
 ``images.parquet`` (PQ of each image at each exit, the gate's and the oracle's choice), ``classes.parquet`` (every row
 by class), and ``predictions.zip`` (the gate's panoptic maps, else the deepest exit's, as panopticapi reads them).
 
@@ -52,13 +53,16 @@ def plan(config: EvaluateConfig, inputs: Mapping[str, str], store: Store, runtim
     dataset = open_dataset(config.dataset, config.split)
     check_trained_categories(parent.digest, parent.manifest.categories, dataset.name, dataset.categories)
     fingerprint = runtime.world.broadcast_object(dataset.fingerprint if runtime.world.is_main else "")
-    derived = None if config.every_exit or gate is None else _find_derived(store, gate, config, fingerprint)
-    roles = {**inputs, **({} if derived is None else {"derived": derived.digest})}
+    found = None if gate is None else _find_derived(store, gate, config, fingerprint)
+    derived = None if config.every_exit else found
+    mirror = found if found is not None and found.manifest.mirrored else None
+    added = {"derived": derived, "mirror": mirror}
+    roles = {**inputs, **{role: table.digest for role, table in added.items() if table is not None}}
     fingerprints = {config.split: fingerprint}
     if dataset.instance_file is not None and "ap" in config.metrics:
         fingerprints[f"{config.split}-instances"] = sha256_file(dataset.instance_file)
     action = Action(STAGE, SCHEMA_VERSION, config, roles, fingerprints)
-    subject = EvaluationSubject(parent, gate, dataset, derived)
+    subject = EvaluationSubject(parent, gate, dataset, derived, mirror)
 
     def work(folder: Path) -> Made[EvaluationManifest] | None:
         # torch is loaded only where something is computed; a result that is there is returned without it.

@@ -17,6 +17,7 @@ class EvaluationSubject:
         parent: The model.
         gate: Chooses exits; None for the fixed exits alone.
         dataset: The images.
+        mirror: Tells what each exit is worth on the mirror images; None where that is not known.
         derived: Tells the fixed exits' counts where only the gate is run; None where every exit is.
     """
 
@@ -24,6 +25,7 @@ class EvaluationSubject:
     gate: Artifact[GateManifest] | None
     dataset: PanopticDataset
     derived: Artifact[DerivedManifest] | None
+    mirror: Artifact[DerivedManifest] | None
 
     @property
     def architecture(self) -> ArchitectureConfig:

@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import JsonValue
 
 from ecocli.artifacts.action import Action, Made
-from ecocli.artifacts.derived_table import read_derived
+from ecocli.artifacts.derived_table import read_split
 from ecocli.artifacts.lineage import GATE_FILE, WEIGHTS_FILE
 from ecocli.artifacts.manifest import EvaluationManifest, FileContents
 from ecocli.artifacts.summaries import EvaluatedGate, EvaluationSummary, LeadSummary
@@ -94,10 +94,7 @@ def _exit_table(
 
     depths, K = task.exit_depths, len(task.rule.category_ids)
     if subject.derived is not None and task.gate is not None:
-        manifest, split = subject.derived.manifest, config.split
-        path = subject.derived.path_of(f"{split}.parquet")
-        rows = manifest.rows[split]
-        table = read_derived(path, split=split, feature=task.gate.feature, exit_depths=depths, rows=rows)
+        table = read_split(subject.derived, config.split, task.gate.feature)
         # The table numbers only the classes that occur.
         assert isinstance(table.counts, CountTable)
         counts = replace(table.counts, num_classes=K)
@@ -139,10 +136,14 @@ def _report(
     """Make the summary and the files."""
 
     table, gate = _exit_table(config, subject, task, scores), _gate_run(subject, task, scores)
-    rows = score_rows(table, task.rule.is_thing, gate)
+    mirror = None
+    if subject.mirror is not None and task.gate is not None:
+        mirrored = read_split(subject.mirror, config.split, task.gate.feature).mirror
+        mirror = None if mirrored is None else mirrored.counts.contributions()
+    rows = score_rows(table, task.rule.is_thing, gate, mirror)
     options = task.options
     metrics = further_metrics(scores, rows, table, ap=options.instances, exits=options.exit_metrics, truth=truth)
-    lead = None if gate is None else gate_lead(table, gate)
+    lead = None if gate is None else gate_lead(table, gate, mirror=mirror)
     files: dict[str, Path | bytes] = dict(_tables(subject, scores, table, rows, metrics, folder))
     if config.predictions:
         files["predictions.zip"] = pack_predictions(subject.dataset, scores, predicted_maps(task, folder), folder)

@@ -47,6 +47,12 @@ _DOCS = {
     "oracle_gflops": ("its mean GFLOPs", "GFLOPs"),
     "target_pq": ("PQ of each image at its target exit: the oracle at this beta", "ratio 0..1"),
     "target_gflops": ("its mean GFLOPs", "GFLOPs"),
+    "attainable_pq": (
+        "PQ where the truth about mirror images chooses, at the gate's cost; null without --mirror",
+        "ratio 0..1",
+    ),
+    "attainable_gflops": ("its mean GFLOPs", "GFLOPs"),
+    "reached": ("share of the attainable lead over the mixture that the gate has", "ratio"),
     "l2": ("regularisation strength chosen", ""),
     "evaluations": ("passes over the features of the final fit", ""),
 }
@@ -132,6 +138,9 @@ def _row(gate: FittedGate, verdict: Verdict, depths: tuple[int, ...]) -> SweepRo
         oracle_gflops=verdict.oracle.gflops,
         target_pq=verdict.utility_oracle.pq,
         target_gflops=verdict.utility_oracle.gflops,
+        attainable_pq=None if verdict.attainable is None else verdict.attainable.pq,
+        attainable_gflops=None if verdict.attainable is None else verdict.attainable.gflops,
+        reached=verdict.reached,
         l2=gate.fit.l2,
         evaluations=gate.fit.evaluations,
     )
@@ -162,7 +171,8 @@ def _plot(summary: SweepSummary) -> bytes:
     ]
     oracle = {row.beta: _point(row.target_gflops, row.target_pq) for row in rows if row.deepest_exit == int(deepest)}
     exits = [_point(exit_.gflops, exit_.pq, f"exit {exit_.exit_depth}") for exit_ in summary.fixed[deepest]]
-    return draw_sweep(f"PQ and compute on {summary.scored_on}", exits, gates, list(oracle.values()))
+    attainable = [_point(r.attainable_gflops, r.attainable_pq) for r in rows if r.attainable_pq is not None]
+    return draw_sweep(f"PQ and compute on {summary.scored_on}", exits, gates, list(oracle.values()), attainable)
 
 
 def _point(gflops: float | None, pq: float | None, label: str = "") -> PlotPoint:

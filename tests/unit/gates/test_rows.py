@@ -1,10 +1,13 @@
 """What an exit is worth to a gate, under each objective."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from helpers_gate import random_table
 
 from ecocli.config.fit_gate import ObjectiveName
+from ecocli.gates.class_head import folds_of_rows
 from ecocli.gates.rows import SplitData, TrainingRows
 from ecocli.metrics.assignment import CountTable
 
@@ -51,3 +54,26 @@ def test_rows__some_images_kept__objective_stays() -> None:
     kept = split.rows(np.arange(20) < 10)
     assert kept.objective == "dataset-pq"
     np.testing.assert_allclose(kept.worth, kept.counts.contributions())
+
+
+def test_training_rows__mirror_images__follow_the_images_in_the_same_folds() -> None:
+    image, other = (split_of(random_table(seed, 40, 3, 5), "dataset-pq") for seed in (5, 6))
+    rng = np.random.default_rng(1)
+    mirror = replace(other, features=rng.standard_normal((40, 3)).astype(np.float16))
+    both = replace(image, mirror=mirror)
+    usable = image.usable & mirror.usable
+    assert 0 < usable.sum() < 40
+    rows = TrainingRows.of(both, "contents", folds=4)
+    count = int(usable.sum())
+    assert (rows.images, len(rows.features.values), len(rows.split.features)) == (count, 2 * count, count)
+    np.testing.assert_array_equal(rows.worth[:count].numpy(), image.worth[usable])
+    np.testing.assert_array_equal(rows.worth[count:].numpy(), mirror.worth[usable])
+    np.testing.assert_array_equal(rows.costs[:count].numpy(), rows.costs[count:].numpy())
+    np.testing.assert_allclose(
+        rows.raw.values[count:].numpy(), rows.raw.standardise(mirror.features[usable]).numpy(), atol=1e-6
+    )
+    dealt = folds_of_rows(count, 4, 0, rows.raw.copies)
+    np.testing.assert_array_equal(dealt[:count].numpy(), dealt[count:].numpy())
+    assert sorted(np.bincount(dealt[:count]).tolist()) == [count // 4 + (fold >= 4 - count % 4) for fold in range(4)]
+    alone = TrainingRows.of(both, "contents", folds=4, mirrors=False)
+    assert (alone.images, len(alone.features.values)) == (count, count)

@@ -13,6 +13,7 @@ from ecocli.metrics.assignment import (
     assignment_pq,
     best_fixed_mixture,
     bootstrap_totals,
+    choice_within,
     mixture_of,
     mixture_pq,
     oracle_assignment,
@@ -218,3 +219,21 @@ def test_contributions__one_of_many_images_changes_exit__first_order_change_of_d
         moved[image] = 0
         change = (assignment_pq(table, moved) - assignment_pq(table, deepest)) * N
         assert change == pytest.approx(worth[image, 0] - worth[image, -1], abs=30 / N)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_choice_within__any_budget__no_other_choice_of_its_cost_is_worth_more(seed: int) -> None:
+    # Origin: all 3^5 choices.
+    rng = np.random.default_rng(seed)
+    worth, costs = rng.normal(0.0, 0.1, (5, 3)), np.cumsum(rng.uniform(1.0, 2.0, (5, 3)), axis=1)
+    rows = np.arange(5)
+    every = [(costs[rows, c].mean(), worth[rows, c].sum()) for c in itertools.product(range(3), repeat=5)]
+    for budget in rng.uniform(costs[:, 0].mean(), costs[:, 2].mean(), 4):
+        chosen = choice_within(worth, costs, budget)
+        cost, value = costs[rows, chosen].mean(), worth[rows, chosen].sum()
+        assert cost <= budget + 1e-9
+        assert value == pytest.approx(max(worth_ for cost_, worth_ in every if cost_ <= cost + 1e-12))
+    cheapest = choice_within(worth, costs, 0.1)
+    assert cheapest.tolist() == [0] * 5
+    worth[2] = np.nan
+    assert choice_within(worth, costs, 100.0)[2] == 0

@@ -1,5 +1,7 @@
 """A gate beside its controls, on a table small enough to work out by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -40,6 +42,23 @@ def test_judge__gate_that_deepens_images_0_and_3__hand_worked() -> None:
     # The deeper exit costs 0.06 more: worth it on images 0 and 1. The gate hits the targets on images 0 and 2.
     assert verdict.utility_oracle.pq == pytest.approx(0.75)
     assert (verdict.accuracy, verdict.majority_accuracy) == (0.5, 0.5)
+
+
+def test_judge__mirror_images_known__attainable_at_the_gates_cost() -> None:
+    # To the mirror images depth is worth 0.3, 0.2, 0 and 0.1; the gate pays for two deep exits: those of 0 and 1.
+    told = replace(arena(), mirror=np.array([[0.5, 0.8], [0.5, 0.7], [0.7, 0.7], [0.6, 0.7]]))
+    gate = np.array([0, 1, 0, 1])
+    verdict = told.judge(gate, beta=0.0, majority=0)
+    assert verdict.attainable is not None
+    assert verdict.attainable.pq == pytest.approx((0.8 + 0.7 + 0.7 + 0.8) / 4)
+    assert (verdict.attainable.gflops, verdict.attainable.exit_shares) == (30.0, (0.5, 0.5))
+    # Gate: 0.6, 0.7, 0.7, 0.7, so 0.675; half and half is 0.7. It loses 0.025 where 0.05 can be won.
+    assert verdict.reached == pytest.approx(-0.5)
+    # A gate that always goes deep leaves room for all three images that gain; the tie takes the shallower exit.
+    assert told.judge(np.ones(4, np.int64), 0.0, 0).attainable.exit_shares == (0.25, 0.75)  # type: ignore[union-attr]
+    plain = arena().judge(gate, beta=0.0, majority=0)
+    assert plain.attainable is None
+    assert np.isnan(plain.reached)
 
 
 def test_judge__gate_that_is_the_oracle__beats_the_blend_in_every_replicate() -> None:

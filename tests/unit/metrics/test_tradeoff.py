@@ -7,7 +7,7 @@ from helpers_gate import random_counts
 from ecocli.metrics.assignment import CountTable, assignment_pq, mixture_pq, oracle_assignment
 from ecocli.metrics.exit_table import ExitTable
 from ecocli.metrics.scorecard import image_qualities
-from ecocli.metrics.tradeoff import blend_curve, oracle_curve
+from ecocli.metrics.tradeoff import attainable_curve, blend_curve, oracle_curve
 
 COSTS = np.linspace(1.0, 2.0, 20)[:, None] * np.array([10.0, 13.0, 16.0])
 TABLE = ExitTable((2, 3, 4), CountTable.from_dense(*random_counts(3, 20, 3, 4)), COSTS, COSTS)
@@ -35,3 +35,19 @@ def test_oracle_curve__prices__go_from_the_shallowest_exit_to_the_oracle_of_qual
     best = oracle_assignment(image_qualities(TABLE.counts))
     assert points[-1].pq == pytest.approx(assignment_pq(TABLE.counts, best))
     assert points[0].gflops == pytest.approx(COSTS[:, 0].mean())
+
+
+def test_attainable_curve__mirror_equal_to_the_image__ends_at_the_best_contributions() -> None:
+    counts = CountTable.from_dense(*random_counts(3, 40, 3, 4))
+    gflops = np.tile([10.0, 12.0, 17.0], (40, 1))
+    table = ExitTable((2, 3, 4), counts, gflops, gflops / 2)
+    worth = counts.contributions()
+    curve = attainable_curve(table, worth)
+    assert [point.gflops for point in curve] == sorted({point.gflops for point in curve})
+    assert curve[0].gflops == 10.0
+    assert curve[0].pq == assignment_pq(counts, np.zeros(40, np.int64))
+    assert curve[-1].pq == assignment_pq(counts, oracle_assignment(worth))
+    assert all(point.gflops <= 17.0 for point in curve)
+    # Decided by the images' own truth, it leads the blends everywhere in between.
+    for point in curve[1:]:
+        assert point.pq > np.interp(point.gflops, *zip(*[(b.gflops, b.pq) for b in blend_curve(table)], strict=True))
