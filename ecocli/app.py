@@ -48,7 +48,7 @@ COMMANDS = (
     CommandEntry(
         "export", "export_weights", "export_weights", "Write a parent for Hugging Face, or with the original names."
     ),
-    CommandEntry("data", "data", "app", "Generate the shapes data set; check a data set."),
+    CommandEntry("data", "data", "app", "Draw the shapes; convert exports of drawing tools; check a data set."),
     CommandEntry("store", "store", "app", "List, show, verify, clean and copy artifacts."),
     CommandEntry("env", "env", "env", "Print versions, devices and places, for reports of bugs."),
 )

@@ -1,6 +1,6 @@
-"""``eco data``: generate the drawn ``shapes``; check a data set before hours of training.
+"""``eco data``: generate the drawn ``shapes``; convert what a drawing tool exported; check before hours of training.
 
-stdout carries a table or one JSON object. Neither command loads torch or needs a GPU.
+stdout carries a table, a TOML file or one JSON object. No command loads torch or needs a GPU.
 """
 
 from dataclasses import asdict
@@ -18,9 +18,10 @@ from ecocli.commands.common import (
     resolve,
 )
 from ecocli.commands.tables import make_list
-from ecocli.config.dataset import DatasetConfig
-from ecocli.errors import DataError
+from ecocli.config.dataset import DATASET_PRESETS, DatasetConfig
+from ecocli.errors import DataError, UsageError
 from ecocli.runtime.distributed import World
+from ecocli.runtime.files import user_path
 from ecocli.runtime.logging import configure_logging
 from ecocli.runtime.progress import Progress
 
@@ -94,7 +95,7 @@ def shapes(
         shapes__seed=seed,
         shapes__scenes__size=size,
     )
-    wanted = settings.shapes
+    wanted = settings.drawn
     there = stored_parameters(data_root(settings)) == wanted
     with Progress(not there).task("drawing shapes", total=wanted.train + wanted.val, unit="image") as task:
         folder = ensure_shapes(data_root(settings), wanted, replace=force, advance=task.advance)
@@ -149,10 +150,109 @@ def _write_preview(dataset: "PanopticDataset", path: Path) -> None:
         ) from error
 
 
+@app.command("convert")
+def convert(
+    folder: Annotated[Path, typer.Argument(metavar="EXPORT", help="Folder that a drawing tool exported, extracted.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; its data.toml names the data set.")],
+    images: Annotated[
+        Path | None, typer.Option("--images", metavar="DIR", help="Folder of the photos, if the export lacks them.")
+    ] = None,
+    names: Annotated[
+        str | None,
+        typer.Option(
+            "--names",
+            metavar="VALUE=NAME,..",
+            help="Names of the values of class masks: 1=road,2=car, or by colour: ff0000=car.",
+        ),
+    ] = None,
+    things: Annotated[
+        str | None,
+        typer.Option(
+            "--things", metavar="NAME,..", help="Classes whose objects are counted.  [default: all drawn as objects]"
+        ),
+    ] = None,
+    stuff: Annotated[
+        str | None, typer.Option("--stuff", metavar="NAME,..", help="Classes that are not counted, such as sky.")
+    ] = None,
+    val: Annotated[
+        float,
+        typer.Option("--val", metavar="RATIO", min=0.0, max=0.9, help="Share of the images for the split val."),
+    ] = 0.2,
+    as_json: JsonOption = False,
+) -> None:
+    """Convert polygons or masks of a drawing tool to COCO's panoptic format; photos stay where they are.
+
+    Reads CVAT's, Label Studio's and FiftyOne's COCO exports, and folders of photos and class masks.
+
+    Example: eco data convert export my-data --stuff sky,road
+    """
+    from ecocli.data.exports.convert import convert as write
+    from ecocli.data.exports.layouts import LAYOUTS, find_layout
+
+    if things is not None and stuff is not None:
+        raise UsageError("--things and --stuff say the same in two ways: all others are the other. Give one of them.")
+    export = find_layout(user_path(folder), None if images is None else user_path(images), _pairs(names))
+    if export is None:
+        raise DataError(f"{folder} holds nothing that is known. Known are {LAYOUTS}.")
+    if isinstance(export, list):
+        raise UsageError(f"{folder} is in COCO's panoptic format already: eco data check {folder} > my.toml")
+    total = sum(len(names) for names in export.splits().values())
+    with Progress().task("converting", total=total, unit="image") as task:
+        made = write(
+            export,
+            user_path(out),
+            out.resolve().name,
+            things=None if things is None else things.split(","),
+            stuff=() if stuff is None else stuff.split(","),
+            val_ratio=val,
+            advance=task.advance,
+        )
+    log = configure_logging(World())
+    if made.hidden:
+        log.warning("%d regions are covered by others and left out.", made.hidden)
+    table = make_list("class", "kind", "segments", right=["segments"])
+    for name, count in made.segments.items():
+        table.add_row(name, "thing" if name in made.things else "stuff", f"{count:,}")
+    log.info("Next: eco data check %s", made.toml)
+    data = {**asdict(made), "toml": str(made.toml)}
+    emit_result(World(), data, text=str(made.toml), table=table, as_json=as_json)
+
+
+def _pairs(text: str | None) -> dict[str, str]:
+    """Read VALUE=NAME, separated by commas."""
+    pairs = [item.partition("=") for item in text.split(",")] if text else []
+    if not all(value and name for value, _, name in pairs):
+        raise UsageError(f"--names is {text!r}, expected pairs such as 1=road,2=car.")
+    return {value.strip().lstrip("#"): name.strip() for value, _, name in pairs}
+
+
+def _propose(folder: Path, as_json: bool) -> None:
+    """Print the TOML file of a folder in a known layout."""
+    from ecocli.data.exports.convert import describe
+    from ecocli.data.exports.layouts import LAYOUTS, find_layout
+
+    layout = find_layout(folder)
+    if layout is None:
+        raise DataError(f"{folder} holds no data set that is known. Known are {LAYOUTS}.")
+    if not isinstance(layout, list):
+        what = "objects as polygons or run lengths" if hasattr(layout, "files") else "photos and class masks"
+        raise DataError(
+            f"{folder} holds {what}, not COCO's panoptic format. Convert it, then check what was made: eco data "
+            f"convert {folder} my-data && eco data check my-data/data.toml"
+        )
+    text = describe(folder.resolve().name, layout, Path())
+    configure_logging(World()).info("Save this as a .toml file here and check it: its paths start at its folder.")
+    emit_result(World(), {"dataset": str(folder), "toml": text}, text=text.rstrip(), as_json=as_json)
+
+
 @app.command("check")
 def check(
     name: Annotated[
-        str, typer.Argument(metavar="DATASET", help="shapes, coco, cityscapes, or the path of a .toml file.")
+        str,
+        typer.Argument(
+            metavar="DATASET",
+            help="shapes, coco, cityscapes, or the path of a .toml file. For a folder, print the .toml file it needs.",
+        ),
     ],
     root: RootOption = None,
     split: Annotated[list[str] | None, typer.Option("--split", help="Check only this split; may be repeated.")] = None,
@@ -163,7 +263,12 @@ def check(
     assignments: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check every file, id, area and box of a data set; leaves with code 3 when anything is wrong."""
+    """Check every file, id, area and box of a data set; exits with 3 when anything is wrong."""
+    if name not in DATASET_PRESETS and user_path(name).is_dir():
+        if not (user_path(name) / "data.toml").is_file():
+            _propose(user_path(name), as_json)
+            return
+        name = str(user_path(name) / "data.toml")
     from ecocli.data.checking import Fault, SplitReport, check_split, describe_difference
     from ecocli.data.datasets import data_root, open_dataset, split_names
     from ecocli.data.shapes.files import stored_parameters

@@ -185,7 +185,7 @@ class DatasetConfig(Config):
         augmentation: Random changes of training images.
         test_resize: Size rule for testing.
         cache_images: Keep decoded images in memory; for small data sets.
-        shapes: What to generate when the name is ``shapes``.
+        shapes: What to generate when the name is ``shapes``; None for any other data set.
     """
 
     name: str = "shapes"
@@ -193,26 +193,39 @@ class DatasetConfig(Config):
     augmentation: AugmentationConfig
     test_resize: ResizeConfig
     cache_images: bool = False
-    shapes: ShapesConfig = ShapesConfig()
+    shapes: ShapesConfig | None = None
+
+    @property
+    def drawn(self) -> ShapesConfig:
+        """What to generate; of the data set ``shapes`` alone."""
+        assert self.shapes is not None
+        return self.shapes
 
     @property
     def source(self) -> str:
         """What the images come from: the name, and for drawn scenes their seed."""
-        return f"{self.name}, seed {self.shapes.seed}" if self.name == "shapes" else self.name
+        return self.name if self.shapes is None else f"{self.name}, seed {self.shapes.seed}"
 
     @model_validator(mode="before")
     @classmethod
     def _start_from_preset(cls, given: Any) -> Any:
         if not isinstance(given, Mapping):
             return given
-        preset = DATASET_PRESETS.get(str(given.get("name", "shapes")), _COCO_PRESET)
-        settings = {"augmentation": {}, "test_resize": {}, **preset}
+        name = str(given.get("name", "shapes"))
+        preset = DATASET_PRESETS.get(name, _COCO_PRESET)
+        settings = {"augmentation": {}, "test_resize": {}, **preset, **({"shapes": {}} if name == "shapes" else {})}
         for key, value in given.items():
             former = settings.get(key)
             if isinstance(former, Mapping) and isinstance(value, Mapping):
                 value = {**former, **value}
             settings[key] = value
         return _with_tuples(settings)
+
+    @model_validator(mode="after")
+    def _check(self) -> "DatasetConfig":
+        if self.shapes is not None and self.name != "shapes":
+            raise ValueError(f"shapes is a section of the data set shapes alone, not of {self.name}: leave it out")
+        return self
 
 
 def _with_tuples(value: Any) -> Any:

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ecocli.config.any_architecture import ALL_ARCHITECTURES
 from ecocli.config.architecture import ArchitectureConfig, EncoderConfig, NormName
+from ecocli.config.dataset import DATASET_PRESETS
 from ecocli.config.detr import DetrConfig
 from ecocli.config.loading import deep_merge
 from ecocli.config.train_parent import SetLossConfig
@@ -57,7 +58,10 @@ TRAIN_PARENT_PRESETS: dict[str, Mapping[str, Any]] = {
         "schedule": {"kind": "polynomial", "power": 0.9},
     },
 }
-"""Recipe of each built-in data set; a data set of the user's starts from COCO's."""
+"""Recipe of each built-in data set; a data set of the user's starts from COCO's, with its epochs in place of steps."""
+
+_COCO_EPOCHS = 50.0
+_DETR_COCO_EPOCHS = 300.0
 
 # As the original trains: 300 epochs of 16 images, the rate drops at 200; its augmentation; no dropout.
 _DETR_COCO: dict[str, Any] = {
@@ -129,10 +133,13 @@ def train_parent_preset(
         sizes = initial_architecture
     else:
         sizes = _named_architecture(given, recipe["architecture"]["name"])
+    epochs = _COCO_EPOCHS
     if isinstance(sizes, DetrConfig):
-        recipe = DETECTION_PRESETS.get(dataset_name, _DETR_COCO)
+        recipe, epochs = DETECTION_PRESETS.get(dataset_name, _DETR_COCO), _DETR_COCO_EPOCHS
     if sizes.name in _LONGER_STEPS and recipe is _COCO:
-        recipe = {**recipe, "steps": _LONGER_STEPS[sizes.name]}
+        recipe, epochs = {**recipe, "steps": _LONGER_STEPS[sizes.name]}, 2.0 * epochs
+    if dataset_name not in DATASET_PRESETS and "steps" not in settings:
+        recipe = {**recipe, "epochs": epochs}
     backbone: dict[str, object] = sizes.backbone.model_dump(mode="json")
     given_kind = _section(given, "backbone").get("kind", sizes.backbone.kind)
     if given_kind != sizes.backbone.kind:

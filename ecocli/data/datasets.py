@@ -138,7 +138,7 @@ def locate_panoptic(config: DatasetConfig, split: str, advance: Callable[[int], 
     """
     root = data_root(config)
     if config.name == "shapes":
-        return _locate_shapes(ensure_shapes(root, config.shapes, advance=advance), split)
+        return _locate_shapes(ensure_shapes(root, config.drawn, advance=advance), split)
     if config.name == "coco":
         return _locate_coco(root, split)
     if config.name == "cityscapes":

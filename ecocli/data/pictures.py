@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int32, UInt8
 from PIL import ExifTags, Image, ImageOps
 
 from ecocli.data.near_names import near_name
@@ -65,6 +65,42 @@ def read_picture(
             return picture.convert("RGB")
         picture.load()
         return to_rgb(ImageOps.exif_transpose(picture), f"The {what} {path}")
+
+
+def read_values(path: Path, what: str, *, in_color: bool = False) -> Int32[np.ndarray, "H W"]:
+    """Decode a picture whose pixels are numbers: palette indices or grey levels, in colour 0xRRGGBB.
+
+    Args:
+        path: The file.
+        what: What the file is, for the error message.
+        in_color: Take the colour of palettes and grey levels too, not their index.
+
+    Raises:
+        DataError: The file is missing, damaged, too large, or has no whole numbers.
+    """
+    with _opened(path, what, None) as picture:
+        if picture.width * picture.height > MAX_PIXELS or picture.mode in ("F", "CMYK", "YCbCr", "LAB", "HSV"):
+            raise DataError(
+                f"The {what} {path} has mode {picture.mode} and {picture.width} x {picture.height} pixels. Expected a "
+                f"PNG of whole numbers or colours, of at most {MAX_PIXELS:,} pixels."
+            )
+        if picture.mode == "1":
+            picture = picture.convert("L")
+        if picture.mode in (*_GREY_16_BIT, "L", "P") and not in_color:
+            return np.asarray(picture).astype(np.int32)
+        rgb = np.asarray(picture.convert("RGBA")).astype(np.int32)
+        return np.asarray((rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2]) * (rgb[..., 3] > 0), np.int32)
+
+
+def read_size(path: Path, what: str) -> tuple[int, int]:
+    """Return height and width of a picture, upright; only the header is read.
+
+    Raises:
+        DataError: The file cannot be read.
+    """
+    with _opened(path, what, None) as picture:
+        lying = orientation(picture) in _LYING
+        return (picture.width, picture.height) if lying else (picture.height, picture.width)
 
 
 def read_orientation(path: Path) -> int:

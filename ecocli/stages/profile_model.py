@@ -134,7 +134,7 @@ def _validation_sizes(dataset: DatasetConfig) -> Mapping[Size, int]:
     if dataset.name == "cityscapes":
         return cityscapes_sizes()
     if dataset.name == "shapes":
-        return shapes_sizes(dataset.shapes.scenes.size, dataset.shapes.val)
+        return shapes_sizes(dataset.drawn.scenes.size, dataset.drawn.val)
     from ecocli.data.datasets import open_dataset
 
     records = open_dataset(dataset, "val", check_files=False).records

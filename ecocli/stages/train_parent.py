@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 STAGE = "train-parent"
 SCHEMA_VERSION = 2
+_FEW_STEPS = 1000
 
 
 @dataclass(frozen=True)
@@ -147,14 +148,27 @@ def _fit_to_data(config: TrainParentConfig, dataset: ImageDataset) -> TrainParen
     return config.model_copy(update=changes)
 
 
-def _say_length(config: TrainParentConfig, dataset: ImageDataset, runtime: Runtime) -> None:
-    """Say what the steps are in epochs, so that another batch size never changes them silently."""
-    if runtime.world.is_main:
-        epochs = config.steps * config.batch_size / max(len(dataset), 1)
-        runtime.log.info(
-            "%d steps of %d images: %.3g epochs of %d images%s",
-            *(config.steps, config.batch_size, epochs, len(dataset)),
-            f"; hold_out {config.hold_out:g} keeps the others out" if config.hold_out else "",
+def _announce(config: TrainParentConfig, dataset: ImageDataset, starts_somewhere: bool, runtime: Runtime) -> None:
+    """Print what the steps are in epochs, so that another batch size never changes them silently, and what is amiss."""
+    if not runtime.world.is_main:
+        return
+    epochs = config.steps * config.batch_size / max(len(dataset), 1)
+    runtime.log.info(
+        "%d steps of %d images: %.3g epochs of %d images%s",
+        *(config.steps, config.batch_size, epochs, len(dataset)),
+        f"; hold_out {config.hold_out:g} keeps the others out" if config.hold_out else "",
+    )
+    if config.dataset.name.endswith(".toml") and 0 < config.steps < _FEW_STEPS:
+        runtime.log.warning(
+            "%d steps are few, whatever the size of the data set: set more with --steps or --epochs.", config.steps
+        )
+    if not starts_somewhere and config.steps and not config.architecture.name.endswith("-shapes"):
+        frozen = getattr(config.architecture.backbone, "norm", None) == "frozen_bn"
+        runtime.log.warning(
+            "%s starts from random weights%s: it will learn little, slowly. Start from a published model or a "
+            "backbone's weights (--init FILE), or train a small model (--arch m2f-shapes). See docs/own-data.md.",
+            config.architecture.name,
+            ", behind batch norms that are frozen and were never trained" if frozen else "",
         )
 
 
@@ -189,7 +203,8 @@ def preview(config: TrainParentConfig, inputs: Mapping[str, str], store: Store, 
     except DataError as error:
         runtime.log.warning("%s", error)
         return None
-    _say_length(planned.config, planned.data.training, runtime)
+    started = config.init_file is not None or "init" in inputs
+    _announce(planned.config, planned.data.training, started, runtime)
     return planned
 
 
@@ -201,7 +216,7 @@ def _open(config: TrainParentConfig, runtime: Runtime) -> ImageDataset:
             # The display starts with the first image drawn: mostly the data is there already.
             nonlocal report
             if report is None:
-                shapes = config.dataset.shapes
+                shapes = config.dataset.drawn
                 task = stack.enter_context(
                     runtime.progress.task("drawing shapes", total=shapes.train + shapes.val, unit="image")
                 )
@@ -247,7 +262,7 @@ def _train(
     samples = task_of(config.architecture).samples(
         data.training, config.architecture.num_classes, config.dataset, config.seed
     )
-    _say_length(config, data.training, runtime)
+    _announce(config, data.training, config.init_file is not None or initial is not None, runtime)
     model = _initial_model(config, initial, runtime)
     result = Trainer(config, model, samples, runtime, folder, _evaluator(config, data, runtime)).run()
     if not runtime.world.is_main:

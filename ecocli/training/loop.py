@@ -34,6 +34,7 @@ from torch import Tensor
 
 from ecocli.config.train_parent import TrainParentConfig
 from ecocli.data.batching import make_training_batch
+from ecocli.data.workers import usable_cores
 from ecocli.errors import DataError, EcoError, InterruptedRunError
 from ecocli.model.contracts import ExitNetwork
 from ecocli.runtime.context import Runtime
@@ -168,7 +169,7 @@ class Trainer:
             self._division,
             first_step=first,
             steps=config.steps,
-            workers=config.execution.workers,
+            workers=min(config.execution.workers, usable_cores()),
             should_stop=lambda: runtime.stop.requested,
         )
         start_s = time.monotonic()

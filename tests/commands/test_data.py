@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from helpers_data import edit_json, two_halves, write_coco, write_custom
+from helpers_exports import write_class_masks
 from PIL import Image
 
 from ecocli.__main__ import main
@@ -162,3 +163,49 @@ def test_data__commands__load_no_torch(tmp_path: Path) -> None:
     )
     finished = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, check=False)
     assert finished.returncode == 0, finished.stderr.decode()
+
+
+def test_data_convert__class_masks__checked_by_the_line_it_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_class_masks(tmp_path / "export")
+    assert main(["data", "check", str(tmp_path / "export")]) == 3
+    assert f"eco data convert {tmp_path / 'export'} my-data" in capsys.readouterr().err
+    out = tmp_path / "mine"
+    names = ["--names", "1=sky,2=house", "--things", "house"]
+    assert main(["data", "convert", str(tmp_path / "export"), str(out), *names]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[0] == str(out / "data.toml")
+    assert "house   thing" in captured.out
+    assert f"Next: eco data check {out / 'data.toml'}" in captured.err
+    for named in (out / "data.toml", out):
+        assert main(["data", "check", str(named), "--json"]) == 0
+        result = json.loads(capsys.readouterr().out)
+        assert [split["category_counts"] for split in result["splits"]] == [{"sky": 1, "house": 2}] * 2
+
+
+def test_data_check__folder_in_panoptic_format__prints_its_toml(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_custom(tmp_path / "data", [two_halves(42, (7, 17), (8, 193))], COCO).unlink()
+    monkeypatch.chdir(tmp_path)
+    assert main(["data", "check", "data"]) == 0
+    (tmp_path / "my.toml").write_text(capsys.readouterr().out)
+    assert main(["data", "check", "my.toml", "--split", "train"]) == 0
+
+
+def test_data_convert__wrong_use__says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_custom(tmp_path / "data", [two_halves(42, (7, 17), (8, 193))], COCO)
+    for arguments, code, text in (
+        (["data", "--names", "1"], 2, "expected pairs such as 1=road,2=car"),
+        (["data", "--things", "a", "--stuff", "b"], 2, "Give one of them"),
+        (["data"], 2, "in COCO's panoptic format already: eco data check"),
+        (["empty"], 3, "holds nothing that is known. Known are COCO's panoptic format"),
+    ):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        folder, *rest = arguments
+        assert main(["data", "convert", str(tmp_path / folder), str(tmp_path / "out"), *rest]) == code
+        assert text in capsys.readouterr().err
+    (tmp_path / "empty").rename(tmp_path / "other")
+    assert main(["data", "check", str(tmp_path / "other")]) == 3
+    assert "holds no data set that is known" in capsys.readouterr().err

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers_exports import write_class_masks
 from helpers_training import TINY_ARCHITECTURE
 from helpers_weights import RESNET, random_model
 
@@ -252,3 +253,23 @@ def test_train_parent__wrong_usage__says_what_was_expected(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert message in captured.err
+
+
+def test_train_parent__own_data_from_nothing__steps_of_its_size_and_what_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_class_masks(tmp_path / "export")
+    assert main(["data", "convert", str(tmp_path / "export"), str(tmp_path / "mine")]) == 0
+    dry_run = ["train-parent", "--dataset", str(tmp_path / "mine" / "data.toml"), "--eval-every", "0", "--dry-run"]
+    capsys.readouterr()
+    assert main(dry_run) == 0
+    captured = capsys.readouterr()
+    # 50 epochs of the one image of train, 16 a step.
+    assert "steps = 4\n" in captured.out
+    assert "dataset.shapes" not in captured.out
+    assert "4 steps are few" in captured.err
+    assert "m2f-r50 starts from random weights, behind batch norms that are frozen" in captured.err
+    assert main([*dry_run, "--arch", "m2f-shapes", "--steps", "2000"]) == 0
+    assert "warning" not in capsys.readouterr().err
+    assert main([*dry_run, "--set", "dataset.shapes.val=3"]) == 2
+    assert "shapes is a section of the data set shapes alone" in capsys.readouterr().err

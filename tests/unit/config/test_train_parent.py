@@ -76,7 +76,12 @@ def test_train_parent_preset__every_data_set__has_its_classes(name: str, categor
 
 
 def test_train_parent_preset__own_data_set__starts_from_coco() -> None:
-    assert settings_for(dataset={"name": "mine.toml"}).steps == 368_750
+    # COCO's 368,750 steps of 16 images are 50 epochs of its 118,287; the data set's own size makes them steps.
+    assert settings_for(dataset={"name": "mine.toml"}).epochs == 50.0
+    assert settings_for(dataset={"name": "mine.toml"}, architecture={"name": "m2f-swin-l-384"}).epochs == 100.0
+    assert settings_for(dataset={"name": "mine.toml"}, architecture={"name": "detr-r50"}).epochs == 300.0
+    given = settings_for(dataset={"name": "mine.toml"}, steps=70)
+    assert (given.steps, given.epochs) == (70, None)
 
 
 @pytest.mark.parametrize("name", sorted(ARCHITECTURES))

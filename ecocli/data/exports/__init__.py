@@ -1,0 +1,1 @@
+"""What drawing tools export, and how it becomes COCO's panoptic format."""
