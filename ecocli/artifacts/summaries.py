@@ -119,6 +119,16 @@ class FitSummary(Config):
     offset: float
 
 
+class BudgetSummary(Config):
+    """Where a gate stands with its budget on the images scored on; see ``gates.budget.Standing``."""
+
+    option: str
+    unit: str
+    limit: float
+    reached: float
+    end: float
+
+
 class TradeOffStep(Config):
     """A beta that a search for a budget looked at, and what the gate was like there."""
 
@@ -149,6 +159,7 @@ class GateMetrics(VerdictSummary):
         warnings: Where the result is not what it seems.
         fit: How the layer was found.
         trade_off: What a search for a budget saw; empty where beta was given.
+        budget: Where the gate stands with its budget; None where beta was given.
         recipes: Every recipe that the table allows at this price or budget, by name.
         recipe: The one taken.
         heads: Both heads and a small MLP by name; None where they were not compared.
@@ -161,6 +172,7 @@ class GateMetrics(VerdictSummary):
     fit: FitSummary
     recipe: str
     recipes: dict[str, RecipeSummary]
+    budget: BudgetSummary | None = None
     trade_off: tuple[TradeOffStep, ...] = ()
     heads: dict[str, HeadSummary] | None = None
 

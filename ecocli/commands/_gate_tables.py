@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
-from ecocli.artifacts.summaries import ChoiceSummary, GateMetrics, HeadSummary, TradeOffStep
+from ecocli.artifacts.summaries import BudgetSummary, ChoiceSummary, GateMetrics, HeadSummary, TradeOffStep
 from ecocli.commands.tables import interval, make_table, plain, points, reached_text, shares
 from ecocli.config.derive import TaskName
 from ecocli.config.fit_gate import CostName
@@ -62,9 +62,16 @@ def recipe_table(metrics: GateMetrics) -> Table:
     return table
 
 
-def trade_off_table(seen: Sequence[TradeOffStep], chosen_beta: float, measure: str = "PQ") -> Table:
-    """Lay out the betas that a search looked at."""
+def trade_off_table(
+    seen: Sequence[TradeOffStep], chosen_beta: float, measure: str = "PQ", budget: BudgetSummary | None = None
+) -> Table:
+    """Lay out the betas that a search looked at, and where its gate stands with the budget."""
     caption = f"Chosen: beta {chosen_beta:.4g}, with an offset where a budget lies between two betas."
+    if budget is not None:
+        caption += (
+            f" {budget.option} {budget.limit:g}: the gate takes {budget.reached:.4g} {budget.unit}; no gate takes less "
+            f"than {budget.end:.4g}, which is {budget.limit - budget.end:.3g} below the budget."
+        )
     table = make_table("Trade-offs the search saw", [], ("beta", measure, "GFLOPs"), caption)
     for step in seen:
         table.add_row(plain(step.beta), points(step.pq), plain(step.gflops))

@@ -169,7 +169,7 @@ def _show(manifest: GateManifest, searched: bool, runtime: Runtime) -> None:
     metrics = manifest.metrics
     assert metrics is not None  # A gate that was fitted has them.
     if searched:
-        write_to_stderr(trade_off_table(metrics.trade_off, manifest.beta, MEASURES[manifest.task]))
+        write_to_stderr(trade_off_table(metrics.trade_off, manifest.beta, MEASURES[manifest.task], metrics.budget))
     write_to_stderr(controls_table(metrics, manifest.exit_depths, manifest.cost, MEASURES[manifest.task]))
     write_to_stderr(recipe_table(metrics))
     if metrics.heads is not None:

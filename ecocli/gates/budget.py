@@ -43,12 +43,38 @@ class TradeOff:
     gflops: float
 
 
+@dataclass(frozen=True)
+class Standing:
+    """Where a gate stands with its budget, on held-out images.
+
+    Attributes:
+        option: The command line's name for the budget.
+        unit: Of the figures below: GFLOPs, ms, or points of PQ lost to the deepest exit.
+        limit: The budget.
+        reached: What the gate takes of it.
+        end: The infeasible end: less than this no gate takes.
+    """
+
+    option: str
+    unit: str
+    limit: float
+    reached: float
+    end: float
+
+
 @dataclass(frozen=True, eq=False)
 class Found:
-    """The gate that a search settled on, and the trade-offs it chose from, by ascending beta."""
+    """The gate that a search settled on.
+
+    Attributes:
+        gate: The gate.
+        seen: The trade-offs it was chosen from, by ascending beta.
+        standing: Where it stands with the budget; None where a price was given.
+    """
 
     gate: FittedGate
-    seen: tuple[TradeOff, ...]
+    seen: tuple[TradeOff, ...] = ()
+    standing: Standing | None = None
 
 
 @dataclass(frozen=True)
@@ -111,7 +137,8 @@ class GateSearch:
         while budget.mean(gate.choose(self.raw)) > budget.limit and price < 1e12:
             price = price * (1.0 + 1e-5) + 1e-12
             gate = self._priced(low, price)
-        return Found(gate, seen)
+        reached = budget.mean(gate.choose(self.raw))
+        return Found(gate, seen, Standing(budget.option, budget.unit, budget.limit, reached, min(fixed)))
 
     def within_pq_drop(self, reference_pq: float, drop: float) -> Found:
         """Find the gate of highest beta whose PQ stays close to a reference.
@@ -126,13 +153,16 @@ class GateSearch:
         limit = reference_pq - drop
         low, _, seen = self._bracket(lambda chosen: self.arena.choice(chosen).pq, lambda value: value >= limit, None)
         best = max(seen, key=lambda trade_off: trade_off.pq)
-        if self.arena.choice(low.choose(self.raw)).pq < limit:
+        least = 100.0 * (reference_pq - best.pq)
+        reached = self.arena.choice(low.choose(self.raw)).pq
+        if reached < limit:
             raise UsageError(
                 f"--max-pq-drop is {100 * drop:g} points, but the gate of the best quality found (beta "
-                f"{best.beta:.3g}) loses {100 * (reference_pq - best.pq):.3g} points against the deepest exit's "
+                f"{best.beta:.3g}) loses {least:.3g} points against the deepest exit's "
                 f"{100 * reference_pq:.2f}. Allow at least that much."
             )
-        return Found(low, seen)
+        lost = 100.0 * (reference_pq - reached)
+        return Found(low, seen, Standing("--max-pq-drop", "PQ lost", 100.0 * drop, lost, least))
 
     @staticmethod
     def _priced(gate: FittedGate, price: float) -> FittedGate:

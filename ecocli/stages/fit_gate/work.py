@@ -10,6 +10,7 @@ from ecocli.artifacts.derived_table import read_splits
 from ecocli.artifacts.lineage import GATE_FILE
 from ecocli.artifacts.manifest import DerivedManifest, GateManifest
 from ecocli.artifacts.summaries import (
+    BudgetSummary,
     FitSummary,
     GateMetrics,
     HeadSummary,
@@ -19,6 +20,7 @@ from ecocli.artifacts.summaries import (
 )
 from ecocli.artifacts.tensors import save_tensors
 from ecocli.config.fit_gate import GATE_RECIPES, FitGateConfig
+from ecocli.errors import UsageError
 from ecocli.gates.budget import Budget, Found, GateSearch
 from ecocli.gates.fitter import FittedGate, GateFitter, OutOfFoldLead, choose
 from ecocli.gates.mlp_head import fit_mlp
@@ -72,7 +74,15 @@ def fit(
         for name, recipe in GATE_RECIPES.items()
         if name != config.recipe and recipe["feature"] in derived.manifest.feature_sizes
     ]
-    candidates = [_candidate(one, derived, depths) for one in (config, *others)]
+    candidates: list[Candidate] = []
+    refused: list[UsageError] = []
+    for one in (config, *others):
+        try:
+            candidates.append(_candidate(one, derived, depths))
+        except UsageError as error:  # a loss of quality that one recipe cannot keep to may be another's
+            refused.append(error)
+    if not candidates:
+        raise refused[0]
     taken = candidates[0]
     if config.beta is None:  # a budget is a budget, whichever recipe keeps to it
         taken = max(candidates, key=lambda one: -1.0 if one.out_of_fold is None else one.out_of_fold.lead)
@@ -97,6 +107,7 @@ def fit(
         ),
         recipe=taken.config.recipe,
         recipes={one.config.recipe: one.summary for one in candidates},
+        budget=None if taken.found.standing is None else BudgetSummary(**asdict(taken.found.standing)),
         trade_off=tuple(TradeOffStep(beta=s.beta, value=s.value, pq=s.pq, gflops=s.gflops) for s in taken.found.seen),
         heads=_compare(taken, depths) if config.compare_heads else None,
     )
@@ -134,7 +145,7 @@ def _settle(config: FitGateConfig, tables: GateTables, fitter: GateFitter, depth
     """Fit the gate of a beta, or search the one of a budget."""
     E, held_out = len(depths), tables.held_out
     if config.beta is not None:
-        return Found(fitter.fit(config.head, E, config.beta), ())
+        return Found(fitter.fit(config.head, E, config.beta))
     arena = held_out.arena(depths, config.bootstrap_replicates, config.seed)
     search = GateSearch(fitter, config.head, arena, held_out.features)
     if config.target_gflops is not None:
