@@ -7,6 +7,7 @@ deviation), and the head is fitted to predictions that each image's own fold did
 one linear layer on the features.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -61,7 +62,20 @@ def fit_contents(
         responses,
         folds_of_rows(features.num_images, min(folds, features.num_images), seed, features.copies),
     )
-    errors = ridge.held_out_errors(_STRENGTHS).mean(dim=1)
-    l2 = _STRENGTHS[int(errors.argmin())]
+    l2 = _STRENGTHS[_lowest(lambda place: float(ridge.held_out_error(_STRENGTHS[place]).mean()))]
     layer = fold_standardisation(*ridge.solve(l2), features)
     return ContentsFit(layer, ridge.held_out_predictions(l2).float(), l2)
+
+
+def _lowest(error: Callable[[int], float]) -> int:
+    """Climb down from the middle of the strengths to a place whose neighbours have no lower error."""
+    place = len(_STRENGTHS) // 2
+    known = {place: error(place)}
+    while True:
+        for beside in (place - 1, place + 1):
+            if 0 <= beside < len(_STRENGTHS) and beside not in known:
+                known[beside] = error(beside)
+        best = min(known, key=known.__getitem__)
+        if best == place:
+            return place
+        place = best

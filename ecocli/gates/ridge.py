@@ -5,7 +5,7 @@ any strength, their held-out errors and their held-out predictions follow from t
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -80,6 +80,7 @@ class CrossValidatedRidge:
     values: Float[Tensor, "N D"]
     fold_of_row: Int[Tensor, " N"]
     parts: Sequence[Moments]
+    _known: dict[float, list[tuple[Float64[Tensor, "T D"], Float64[Tensor, " T"]]]] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -106,18 +107,25 @@ class CrossValidatedRidge:
 
     def held_out_errors(self, strengths: Sequence[float]) -> Float64[Tensor, "L T"]:
         """Mean squared error of each response on the rows that a fit left out, at every strength."""
-        errors = torch.zeros(len(strengths), len(self.everything.responses), dtype=torch.float64)
-        for part in self.parts:
-            rest = self.everything.plus(part, -1.0)
-            for place, l2 in enumerate(strengths):
-                errors[place] += part.squared_errors(*rest.solve(l2))
+        return torch.stack([self.held_out_error(l2) for l2 in strengths])
+
+    def held_out_error(self, l2: float) -> Float64[Tensor, " T"]:
+        """Mean squared error of each response on the rows that a fit of one strength left out."""
+        errors = torch.zeros(len(self.everything.responses), dtype=torch.float64)
+        for part, (weight, bias) in zip(self.parts, self._fits(l2), strict=True):
+            errors += part.squared_errors(weight, bias)
         return errors / self.everything.rows
 
     def held_out_predictions(self, l2: float) -> Float64[Tensor, "N T"]:
         """Predict every row with the fit that left it out."""
         predicted = torch.empty(len(self.values), len(self.everything.responses), dtype=torch.float64)
-        for fold, part in enumerate(self.parts):
+        for fold, (weight, bias) in enumerate(self._fits(l2)):
             rows = (self.fold_of_row == fold).nonzero()[:, 0]
-            weight, bias = self.everything.plus(part, -1.0).solve(l2)
             predicted[rows] = torch.nn.functional.linear(self.values[rows], weight.float()).double() + bias
         return predicted
+
+    def _fits(self, l2: float) -> list[tuple[Float64[Tensor, "T D"], Float64[Tensor, " T"]]]:
+        """The fits that leave out each fold, kept for the next question about the same strength."""
+        if l2 not in self._known:
+            self._known[l2] = [self.everything.plus(part, -1.0).solve(l2) for part in self.parts]
+        return self._known[l2]
