@@ -42,9 +42,11 @@ def pool_features(
     def level(image: int, number: int, size: Size) -> tuple[Tensor, Tensor]:
         first = sum(height * width for height, width in features.shapes[:number])
         height, width = features.shapes[number]
-        cells = features.tokens[image, first : first + height * width].reshape(height, width, -1)
-        height, width = _own_cells(features, image, number, size)
-        return _mean_and_max(cells[:height, :width])
+        cells = features.tokens[image, first : first + height * width]
+        own = _own_cells(features, image, number, size)
+        if own == (height, width) and len(cells) <= _CELLS_AT_ONCE:
+            return _block_mean_and_max(cells)
+        return _mean_and_max(cells.reshape(height, width, -1)[: own[0], : own[1]])
 
     poolers: dict[FeatureName, Callable[[int, Size], Tensor]] = {
         "res5": backbone,
@@ -72,10 +74,17 @@ def _own_cells(features: SharedFeatures, image: int, level: int, size: Size) -> 
 def _mean_and_max(cells: Float[Tensor, "h w C"]) -> tuple[Float[Tensor, " C"], Float[Tensor, " C"]]:
     """Mean and maximum over all cells, in one pass over them."""
     rows = max(1, _CELLS_AT_ONCE // cells.shape[1])
+    if cells.shape[0] <= rows:
+        return _block_mean_and_max(cells.reshape(-1, cells.shape[2]))
     # Laid out without the padding between rows: fast, and the sums' order is that of the image alone.
     blocks = (block.reshape(-1, cells.shape[2]).float() for block in torch.split(cells, rows))
     sums, maxima = zip(*((block.sum(dim=0), block.amax(dim=0)) for block in blocks), strict=True)
     return torch.stack(sums).sum(dim=0) / (cells.shape[0] * cells.shape[1]), torch.stack(maxima).amax(dim=0)
+
+
+def _block_mean_and_max(cells: Float[Tensor, "n C"]) -> tuple[Float[Tensor, " C"], Float[Tensor, " C"]]:
+    cells = cells.float()
+    return cells.sum(dim=0) / cells.shape[0], cells.amax(dim=0)
 
 
 class Gate(nn.Module):
