@@ -28,6 +28,7 @@ from ecocli.runtime.seeds import torch_generator
 _BUDGET_SHARES = (0.1, 0.25, 0.5, 0.75)
 _LOWEST_PRICE, _HIGHEST_PRICE, _PRICE_STEPS = 1e-9, 1e3, 30
 _IMAGES_FOR_PRICES = 10_000
+_REPLICATES = 200
 _CHANCE = 0.01
 """Deviation of a blind gate's price from image to image, as a share of what depth gains per unit of cost."""
 
@@ -112,7 +113,7 @@ class GateFitter:
     folds: int
     seed: int
     select: SelectName = "loss"
-    replicates: int = 200
+    replicates: int = _REPLICATES
     blind: bool = False
     _warm: dict[int, WarmStart] = field(default_factory=dict)
     _quality_fit: dict[int, HeadFit] = field(default_factory=dict)
@@ -129,7 +130,7 @@ class GateFitter:
             config.folds,
             config.seed,
             config.select,
-            config.bootstrap_replicates,
+            min(config.bootstrap_replicates, _REPLICATES),
         )
 
     def fit(self, head: HeadName, exits: int, beta: float, *, l2: float | None = None) -> FittedGate:

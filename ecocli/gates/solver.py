@@ -27,6 +27,7 @@ from ecocli.errors import DataError
 from ecocli.losses.gate import gate_loss_and_gradient
 
 _ROWS_PER_BLOCK = 4096
+_COLUMNS_PER_TILE = 256
 _CURVATURE = 0.2
 """Weight of the second moments in the preconditioner: p (1 - p) for a few equally likely exits."""
 
@@ -112,12 +113,15 @@ def _float32(raw: Float16[np.ndarray, "n D"] | Float[np.ndarray, "n D"]) -> Floa
 
 
 def second_moments(values: Float[Tensor, "N D"]) -> Float64[Tensor, "D D"]:
-    """Sum the outer products of the rows, block by block, into float64."""
-    total = torch.zeros(values.shape[1], values.shape[1], dtype=torch.float64)
+    """Sum the outer products of the rows, block by block, into float64; what lies below the diagonal is copied."""
+    D = values.shape[1]
+    total = torch.zeros(D, D, dtype=torch.float64)
     for start in range(0, len(values), 4 * _ROWS_PER_BLOCK):
         block = values[start : start + 4 * _ROWS_PER_BLOCK]
-        total += block.T @ block
-    return total
+        for first in range(0, D, _COLUMNS_PER_TILE):
+            tile = slice(first, first + _COLUMNS_PER_TILE)
+            total[tile, first:] += block[:, tile].T @ block[:, first:]
+    return total.triu() + total.triu(1).T
 
 
 @dataclass(frozen=True, eq=False)
