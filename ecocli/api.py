@@ -23,6 +23,7 @@ from ecocli.artifacts.lineage import exit_of, open_gate, parent_of_gate
 from ecocli.artifacts.manifest import ParentManifest
 from ecocli.artifacts.references import resolve
 from ecocli.artifacts.store import Store
+from ecocli.config.any_architecture import require_segmentation
 from ecocli.data.categories import Category
 from ecocli.data.photos import read_photo
 from ecocli.data.pictures import to_rgb
@@ -75,9 +76,28 @@ class Instance:
     mask: Bool[np.ndarray, "H W"]
 
 
+@dataclass(frozen=True)
+class Detection:
+    """One scored box of a detector.
+
+    Attributes:
+        name: Of its category.
+        category_id: The data set's id of its category.
+        score: Probability of the category, 0..1.
+        box: Left, top, width, height, in pixels of the image.
+    """
+
+    name: str
+    category_id: int
+    score: float
+    box: tuple[float, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class Result:
     """What a model found in one image; maps are computed when they are asked for.
+
+    A detector has ``detections``; asked for maps or instances, it raises a ``UsageError``.
 
     Attributes:
         image: The image, upright RGB.
@@ -114,11 +134,27 @@ class Result:
     @cached_property
     def semantic(self) -> Int32[np.ndarray, "H W"]:
         """Category id of the best class at every pixel."""
-        p = self._prediction
+        p = self._segmentation
         index = semantic_map(p.pred_logits, p.pred_masks, p.geometry).cpu().numpy()
         ids: Int32[np.ndarray, " K"] = np.array([category.id for category in self.categories], np.int32)
         by_pixel: Int32[np.ndarray, "H W"] = ids[index]
         return by_pixel
+
+    @cached_property
+    def detections(self) -> tuple[Detection, ...]:
+        """Every query of a detector as a box, best first.
+
+        Raises:
+            UsageError: It is a segmentation.
+        """
+        found = self._predictor.detections(self._prediction)
+        return tuple(Detection(category.name, category.id, score, box) for category, score, box in found)
+
+    @property
+    def _segmentation(self) -> ImagePrediction:
+        """The prediction, if it has masks."""
+        require_segmentation(self._predictor.architecture, "a map")
+        return self._prediction
 
     @cached_property
     def instances(self) -> tuple[Instance, ...]:
@@ -140,10 +176,10 @@ class Result:
     @property
     def mask_logits(self) -> Float32[np.ndarray, "Q h w"]:
         """Mask logits of the queries at a quarter of the network's input, padding included."""
-        return self._prediction.pred_masks.float().cpu().numpy()
+        return self._segmentation.pred_masks.float().cpu().numpy()
 
     def overlay(self) -> Image.Image:
-        """The image with coloured segments and their names; small images are enlarged."""
+        """The image with coloured segments and their names, of a segmentation; small images are enlarged."""
         from ecocli.reports.overlays import PanopticPicture, draw_overlay, drawing_scale
 
         id_map, found = self._prediction.panoptic(self._predictor.rule)

@@ -47,30 +47,56 @@ class ImageDetections:
     positives: Int64[np.ndarray, "K 4"]
 
 
+def detections_of(results: Sequence[Sequence[ImageDetections]]) -> DetectionTable:
+    """Gather the results of images at their exits, at least one image."""
+    found = [(image, index, r.matched) for image, row in enumerate(results) for index, r in enumerate(row)]
+    held = [np.flatnonzero(row[0].positives.any(axis=1)) for row in results]
+
+    def join(values: Sequence[np.ndarray], kind: Any, *shape: int) -> Any:
+        return np.concatenate([np.zeros((0, *shape)), *values]).astype(kind)
+
+    return DetectionTable(
+        num_images=len(results),
+        num_exits=len(results[0]),
+        num_classes=len(results[0][0].positives),
+        image=join([np.full(len(m.score), image) for image, _, m in found], np.int64),
+        exit_index=join([np.full(len(m.score), index) for _, index, m in found], np.int64),
+        class_index=join([m.class_index for _, _, m in found], np.int64),
+        score=join([m.score for _, _, m in found], np.float64),
+        matched=join([m.matched for _, _, m in found], np.uint16, len(AREA_NAMES)),
+        ignored=join([m.ignored for _, _, m in found], np.uint16, len(AREA_NAMES)),
+        true_image=join([np.full(len(classes), image) for image, classes in enumerate(held)], np.int64),
+        true_class=join(held, np.int64),
+        true_counts=join(
+            [row[0].positives[classes] for row, classes in zip(results, held, strict=True)], np.int64, len(AREA_NAMES)
+        ),
+    )
+
+
 def detection_columns(results: Sequence[Sequence[ImageDetections]]) -> dict[str, Any]:
     """Write the results of images at their exits as columns, one row per image."""
     quality = [[None if np.isnan(r.quality) else float(r.quality) for r in image] for image in results]
-    columns: dict[str, Any] = {"quality": pa.array(quality, pa.list_(pa.float64()))}
-    flat = [(index, result.matched) for image in results for index, result in enumerate(image)]
-    lengths = [sum(len(result.matched.score) for result in image) for image in results]
+    return {"quality": pa.array(quality, pa.list_(pa.float64())), **table_columns(detections_of(results))}
 
-    def column(name: str, values: list[np.ndarray], kind: pa.DataType, sizes: Sequence[int]) -> None:
-        offsets: Any = pa.array(np.cumsum([0, *sizes]).astype(np.int32))
-        joined = np.concatenate(values) if values else np.zeros(0)
-        columns[name] = pa.ListArray.from_arrays(offsets, pa.array(joined.astype(kind.to_pandas_dtype()), kind))
 
-    column("detection_exit", [np.full(len(m.score), index) for index, m in flat], pa.int8(), lengths)
-    column("detection_class", [m.class_index for _, m in flat], pa.int16(), lengths)
-    column("detection_score", [m.score for _, m in flat], pa.float32(), lengths)
+def table_columns(table: DetectionTable) -> dict[str, Any]:
+    """Write a table as columns, one row per image; ``read_detections`` reads them back."""
+
+    def column(image: np.ndarray, values: np.ndarray, kind: pa.DataType) -> Any:
+        offsets: Any = pa.array(np.searchsorted(image, np.arange(table.num_images + 1)).astype(np.int32))
+        return pa.ListArray.from_arrays(offsets, pa.array(values.astype(kind.to_pandas_dtype()), kind))
+
+    columns = {
+        "detection_exit": column(table.image, table.exit_index, pa.int8()),
+        "detection_class": column(table.image, table.class_index, pa.int16()),
+        "detection_score": column(table.image, table.score, pa.float32()),
+    }
     for place, area in enumerate(AREA_NAMES):
-        column(f"detection_matched_{area}", [m.matched[:, place] for _, m in flat], pa.uint16(), lengths)
-        column(f"detection_ignored_{area}", [m.ignored[:, place] for _, m in flat], pa.uint16(), lengths)
-    held = [np.flatnonzero(image[0].positives.any(axis=1)) for image in results]
-    sizes = [len(classes) for classes in held]
-    column("true_class", held, pa.int16(), sizes)
+        columns[f"detection_matched_{area}"] = column(table.image, table.matched[:, place], pa.uint16())
+        columns[f"detection_ignored_{area}"] = column(table.image, table.ignored[:, place], pa.uint16())
+    columns["true_class"] = column(table.true_image, table.true_class, pa.int16())
     for place, area in enumerate(AREA_NAMES):
-        counts = [image[0].positives[classes, place] for image, classes in zip(results, held, strict=True)]
-        column(f"true_{area}", counts, pa.int32(), sizes)
+        columns[f"true_{area}"] = column(table.true_image, table.true_counts[:, place], pa.int32())
     return columns
 
 

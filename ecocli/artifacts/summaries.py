@@ -1,11 +1,13 @@
-"""What manifests tell of gates, evaluations, profiles and sweeps. PQ stays in 0..1; NaN becomes null."""
+"""What manifests tell of gates, evaluations, profiles and sweeps. PQ and AP stay in 0..1; NaN becomes null."""
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
 from ecocli.config.base import Config
+from ecocli.config.derive import TaskName
 from ecocli.config.fit_gate import CostName, CostUnit, FeatureName, HeadName
 from ecocli.config.profile_model import ConventionName
 
@@ -244,18 +246,50 @@ class EvaluatedGate(Config):
     exit_depths: tuple[int, ...]
 
 
+QUALITIES: Mapping[TaskName, Mapping[str, str]] = {
+    "panoptic": {
+        "PQ": "pq",
+        "SQ": "sq",
+        "RQ": "rq",
+        "PQ things": "pq_things",
+        "PQ stuff": "pq_stuff",
+        "mIoU": "miou",
+        "AP": "ap",
+    },
+    "detection": {
+        "AP": "ap",
+        "AP50": "ap50",
+        "AP75": "ap75",
+        "AP small": "ap_small",
+        "AP medium": "ap_medium",
+        "AP large": "ap_large",
+    },
+}
+"""What evaluations of a task measure: heading to field of a row, first what gates are judged by."""
+
+MEASURES: Mapping[TaskName, str] = {task: next(iter(headings)) for task, headings in QUALITIES.items()}
+"""What quality is to each task."""
+
+
 class EvaluationRow(Config):
-    """A row of the scorecard; see ``metrics.scorecard.ScoreRow``. None where not measured or undefined."""
+    """A row of the scorecard; see ``metrics.scorecard.ScoreRow``. None where not measured or undefined.
+
+    AP is that of the masks of a segmentation, of the boxes of a detection.
+    """
 
     name: str
-    pq: float | None
-    sq: float | None
-    rq: float | None
-    pq_things: float | None
-    pq_stuff: float | None
-    miou: float | None
+    pq: float | None = None
+    sq: float | None = None
+    rq: float | None = None
+    pq_things: float | None = None
+    pq_stuff: float | None = None
+    miou: float | None = None
     ap: float | None
     ap50: float | None
+    ap75: float | None = None
+    ap_small: float | None = None
+    ap_medium: float | None = None
+    ap_large: float | None = None
     gflops: float
     encoder_gflops: float
     mean_depth: float
@@ -263,7 +297,7 @@ class EvaluationRow(Config):
 
 
 class LeadSummary(Config):
-    """The gate's PQ less that of the best blend of equal cost; see ``metrics.scorecard.GateLead``."""
+    """The gate's quality less that of the best blend of equal cost; see ``metrics.scorecard.GateLead``."""
 
     mixture: tuple[float, ...]
     control_pq: float
@@ -279,6 +313,7 @@ class EvaluationSummary(Config):
     """The numbers of an evaluation.
 
     Attributes:
+        task: What the model predicts; it decides what quality is.
         dataset: Name of the data set.
         split: The split.
         images: Number of images.
@@ -287,9 +322,10 @@ class EvaluationSummary(Config):
         exit_depths: The fixed exits.
         gate: The gate; None without one.
         rows: The fixed exits, the gate, a random mixture like the gate's, what is attainable, the oracle.
-        gate_lead: The gate against the best blend; None without a gate, or where PQ is undefined.
+        gate_lead: The gate against the best blend; None without a gate, or where the quality is undefined.
     """
 
+    task: TaskName = "panoptic"
     dataset: str
     split: str
     images: int
@@ -304,6 +340,21 @@ class EvaluationSummary(Config):
     def by_name(self) -> dict[str, EvaluationRow]:
         """The rows by name."""
         return {row.name: row for row in self.rows}
+
+    @property
+    def measure(self) -> str:
+        """What quality is called."""
+        return MEASURES[self.task]
+
+    @property
+    def qualities(self) -> Mapping[str, str]:
+        """Heading to field of what was measured."""
+        return QUALITIES[self.task]
+
+    def quality(self, row: EvaluationRow) -> float | None:
+        """What gates are judged by, of a row."""
+        value: float | None = getattr(row, self.qualities[self.measure])
+        return value
 
 
 class ProfiledExit(Config):

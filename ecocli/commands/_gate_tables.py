@@ -6,11 +6,8 @@ from rich.table import Table
 
 from ecocli.artifacts.summaries import BudgetSummary, ChoiceSummary, GateMetrics, HeadSummary, TradeOffStep
 from ecocli.commands.tables import interval, make_table, plain, points, reached_text, shares
-from ecocli.config.derive import TaskName
 from ecocli.config.fit_gate import CostName
 
-MEASURES: Mapping[TaskName, str] = {"panoptic": "PQ", "detection": "AP"}
-"""What quality is to each task."""
 _UNITS: Mapping[CostName, str] = {"depth": "layers", "gflops": "GFLOPs", "ms": "ms"}
 
 
@@ -44,9 +41,9 @@ def controls_table(metrics: GateMetrics, exit_depths: Sequence[int], cost: CostN
     return table
 
 
-def recipe_table(metrics: GateMetrics) -> Table:
+def recipe_table(metrics: GateMetrics, measure: str = "PQ") -> Table:
     """Lay out the recipes' gates beside each other: held out, and out of fold on the images fitted on."""
-    headings = ("PQ", "GFLOPs", "lead held out", "95 % interval", "lead out of fold", "95 % interval")
+    headings = (measure, "GFLOPs", "lead held out", "95 % interval", "lead out of fold", "95 % interval")
     table = make_table(f"Recipes; taken: {metrics.recipe}", ["recipe"], headings)
     for name, recipe in metrics.recipes.items():
         seen = recipe.out_of_fold

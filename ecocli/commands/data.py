@@ -5,7 +5,7 @@ stdout carries a table, a TOML file or one JSON object. No command loads torch o
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -19,6 +19,7 @@ from ecocli.commands.common import (
 )
 from ecocli.commands.tables import make_list
 from ecocli.config.dataset import DATASET_PRESETS, DatasetConfig
+from ecocli.config.derive import TaskName
 from ecocli.errors import DataError, UsageError
 from ecocli.runtime.distributed import World
 from ecocli.runtime.files import user_path
@@ -27,6 +28,7 @@ from ecocli.runtime.progress import Progress
 
 if TYPE_CHECKING:
     from ecocli.data.checking import SplitReport
+    from ecocli.data.images import ImageDataset
     from ecocli.data.panoptic import PanopticDataset
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -256,6 +258,12 @@ def check(
     ],
     root: RootOption = None,
     split: Annotated[list[str] | None, typer.Option("--split", help="Check only this split; may be repeated.")] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            "--task", metavar="panoptic|detection", help="What to check it for.  [default: what its annotations are]"
+        ),
+    ] = None,
     fast: Annotated[
         bool, typer.Option("--fast", help=f"Check only {_FAST_SAMPLE} images of every split, spread evenly.")
     ] = False,
@@ -269,12 +277,19 @@ def check(
             _propose(user_path(name), as_json)
             return
         name = str(user_path(name) / "data.toml")
-    from ecocli.data.checking import Fault, SplitReport, check_split, describe_difference
-    from ecocli.data.datasets import data_root, open_dataset, split_names
+    from ecocli.data.checking import Fault, SplitReport, describe_difference
+    from ecocli.data.datasets import data_root, split_names
+    from ecocli.data.detection import has_panoptic
     from ecocli.data.shapes.files import stored_parameters
     from ecocli.data.workers import usable_cores
+    from ecocli.tasks.registry import task_named
 
+    if task not in (None, "panoptic", "detection"):
+        raise UsageError(f"--task is {task!r}, expected panoptic or detection.")
     settings = _resolve(name, root, config, assignments)
+    names_of_splits = split or split_names(settings)
+    usual: TaskName = "panoptic" if all(has_panoptic(settings, one) for one in names_of_splits) else "detection"
+    checked = task_named(usual if task is None else cast("TaskName", task))
     if settings.name == "shapes":
         found = stored_parameters(data_root(settings))
         if found is None:
@@ -287,10 +302,10 @@ def check(
     progress = Progress()
     reports: list[SplitReport] = []
     names: dict[int, str] = {}
-    first: PanopticDataset | None = None
-    for split_name in split or split_names(settings):
+    first: ImageDataset | None = None
+    for split_name in names_of_splits:
         try:
-            dataset = open_dataset(settings, split_name, check_files=False)
+            dataset = checked.open(settings, split_name, check_files=False)
         except DataError as error:
             reports.append(SplitReport(split_name, faults=[Fault(split_name, "", str(error))]))
             continue
@@ -298,15 +313,15 @@ def check(
         first = first or dataset
         sample = _FAST_SAMPLE if fast else None
         total = len(dataset) if sample is None else min(sample, len(dataset))
-        with progress.task(f"checking {dataset.name} {split_name}", total=total, unit="image") as task:
-            reports.append(check_split(dataset, sample=sample, processes=usable_cores(), advance=task.advance))
+        with progress.task(f"checking {dataset.name} {split_name}", total=total, unit="image") as shown:
+            reports.append(checked.check(dataset, sample=sample, processes=usable_cores(), advance=shown.advance))
         if difference := describe_difference(first, dataset):
             reports[-1].faults.insert(0, Fault(split_name, "", difference))
     log = configure_logging(World())
     for report in reports:
         for note in report.notes:
             log.warning("%s: %s.", report.split, note)
-    _print_check(name, reports, names, as_json)
+    _print_check(name, reports, names, checked.annotated_name, as_json)
     count = sum(len(report.faults) for report in reports)
     if count:
         raise DataError(
@@ -315,7 +330,7 @@ def check(
         )
 
 
-def _print_check(name: str, reports: "list[SplitReport]", names: dict[int, str], as_json: bool) -> None:
+def _print_check(name: str, reports: "list[SplitReport]", names: dict[int, str], annotated: str, as_json: bool) -> None:
     faults = [fault for report in reports for fault in report.faults]
     lines = [f"{fault.split}: {fault.text}" for fault in faults[:_SHOWN_FAULTS]]
     if len(faults) > _SHOWN_FAULTS:
@@ -324,11 +339,11 @@ def _print_check(name: str, reports: "list[SplitReport]", names: dict[int, str],
         "split",
         "images",
         "checked",
-        "segments",
+        annotated,
         "crowds",
         "unlabelled",
         "faults",
-        right=["images", "checked", "segments", "crowds", "unlabelled", "faults"],
+        right=["images", "checked", annotated, "crowds", "unlabelled", "faults"],
     )
     splits = []
     for report in reports:
@@ -338,7 +353,7 @@ def _print_check(name: str, reports: "list[SplitReport]", names: dict[int, str],
             f"{report.checked:,}",
             f"{report.segments:,}",
             f"{report.crowds:,}",
-            f"{100 * report.void_ratio:.1f} %",
+            f"{100 * report.void_ratio:.1f} %" if annotated == "segments" else "-",
             f"{len(report.faults):,}",
         )
         row = asdict(report)

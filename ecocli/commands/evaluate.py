@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from ecocli.artifacts.artifact import Artifact
-from ecocli.artifacts.manifest import EvaluationManifest
+from ecocli.artifacts.manifest import EvaluationManifest, ParentManifest
 from ecocli.artifacts.store import Store
 from ecocli.artifacts.summaries import EvaluationRow, EvaluationSummary
 from ecocli.commands._parent_dataset import parent_dataset_preset
@@ -40,6 +40,8 @@ from ecocli.config.evaluate import EvaluateConfig
 from ecocli.errors import ArtifactError, UsageError
 from ecocli.runtime.context import Runtime
 from ecocli.stages import evaluate as stage
+from ecocli.tasks.registry import task_named, task_of
+from ecocli.tasks.task import Task
 
 if TYPE_CHECKING:
     import logging
@@ -77,12 +79,12 @@ def evaluate(
     gate_only: Annotated[
         bool, typer.Option("--gate-only", help="Measure mIoU and AP of the gate alone: quicker, no controls for them.")
     ] = False,
-    no_predictions: Annotated[
-        bool, typer.Option("--no-predictions", help="Do not keep the predicted panoptic maps.")
-    ] = False,
+    no_predictions: Annotated[bool, typer.Option("--no-predictions", help="Do not keep the predictions.")] = False,
     predictions: Annotated[
         Path | None,
-        typer.Option("--predictions", metavar="DIR", help="Write the panoptic PNGs and their JSON file there too."),
+        typer.Option(
+            "--predictions", metavar="DIR", help="Write the predictions there too: panoptic PNGs and JSON, or COCO's."
+        ),
     ] = None,
     check_with: Annotated[
         str | None,
@@ -104,7 +106,7 @@ def evaluate(
 ) -> None:
     """Measure PQ, mIoU, AP, GFLOPs and ms of the gate, of every fixed exit, of a random gate and of the oracle.
 
-    The report that is kept holds per-image and per-class tables and the predicted panoptic maps.
+    Of a detector, box AP. What is kept holds per-image and per-class tables and the predictions.
     """
     if check_with not in (None, "panopticapi"):
         raise UsageError(f"--check-with is {check_with!r}, expected panopticapi.")
@@ -121,7 +123,7 @@ def evaluate(
         inputs = _inputs(opened, parent, gate, no_gate, runtime.log)
         resolved = resolve(
             EvaluateConfig,
-            preset=lambda settings: parent_dataset_preset(opened, inputs["parent"], settings),
+            preset=lambda settings: _preset(opened, inputs["parent"], settings),
             config_path=config,
             flags={
                 "dataset.name": dataset,
@@ -139,6 +141,9 @@ def evaluate(
             assignments=assignments,
         )
 
+        if check_with is not None and _task(opened, inputs["parent"]).name != "panoptic":
+            raise UsageError("panopticapi knows panoptic maps only: leave --check-with out for a detector.")
+
         def show(report: Artifact[EvaluationManifest]) -> Shown:
             further: dict[str, object] = {}
             if runtime.world.is_main:
@@ -151,6 +156,16 @@ def evaluate(
 
         plan = stage.plan(resolved, inputs, opened, runtime)
         run_stage(plan, opened, runtime, force=force, names=name, dry_run=dry_run, as_json=as_json, show=show)
+
+
+def _task(store: Store, parent: str) -> Task:
+    return task_of(store.get(parent, ParentManifest).manifest.architecture)
+
+
+def _preset(store: Store, parent: str, settings: Mapping[str, object]) -> Mapping[str, object]:
+    """The parent's data, and what its task measures beside its own metrics."""
+    metrics = list(_task(store, parent).further_metrics)
+    return {**parent_dataset_preset(store, parent, settings), "metrics": metrics}
 
 
 def _require_panopticapi() -> None:
@@ -181,9 +196,15 @@ def _read_metrics(text: str) -> list[str]:
 
 
 def _unpack(report: Artifact[EvaluationManifest], folder: Path) -> Path:
+    from ecocli.runtime.files import make_directory, write_bytes
     from ecocli.scoring.predictions_file import ARCHIVE_NAME, unpack_predictions
 
-    return unpack_predictions(report.path_of(ARCHIVE_NAME), folder)
+    name = task_named(report.manifest.summary.task).predictions_name
+    if name == ARCHIVE_NAME:
+        return unpack_predictions(report.path_of(name), folder)
+    make_directory(folder)
+    write_bytes(folder / name, report.path_of(name).read_bytes(), folder)
+    return folder / name
 
 
 def _check(config: EvaluateConfig, report: Artifact[EvaluationManifest], runtime: Runtime) -> float | None:
@@ -220,7 +241,7 @@ def _show(store: Store, report: Artifact[EvaluationManifest], further: Mapping[s
 
 
 def _table(summary: EvaluationSummary, ms: Mapping[str, object]) -> Table:
-    headings = ("PQ", "SQ", "RQ", "PQ things", "PQ stuff", "mIoU", "AP", "GFLOPs", "encoder", "ms", "depth")
+    headings = (*summary.qualities, "GFLOPs", "encoder", "ms", "depth")
     table = make_table(
         f"{summary.dataset} {summary.split}, {summary.images} images",
         ["exits"],
@@ -230,7 +251,7 @@ def _table(summary: EvaluationSummary, ms: Mapping[str, object]) -> Table:
     for row in summary.rows:
         table.add_row(
             row.name,
-            *map(points, (row.pq, row.sq, row.rq, row.pq_things, row.pq_stuff, row.miou, row.ap)),
+            *(points(getattr(row, field)) for field in summary.qualities.values()),
             plain(row.gflops),
             plain(row.encoder_gflops),
             _milliseconds(ms, row, summary.exit_depths),
@@ -252,9 +273,10 @@ def _milliseconds(ms: Mapping[str, object], row: EvaluationRow, depths: Sequence
 
 
 def _caption(summary: EvaluationSummary) -> str:
+    names = list(summary.qualities)
     lines = [
-        "PQ to AP in points (0 to 100). GFLOPs: mean over the images, one multiply-add counts once; encoder: the whole "
-        "pixel decoder."
+        f"{names[0]} to {names[-1]} in points (0 to 100). GFLOPs: mean over the images, one multiply-add counts once; "
+        "encoder: the whole pixel decoder."
     ]
     if summary.ap_truth is not None:
         lines.append(f"AP against {summary.ap_truth}; mIoU against the classes of the panoptic maps.")
@@ -262,7 +284,8 @@ def _caption(summary: EvaluationSummary) -> str:
     if lead is not None:
         lines.append(
             f"Gate against the best fixed blend of equal cost ({mixture(lead.mixture, summary.exit_depths)}): "
-            f"{points(lead.lead, signed=True)} PQ, 95 % interval {interval((lead.low, lead.high), signed=True)} over "
+            f"{points(lead.lead, signed=True)} {summary.measure}, "
+            f"95 % interval {interval((lead.low, lead.high), signed=True)} over "
             f"{summary.images} images." + reached_text(lead.reached)
         )
     return "\n".join(lines)

@@ -7,7 +7,8 @@ import typer
 from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.lineage import check_tables
 from ecocli.artifacts.manifest import GateManifest
-from ecocli.commands._gate_tables import MEASURES, controls_table, head_table, recipe_table, trade_off_table
+from ecocli.artifacts.summaries import MEASURES
+from ecocli.commands._gate_tables import controls_table, head_table, recipe_table, trade_off_table
 from ecocli.commands._profiled_ms import read_exit_ms
 from ecocli.commands.common import (
     ConfigOption,
@@ -171,7 +172,7 @@ def _show(manifest: GateManifest, searched: bool, runtime: Runtime) -> None:
     if searched:
         write_to_stderr(trade_off_table(metrics.trade_off, manifest.beta, MEASURES[manifest.task], metrics.budget))
     write_to_stderr(controls_table(metrics, manifest.exit_depths, manifest.cost, MEASURES[manifest.task]))
-    write_to_stderr(recipe_table(metrics))
+    write_to_stderr(recipe_table(metrics, MEASURES[manifest.task]))
     if metrics.heads is not None:
         write_to_stderr(head_table(metrics.heads, manifest.cost, MEASURES[manifest.task]))
     for warning in metrics.warnings:

@@ -1,4 +1,4 @@
-"""``eco predict``: segments a user's own images; prints the paths of what it wrote."""
+"""``eco predict``: predicts a user's own images; prints the paths of what it wrote."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -85,7 +85,7 @@ def predict(
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Segment images: panoptic PNGs with a COCO-format JSON file, and overlays.
+    """Segment images: panoptic PNGs with a COCO-format JSON file, and overlays; or detect: COCO's box results.
 
     A file that cannot be read is reported and left out, and the exit code is then 3.
     """
@@ -138,9 +138,9 @@ def predict(
 
 
 def _text(report: "PredictReport") -> str:
-    paths = [report.out / "panoptic.json"]
+    paths = [report.main]
     for photo in report.photos:
-        paths += [path for path in (photo.panoptic, photo.overlay, photo.semantic) if path is not None]
+        paths += [path for path in photo.files.values() if path is not None]
     return "\n".join(map(str, paths))
 
 
@@ -150,10 +150,8 @@ def _data(report: "PredictReport", inputs: dict[str, str]) -> dict[str, object]:
             "image_id": photo.image_id,
             "source": str(photo.source),
             "exit_depth": photo.exit_depth,
-            "segments": len(photo.segments),
-            "panoptic": str(photo.panoptic),
-            "overlay": None if photo.overlay is None else str(photo.overlay),
-            "semantic": None if photo.semantic is None else str(photo.semantic),
+            report.found_name: len(photo.found),
+            **{kind: None if path is None else str(path) for kind, path in photo.files.items()},
         }
         for photo in report.photos
     ]

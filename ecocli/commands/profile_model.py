@@ -37,6 +37,7 @@ from ecocli.config.any_architecture import ALL_ARCHITECTURES
 from ecocli.config.profile_model import ProfileModelConfig
 from ecocli.errors import UsageError
 from ecocli.stages import profile_model as stage
+from ecocli.tasks.registry import task_of
 
 if TYPE_CHECKING:
     import logging
@@ -171,11 +172,12 @@ def _preset(store: Store, parent: str | None, arch: str | None, settings: Mappin
 def _with_classes(arch: str, dataset: str) -> dict[str, object]:
     from ecocli.data.categories import CITYSCAPES, COCO, SHAPES
 
-    classes = {"coco": len(COCO), "cityscapes": len(CITYSCAPES), "shapes": len(SHAPES)}
-    preset = ALL_ARCHITECTURES[arch].model_dump(mode="json")
-    if preset["kind"] == "detr":  # classes of boxes: the preset's, whatever the data set's stuff
+    architecture = ALL_ARCHITECTURES[arch]
+    preset, table = architecture.model_dump(mode="json"), {"coco": COCO, "cityscapes": CITYSCAPES, "shapes": SHAPES}
+    if dataset not in table:
         return preset
-    return {**preset, "num_classes": classes.get(dataset, preset["num_classes"])}
+    task = task_of(architecture)
+    return {**preset, "num_classes": task.num_classes(architecture, task.annotated(table[dataset]))}
 
 
 def _read_size(text: str) -> tuple[int, int]:

@@ -10,8 +10,7 @@ from rich.table import Table
 
 from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.manifest import SweepManifest
-from ecocli.artifacts.summaries import SweepSummary
-from ecocli.commands._gate_tables import MEASURES
+from ecocli.artifacts.summaries import MEASURES, SweepSummary
 from ecocli.commands._profiled_ms import read_exit_ms
 from ecocli.commands.common import (
     ConfigOption,

@@ -10,30 +10,29 @@ from ecocli.config.detr import DETR_ARCHITECTURES, DetrConfig
 from ecocli.errors import UsageError
 
 
-def _class_name(value: Any) -> str:
-    """Which of the two it is; without a ``kind`` it is a segmentation, the older of them."""
-    kind = value.get("kind", "mask2former") if isinstance(value, Mapping) else value.kind
-    return DetrConfig.__name__ if kind == "detr" else ArchitectureConfig.__name__
+def _kind(value: Any) -> str:
+    """Which of them it is; without a ``kind`` it is a Mask2Former, the oldest."""
+    return str(value.get("kind", "mask2former") if isinstance(value, Mapping) else getattr(value, "kind", ""))
 
 
 AnyArchitecture = Annotated[
-    Annotated[ArchitectureConfig, Tag("ArchitectureConfig")] | Annotated[DetrConfig, Tag("DetrConfig")],
-    Discriminator(_class_name),
+    Annotated[ArchitectureConfig, Tag("mask2former")] | Annotated[DetrConfig, Tag("detr")], Discriminator(_kind)
 ]
 
 ALL_ARCHITECTURES: dict[str, ArchitectureConfig | DetrConfig] = {**ARCHITECTURES, **DETR_ARCHITECTURES}
 """One entry per name of ``--arch``."""
 
 
-def require_segmentation(architecture: ArchitectureConfig | DetrConfig, command: str) -> ArchitectureConfig:
+def require_segmentation(architecture: ArchitectureConfig | DetrConfig, wanted: str) -> ArchitectureConfig:
     """Give the architecture of a segmentation.
 
+    Args:
+        architecture: Any.
+        wanted: What needs masks, with its article.
+
     Raises:
-        UsageError: It is a detector, which the command does not take.
+        UsageError: It is a detector.
     """
     if isinstance(architecture, DetrConfig):
-        raise UsageError(
-            f"{architecture.name} is a detector, and `eco {command}` takes segmentations only. A detector is judged "
-            "from its derived tables: `eco fit-gate` and `eco sweep` give the AP of gates, fixed exits and oracles."
-        )
+        raise UsageError(f"{architecture.name} is a detector, which predicts boxes; {wanted} needs a segmentation.")
     return architecture

@@ -3,9 +3,10 @@
 A config only holds numbers; ``ecocli.model.builders`` is the one place that turns them into modules.
 """
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeInt, model_validator
+from pydantic import Field, NonNegativeInt, TypeAdapter, ValidationError, model_validator
 
 from ecocli.config.base import Config
 from ecocli.exits import ExitPlan
@@ -212,6 +213,22 @@ class ArchitectureConfig(Config):
     def exits(self) -> ExitPlan:
         """The exits of its encoder."""
         return self.pixel_decoder.encoder.exits
+
+    def usual_exits(self, said: Mapping[str, Any]) -> tuple[int, ...]:
+        """The usual exits with what a user said in place of its settings; its own while that makes no sense."""
+        pixel = said.get("pixel_decoder")
+        encoder = pixel.get("encoder") if isinstance(pixel, Mapping) else None
+        own = self.pixel_decoder.encoder
+        changed = {**own.model_dump(), **encoder} if isinstance(encoder, Mapping) else own
+        try:
+            return TypeAdapter[EncoderConfig](EncoderConfig).validate_python(changed).exits.default_depths()
+        except ValidationError:
+            return self.exits.default_depths()
+
+    @property
+    def hidden_dim(self) -> int:
+        """Channels of the tokens."""
+        return self.pixel_decoder.hidden_dim
 
     @property
     def size_divisor(self) -> int:

@@ -1,6 +1,7 @@
 """Sizes of DETR (arXiv 2005.12872), the detector whose encoder layers exits skip, and its presets."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import PositiveInt
 
@@ -41,6 +42,12 @@ class DetrConfig(Config):
     def exits(self) -> ExitPlan:
         """The exits of its encoder: any of its layers."""
         return ExitPlan(self.encoder_layers, tuple(range(1, self.encoder_layers + 1)))
+
+    def usual_exits(self, said: Mapping[str, Any]) -> tuple[int, ...]:
+        """The usual exits with what a user said in place of its settings; its own while that makes no sense."""
+        layers = said.get("encoder_layers")
+        fits = isinstance(layers, int) and layers >= 1
+        return (self.model_copy(update={"encoder_layers": layers}) if fits else self).exits.default_depths()
 
     @property
     def size_divisor(self) -> int:

@@ -8,6 +8,8 @@ from ecocli.config.base import Config
 from ecocli.config.dataset import DatasetConfig
 from ecocli.config.precision import InferencePrecision
 
+MetricName = Literal["miou", "ap"]
+
 
 class EvaluateExecutionConfig(Config):
     """How the work is done. Nothing here is part of an artifact's identity.
@@ -32,10 +34,10 @@ class EvaluateConfig(Config):
         beta: Price of compute for a gate that predicts quality; None for the one it was fitted at.
         batch_size: Images per batch; it decides the last digits of floating-point results.
         precision: Type of the network's products.
-        metrics: Metrics beside PQ.
+        metrics: Metrics beside the task's own; a detector has none.
         every_exit: Run the network at every fixed exit, so that every metric has its control. Without it the network
-            runs at the gate's exits alone, and the controls' PQ comes from the derived table.
-        predictions: Keep the predicted panoptic maps.
+            runs at the gate's exits alone, and the controls' quality comes from the derived table.
+        predictions: Keep the predictions.
         max_instances: Instances per image for AP.
         bootstrap_replicates: Resamplings of the images behind the gate's interval.
         seed: Seed of the resampling.
@@ -47,7 +49,7 @@ class EvaluateConfig(Config):
     beta: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] | None = None
     batch_size: PositiveInt = 4
     precision: InferencePrecision = "float32"
-    metrics: tuple[Literal["miou", "ap"], ...] = ("miou", "ap")
+    metrics: tuple[MetricName, ...] = ("miou", "ap")
     every_exit: bool = True
     predictions: bool = True
     max_instances: PositiveInt = 100

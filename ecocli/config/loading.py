@@ -151,19 +151,32 @@ def _all_keys(model: type[BaseModel], prefix: str = "", parents: tuple[type[Base
                 yield from _all_keys(inner, f"{prefix}{name}.", (*parents, model))
 
 
-def _locate(root: type[BaseModel], location: Sequence[int | str]) -> tuple[str, list[str]]:
-    """Write a Pydantic location as a dotted key, and list the keys that are valid beside its last part."""
+def _tag(model: type[BaseModel]) -> object:
+    """What a discriminated union calls a member."""
+    field = model.model_fields.get("kind")
+    return field.default if field is not None else None
+
+
+def _locate(root: type[BaseModel], location: Sequence[int | str], is_unknown: bool) -> tuple[str, list[str]]:
+    """Write a Pydantic location as a dotted key, and list the keys that are valid beside its last part.
+
+    In a union Pydantic inserts what it calls the member that it tried; the user never wrote it.
+
+    Args:
+        root: The configuration.
+        location: Of a fault.
+        is_unknown: Whether its last part is a key that no model has.
+    """
     models: list[type[BaseModel]] = [root]
     siblings = models
     dotted = ""
-    for part in location:
-        fields = [model.model_fields[part] for model in models if part in model.model_fields]
+    for place, part in enumerate(location):
         if isinstance(part, int):
             dotted += f"[{part}]"
             continue
-        if not fields and any(part == model.__name__ for model in models):
-            # In a union Pydantic inserts the name of the class it tried; the user never wrote it.
-            models = [model for model in models if part == model.__name__]
+        fields = [model.model_fields[part] for model in models if part in model.model_fields]
+        if not fields and not (is_unknown and place == len(location) - 1):
+            models = [model for model in models if part in (model.__name__, _tag(model))] or models
             continue
         dotted += f".{part}" if dotted else part
         siblings = models
@@ -175,24 +188,49 @@ def _suggest(root: type[BaseModel], dotted: str, siblings: Sequence[str]) -> str
     last = dotted.rpartition(".")[2]
     prefix = dotted[: len(dotted) - len(last)]
     near = [prefix + name for name in difflib.get_close_matches(last, siblings, n=1)]
-    # The right key at the wrong level is as common as a misspelt one.
-    near += [key for key in _all_keys(root) if key.rpartition(".")[2] == last and key not in near]
+    # The right key at the wrong level is as common as a misspelt one; in another member of a union it is no help.
+    near += [key for key in _all_keys(root) if key.rpartition(".")[2] == last and key not in (*near, dotted)]
     if near:
         return f"did you mean {' or '.join(repr(name) for name in near[:3])}?"
     return f"valid keys here: {', '.join(siblings)}"
 
 
-def _describe(root: type[BaseModel], error: Mapping[str, Any]) -> str:
-    dotted, siblings = _locate(root, error["loc"])
-    if error["type"] == "extra_forbidden":
-        return f"unknown key {dotted!r}; {_suggest(root, dotted, siblings)}"
+def _describe(root: type[BaseModel], error: Mapping[str, Any]) -> tuple[str, str, object]:
+    """Say what is wrong: where, what, and the value; the last two are empty where the key itself is at fault."""
+    is_unknown = error["type"] == "extra_forbidden"
+    dotted, siblings = _locate(root, error["loc"], is_unknown)
+    if is_unknown:
+        return f"unknown key {dotted!r}; {_suggest(root, dotted, siblings)}", "", None
     if error["type"] == "missing":
-        return f"missing key {dotted!r}"
+        return f"missing key {dotted!r}", "", None
+    if error["type"] == "union_tag_invalid":
+        return (
+            f"{dotted}.kind",
+            f"input should be {error['ctx']['expected_tags'].replace(', ', ' or ')}",
+            error["ctx"]["tag"],
+        )
     message = str(error["msg"]).removeprefix("Value error, ")
-    if not dotted:
-        return message
-    found = json.dumps(error["input"], default=str)
-    return f"{dotted}: {message[:1].lower()}{message[1:]}, found {found if len(found) <= 80 else found[:77] + '...'}"
+    return (dotted, f"{message[:1].lower()}{message[1:]}", error["input"]) if dotted else (message, "", None)
+
+
+def _faults(root: type[BaseModel], errors: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Describe faults, each once; what a value's kinds want is one fault, and that of the kind that got furthest."""
+    told = [_describe(root, error) for error in errors]
+    described = dict.fromkeys(where for where, _, _ in told)
+    lines = []
+    for where in described:
+        wanted = list(dict.fromkeys(what for place, what, _ in told if place == where and what))
+        if not wanted:
+            lines.append(where)
+            continue
+        if any(other.startswith((f"{where}.", f"{where}[")) for other in described):
+            continue
+        same = "input should be "
+        text = " or ".join([wanted[0], *(what.removeprefix(same) for what in wanted[1:])])
+        value = next(value for place, _, value in told if place == where)
+        found = json.dumps(value, default=str)
+        lines.append(f"{where}: {text}, found {found if len(found) <= 80 else found[:77] + '...'}")
+    return lines
 
 
 def _to_json(value: object) -> object:
@@ -243,7 +281,7 @@ def resolve_config(config_class: type[ConfigT], *layers: Mapping[str, object]) -
     try:
         return config_class.model_validate_json(text)
     except ValidationError as error:
-        faults = list(dict.fromkeys(_describe(config_class, entry) for entry in error.errors()))
+        faults = _faults(config_class, error.errors())
     count = "one fault" if len(faults) == 1 else f"{len(faults)} faults"
     listing = "\n".join(f"  - {fault}" for fault in faults)
     raise UsageError(f"The configuration ({config_class.__name__}) has {count}:\n{listing}")

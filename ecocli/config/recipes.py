@@ -10,12 +10,9 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
-from ecocli.config.any_architecture import ALL_ARCHITECTURES
-from ecocli.config.architecture import ArchitectureConfig, EncoderConfig, NormName
+from ecocli.config.any_architecture import ALL_ARCHITECTURES, AnyArchitecture
+from ecocli.config.architecture import NormName
 from ecocli.config.dataset import DATASET_PRESETS
-from ecocli.config.detr import DetrConfig
 from ecocli.config.loading import deep_merge
 from ecocli.config.train_parent import SetLossConfig
 from ecocli.errors import UsageError
@@ -83,7 +80,7 @@ _DETR_COCO: dict[str, Any] = {
     "optimizer": {"lr": 1e-4, "backbone_lr_multiplier": 0.1, "weight_decay": 1e-4, "clip_norm": 0.1},
     "schedule": {"kind": "step", "warmup_steps": 0, "milestone_ratios": [2 / 3], "gamma": 0.1},
     "loss": SetLossConfig().model_dump(mode="json"),
-    "evaluation": {"every": 0},
+    "evaluation": {"every": 5000, "images": 500},
     "execution": {"checkpoint_every": 2000, "workers": 4},
 }
 
@@ -94,12 +91,17 @@ DETECTION_PRESETS: dict[str, Mapping[str, Any]] = {
         "steps": 3000,
         "batch_size": 16,
         "optimizer": {"lr": 1e-3, "backbone_lr_multiplier": 1.0, "clip_norm": 0.5, "weight_decay": 1e-4},
-        "loss": SetLossConfig().model_dump(mode="json"),
-        "evaluation": {"every": 0},
+        "loss": SetLossConfig(matching="deepest").model_dump(mode="json"),
     },
     "coco": _DETR_COCO,
 }
 """The same for detectors."""
+
+_RECIPES: Mapping[str, tuple[Mapping[str, Mapping[str, Any]], float]] = {
+    "mask2former": (TRAIN_PARENT_PRESETS, _COCO_EPOCHS),
+    "detr": (DETECTION_PRESETS, _DETR_COCO_EPOCHS),
+}
+"""The recipes of each kind of architecture, and the epochs of COCO's, from which a data set of the user's starts."""
 
 _TRAINED_NORMS: Mapping[str, NormName] = {"cityscapes": "sync_bn"}
 """Data sets whose recipe trains the batch norm that a preset's ResNet keeps frozen."""
@@ -110,7 +112,7 @@ _LONGER_STEPS: Mapping[str, int] = {"m2f-swin-l-384": 737_500}
 
 
 def train_parent_preset(
-    settings: Mapping[str, Any], initial_architecture: ArchitectureConfig | DetrConfig | None = None
+    settings: Mapping[str, Any], initial_architecture: AnyArchitecture | None = None
 ) -> dict[str, object]:
     """Choose the lowest layer of settings from what the user said.
 
@@ -127,15 +129,14 @@ def train_parent_preset(
     """
     dataset = _section(settings, "dataset")
     dataset_name = str(dataset.get("name", "shapes"))
-    recipe = TRAIN_PARENT_PRESETS.get(dataset_name, _COCO)
     given = _section(settings, "architecture")
     if initial_architecture is not None and "name" not in given:
         sizes = initial_architecture
     else:
-        sizes = _named_architecture(given, recipe["architecture"]["name"])
-    epochs = _COCO_EPOCHS
-    if isinstance(sizes, DetrConfig):
-        recipe, epochs = DETECTION_PRESETS.get(dataset_name, _DETR_COCO), _DETR_COCO_EPOCHS
+        usual = TRAIN_PARENT_PRESETS.get(dataset_name, _COCO)
+        sizes = _named_architecture(given, usual["architecture"]["name"])
+    recipes, epochs = _RECIPES[sizes.kind]
+    recipe = recipes.get(dataset_name, recipes["coco"])
     if sizes.name in _LONGER_STEPS and recipe is _COCO:
         recipe, epochs = {**recipe, "steps": _LONGER_STEPS[sizes.name]}, 2.0 * epochs
     if dataset_name not in DATASET_PRESETS and "steps" not in settings:
@@ -155,7 +156,7 @@ def train_parent_preset(
         "backbone": backbone,
         "num_classes": recipe["architecture"]["num_classes"],
     }
-    exits = list(_default_exits(sizes, given))
+    exits = list(sizes.usual_exits(given))
     said_exits = settings.get("exit_depths", exits)
     count = len(said_exits) if isinstance(said_exits, list | tuple) else len(exits)
     sampling = _fitting_exits(recipe, count)
@@ -164,24 +165,6 @@ def train_parent_preset(
     if settings.get("exits_per_step") == 1:  # one exit per step leaves no room for the recipe's rule
         sampling["keep_deepest"] = False
     return deep_merge({"dataset": {}}, recipe, {"architecture": architecture, "exit_depths": exits, **sampling})
-
-
-def _default_exits(sizes: ArchitectureConfig | DetrConfig, given: Mapping[str, Any]) -> tuple[int, ...]:
-    """The usual exits of an architecture as it was said."""
-    if isinstance(sizes, ArchitectureConfig):
-        return _exits(sizes.pixel_decoder.encoder, _section(_section(given, "pixel_decoder"), "encoder"))
-    layers = given.get("encoder_layers")
-    fits = isinstance(layers, int) and layers >= 1
-    return (sizes.model_copy(update={"encoder_layers": layers}) if fits else sizes).exits.default_depths()
-
-
-def _exits(encoder: EncoderConfig, given: Mapping[str, Any]) -> tuple[int, ...]:
-    """The usual exits of an encoder as it was said; of the one below it while that makes no sense."""
-    try:
-        wanted = TypeAdapter[EncoderConfig](EncoderConfig).validate_python({**encoder.model_dump(), **given})
-    except ValidationError:
-        wanted = encoder
-    return wanted.exits.default_depths()
 
 
 def _fitting_exits(recipe: Mapping[str, Any], count: int) -> dict[str, object]:
@@ -193,7 +176,7 @@ def _fitting_exits(recipe: Mapping[str, Any], count: int) -> dict[str, object]:
     }
 
 
-def _named_architecture(given: Mapping[str, Any], usual: str) -> ArchitectureConfig | DetrConfig:
+def _named_architecture(given: Mapping[str, Any], usual: str) -> AnyArchitecture:
     name = str(given.get("name", usual))
     if name in ALL_ARCHITECTURES:
         return ALL_ARCHITECTURES[name]

@@ -1,16 +1,17 @@
 """Settings of Step A, training a multi-exit parent; the data sets' recipes are in ``ecocli.config.recipes``."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Discriminator, Field, NonNegativeInt, PositiveFloat, PositiveInt, Tag, model_validator
 
 from ecocli.config.any_architecture import AnyArchitecture
 from ecocli.config.base import Config
 from ecocli.config.dataset import DatasetConfig
-from ecocli.config.detr import DetrConfig
 
 NonNegativeFloat = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
+MatchingName = Literal["own", "deepest"]
 
 
 class OptimizerConfig(Config):
@@ -74,7 +75,7 @@ class LossConfig(Config):
     num_points: PositiveInt = 12544
     oversample_ratio: Annotated[float, Field(ge=1.0)] = 3.0
     importance_ratio: Ratio = 0.75
-    matching: Literal["own", "deepest"] = "own"
+    matching: MatchingName = "own"
 
 
 class SetLossConfig(Config):
@@ -85,16 +86,33 @@ class SetLossConfig(Config):
         box_weight: Weight of the boxes' L1 distance.
         giou_weight: Weight of 1 - GIoU.
         no_object_weight: Class weight of "no object"; all others weigh 1.
+        matching: As in ``LossConfig``.
     """
 
     class_weight: NonNegativeFloat = 1.0
     box_weight: NonNegativeFloat = 5.0
     giou_weight: NonNegativeFloat = 2.0
     no_object_weight: NonNegativeFloat = 0.1
+    matching: MatchingName = "own"
+
+
+LOSSES: Mapping[str, type[Config]] = {"mask2former": LossConfig, "detr": SetLossConfig}
+"""The losses of each kind of architecture."""
+
+
+def _loss_of(value: Any) -> str:
+    """Which losses they are: those that have most of the keys."""
+    keys = set(value) if isinstance(value, Mapping) else set(getattr(type(value), "model_fields", ()))
+    return max(LOSSES.values(), key=lambda losses: len(keys & losses.model_fields.keys())).__name__
+
+
+AnyLoss = Annotated[
+    Annotated[LossConfig, Tag("LossConfig")] | Annotated[SetLossConfig, Tag("SetLossConfig")], Discriminator(_loss_of)
+]
 
 
 class EvaluationConfig(Config):
-    """Panoptic quality of every exit in the course of the training. It only watches: the weights do not depend on it.
+    """Quality of every exit in the course of the training. It only watches: the weights do not depend on it.
 
     Attributes:
         every: Steps between two evaluations; there is one more after the last step. 0 for none at all.
@@ -181,7 +199,7 @@ class TrainParentConfig(Config):
     log_every: PositiveInt = 20
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
-    loss: LossConfig | SetLossConfig = LossConfig()
+    loss: AnyLoss = LossConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     execution: ExecutionConfig = Field(default=ExecutionConfig(), exclude=True)
 
@@ -199,13 +217,11 @@ class TrainParentConfig(Config):
             raise ValueError(
                 f"exits_per_step is {self.exits_per_step}, more than the number of exits, {len(self.exit_depths)}"
             )
-        if isinstance(self.loss, SetLossConfig) != isinstance(self.architecture, DetrConfig):
+        own = LOSSES[self.architecture.kind]
+        if not isinstance(self.loss, own):
             raise ValueError(
-                f"the section [loss] is not that of {self.architecture.name}: a detector has class, box and giou "
-                "weights, a segmentation class, mask and dice weights"
+                f"the section [loss] is not that of {self.architecture.name}, which has {', '.join(own.model_fields)}"
             )
-        if self.evaluates and isinstance(self.architecture, DetrConfig):
-            raise ValueError("evaluation.every must be 0 for a detector: only segmentations are evaluated in training")
         if self.keep_deepest and len(self.exit_depths) > 1 and self.exits_per_step == 1:
             raise ValueError("keep_deepest with one exit per step would never train another: raise exits_per_step")
         return self

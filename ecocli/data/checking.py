@@ -5,14 +5,15 @@ takes the true areas from the JSON file, and a wrong one gives IoUs above 1.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ecocli.data.images import ImageDataset, ImageEntry
 from ecocli.data.panoptic import ImageRecord, PanopticDataset, Segment
 from ecocli.data.pictures import read_orientation
 from ecocli.data.workers import make_pool
@@ -46,10 +47,10 @@ class SplitReport:
         split: Name of the split.
         images: Number of annotated images.
         checked: Number of images looked at.
-        segments: Number of their segments, crowds included.
-        crowds: Number of their crowd segments.
+        segments: Number of their segments or boxes, crowds included.
+        crowds: Number of their crowds.
         void_ratio: Share of their pixels that is unlabelled.
-        category_counts: Number of segments of every category id.
+        category_counts: Number of them of every category id.
         faults: Everything wrong, in the order of the images.
         notes: What is valid, but hardly meant.
     """
@@ -66,8 +67,10 @@ class SplitReport:
 
 
 def check_split(
-    dataset: PanopticDataset,
+    dataset: ImageDataset,
     *,
+    check: "CheckImage",
+    notes: "Notes",
     sample: int | None = None,
     processes: int = 1,
     advance: Callable[[int], None] | None = None,
@@ -76,6 +79,8 @@ def check_split(
 
     Args:
         dataset: The split, opened without a look at its files.
+        check: Checks one image.
+        notes: Says what is hardly meant, beside what is said of the images of any data set.
         sample: Check only so many images, spread evenly; all by default.
         processes: Processes that check.
         advance: Told the number of images just checked.
@@ -89,31 +94,40 @@ def check_split(
     turned: list[str] = []
     repeated: Counter[int] = Counter()
     stuff = {category.id for category in dataset.categories if not category.is_thing}
-    with _mapper(dataset, processes if wanted >= _MIN_IMAGES_FOR_PROCESSES else 1) as map_chunks:
+    with _mapper(dataset, check, processes if wanted >= _MIN_IMAGES_FOR_PROCESSES else 1) as map_chunks:
         for chunk, results in zip(chunks, map_chunks(chunks), strict=True):
             for index, found in zip(chunk, results, strict=True):
                 record = dataset.records[index]
                 flat += [record.file_name] if found.is_flat else []
                 turned += [record.file_name] if found.is_turned else []
-                counts = Counter(segment.category_id for segment in record.segments if not segment.is_crowd)
+                counts = Counter(id_ for id_, is_crowd in found.objects if not is_crowd)
                 repeated.update(id_ for id_, count in counts.items() if count > 1 and id_ in stuff)
                 report.checked += 1
-                report.segments += len(record.segments)
-                report.crowds += sum(segment.is_crowd for segment in record.segments)
-                report.category_counts.update(segment.category_id for segment in record.segments)
+                report.segments += len(found.objects)
+                report.crowds += sum(is_crowd for _, is_crowd in found.objects)
+                report.category_counts.update(id_ for id_, _ in found.objects)
                 report.faults += [Fault(dataset.split, record.image_id, text) for text in found.faults]
                 void_px += found.void_px
                 total_px += record.height * record.width
             if advance is not None:
                 advance(len(chunk))
     report.void_ratio = void_px / total_px if total_px else 0.0
-    report.notes = list(_notes(dataset, report, flat, turned, repeated))
+    report.notes = [*notes(dataset, report, repeated), *_image_notes(flat, turned)]
     return report
 
 
-def _notes(
-    dataset: PanopticDataset, report: SplitReport, flat: list[str], turned: list[str], repeated: Counter[int]
-) -> Iterator[str]:
+def _image_notes(flat: list[str], turned: list[str]) -> Iterator[str]:
+    if flat:
+        yield f"{len(flat)} images have one colour everywhere, the first is {flat[0]}"
+    if turned:
+        yield (
+            f"{len(turned)} images are turned by their EXIF orientation, the first is {turned[0]}; the annotations "
+            "must fit the turned image"
+        )
+
+
+def panoptic_notes(dataset: ImageDataset, report: SplitReport, repeated: Counter[int]) -> Iterator[str]:
+    """Say what is valid in panoptic annotations, but hardly meant."""
     names = {category.id: category.name for category in dataset.categories}
     if not any(category.is_thing for category in dataset.categories):
         yield "no category is a thing (isthing is 0 for all): objects of one category are not told apart"
@@ -122,20 +136,13 @@ def _notes(
     if repeated:
         listed = ", ".join(f"{names[id_]} ({count} images)" for id_, count in repeated.most_common(5))
         yield f"stuff with several segments in one image: {listed}; if they are countable things, isthing should be 1"
-    if flat:
-        yield f"{len(flat)} images have one colour everywhere, the first is {flat[0]}"
-    if turned:
-        yield (
-            f"{len(turned)} images are turned by their EXIF orientation, the first is {turned[0]}; the annotations "
-            "must fit the turned image"
-        )
     if report.segments and report.crowds == report.segments:
         yield "every segment is a crowd (iscrowd is 1): nothing is left to train on"
     if report.void_ratio > 0.99:
         yield "nearly every pixel is unlabelled"
 
 
-def describe_difference(first: PanopticDataset, other: PanopticDataset) -> str:
+def describe_difference(first: ImageDataset, other: ImageDataset) -> str:
     """Say in what the categories of two splits differ; empty where they are the same."""
     known = {category.id: (category.name, category.is_thing) for category in first.categories}
     found = {category.id: (category.name, category.is_thing) for category in other.categories}
@@ -159,35 +166,44 @@ class ImageCheck:
 
     Attributes:
         faults: A sentence for each.
+        objects: Category id of each annotated object, and whether it is a crowd.
         void_px: Number of unlabelled pixels.
         is_flat: Whether the image has one colour everywhere.
         is_turned: Whether EXIF turns it.
     """
 
     faults: list[str]
+    objects: tuple[tuple[int, bool], ...] = ()
     void_px: int = 0
     is_flat: bool = False
     is_turned: bool = False
 
 
-def check_image(dataset: PanopticDataset, record: ImageRecord) -> ImageCheck:
-    """Check one image."""
-    faults: list[str] = []
-    is_flat = is_turned = False
+def check_picture(dataset: ImageDataset, record: ImageEntry) -> ImageCheck:
+    """Check the file of an image."""
     try:
         pixels = dataset.load_image(record)
         is_flat = pixels.size > 0 and bool((pixels == pixels[:1, :1]).all())
-        is_turned = read_orientation(dataset.image_path(record)) != 1
+        return ImageCheck([], is_flat=is_flat, is_turned=read_orientation(dataset.image_path(record)) != 1)
     except DataError as error:
-        faults.append(str(error))
+        return ImageCheck([str(error)])
+
+
+def check_image(dataset: PanopticDataset, record: ImageRecord) -> ImageCheck:
+    """Check one image with its panoptic map."""
+    found = check_picture(dataset, record)
+    faults = list(found.faults)
+    objects = tuple((segment.category_id, segment.is_crowd) for segment in record.segments)
+    void_px = 0
     try:
         id_map = dataset.load_panoptic(record)
+        path = dataset.panoptic_path(record)
+        for segment in record.segments:
+            faults += [f"{path}: {text}" for text in check_segment(segment, id_map)]
+        void_px = int((id_map == 0).sum())
     except DataError as error:
-        return ImageCheck([*faults, str(error)], 0, is_flat, is_turned)
-    path = dataset.panoptic_path(record)
-    for segment in record.segments:
-        faults += [f"{path}: {text}" for text in check_segment(segment, id_map)]
-    return ImageCheck(faults, int((id_map == 0).sum()), is_flat, is_turned)
+        faults.append(str(error))
+    return replace(found, faults=faults, objects=objects, void_px=void_px)
 
 
 def check_segment(segment: Segment, id_map: NDArray[np.int32]) -> Iterator[str]:
@@ -209,28 +225,33 @@ def check_segment(segment: Segment, id_map: NDArray[np.int32]) -> Iterator[str]:
         yield f"segment {segment.id} lies in the box {box} (x, y, width, height), but its bbox is {segment.bbox}"
 
 
-_worker_dataset: PanopticDataset | None = None
-"""The data set of a worker process, sent once and not with every chunk."""
+CheckImage = Callable[[Any, Any], ImageCheck]
+"""From a data set and one of its records."""
+Notes = Callable[[Any, SplitReport, Counter[int]], Iterable[str]]
+"""From a data set, its report, and how many images have several segments of a stuff category."""
+
+_worker_task: tuple[ImageDataset, CheckImage] | None = None
+"""The data set of a worker process, sent once and not with every chunk, and what checks its images."""
 
 
-def _start_worker(dataset: PanopticDataset) -> None:
-    global _worker_dataset
-    _worker_dataset = dataset
+def _start_worker(dataset: ImageDataset, check: CheckImage) -> None:
+    global _worker_task
+    _worker_task = dataset, check
 
 
 def _check_in_worker(indices: Sequence[int]) -> list[ImageCheck]:
-    assert _worker_dataset is not None
-    return _check_chunk(_worker_dataset, indices)
+    assert _worker_task is not None
+    return _check_chunk(*_worker_task, indices)
 
 
-def _check_chunk(dataset: PanopticDataset, indices: Sequence[int]) -> list[ImageCheck]:
-    return [check_image(dataset, dataset.records[index]) for index in indices]
+def _check_chunk(dataset: ImageDataset, check: CheckImage, indices: Sequence[int]) -> list[ImageCheck]:
+    return [check(dataset, dataset.records[index]) for index in indices]
 
 
 @contextmanager
-def _mapper(dataset: PanopticDataset, processes: int) -> Iterator[Callable[..., Iterator[Any]]]:
+def _mapper(dataset: ImageDataset, check: CheckImage, processes: int) -> Iterator[Callable[..., Iterator[Any]]]:
     if processes == 1:
-        yield lambda chunks: (_check_chunk(dataset, chunk) for chunk in chunks)
+        yield lambda chunks: (_check_chunk(dataset, check, chunk) for chunk in chunks)
         return
-    with make_pool(processes, _start_worker, (dataset,)) as pool:
+    with make_pool(processes, _start_worker, (dataset, check)) as pool:
         yield lambda chunks: pool.map(_check_in_worker, chunks)

@@ -20,6 +20,7 @@ from ecocli.data.datasets import (
     require_split,
 )
 from ecocli.errors import DataError
+from ecocli.runtime.files import user_path
 
 
 def open_detection(
@@ -61,6 +62,14 @@ def open_detection(
     )
 
 
+def has_panoptic(config: DatasetConfig, split: str) -> bool:
+    """Whether a split is described by panoptic annotations; all but those of a user's own that name none."""
+    require_split(config, split)
+    if not config.name.endswith(".toml"):
+        return True
+    return describe_custom(user_path(config.name)).splits[split].annotations is not None
+
+
 def _instances(config: DatasetConfig, split: str) -> tuple[str, Path, Path] | None:
     """Name, instance file and image folder of a split; None where only panoptic annotations describe it."""
     if config.name == "coco":
@@ -80,14 +89,14 @@ def _instances(config: DatasetConfig, split: str) -> tuple[str, Path, Path] | No
         )
         return "coco", file, images
     if config.name.endswith(".toml"):
-        path = Path(config.name)
+        path = user_path(config.name)
         description = describe_custom(path)
         named = description.splits[split]
         if named.instances is None:
             return None
         hint = f"Correct the path in [splits.{split}] of {path}; paths are relative to that file."
-        file = first_existing([path.parent / named.instances], "The file of instance annotations", hint)
-        return description.name, file, first_existing([path.parent / named.images], "The image folder", hint)
+        file = first_existing([path.parent / user_path(named.instances)], "The file of instance annotations", hint)
+        return description.name, file, first_existing([path.parent / user_path(named.images)], "The image folder", hint)
     return None
 
 

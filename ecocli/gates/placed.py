@@ -11,19 +11,18 @@ from ecocli.artifacts.derived_table import DerivedTable
 from ecocli.artifacts.lineage import GATE_FILE
 from ecocli.artifacts.manifest import DerivedManifest, GateManifest
 from ecocli.artifacts.tensors import load_tensors
-from ecocli.metrics.assignment import CountTable
 from ecocli.metrics.exit_table import ExitTable
+from ecocli.metrics.results import ResultTable
 
 
-def exit_table(derived: Artifact[DerivedManifest], images: DerivedTable) -> ExitTable[CountTable]:
-    """Counts and costs of a split at every exit."""
-    # Evaluations are of segmentations.
-    assert isinstance(images.counts, CountTable)
-    return ExitTable(derived.manifest.exit_depths, images.counts, images.gflops, images.encoder_gflops)
+def exit_table(derived: Artifact[DerivedManifest], images: DerivedTable) -> ExitTable[ResultTable]:
+    """Results and costs of a split at every exit."""
+    depths = derived.manifest.exit_depths
+    return ExitTable(depths, images.counts, images.quality, images.gflops, images.encoder_gflops)
 
 
 def placed_choice(
-    gate: Artifact[GateManifest], table: ExitTable[CountTable], images: DerivedTable, beta: float
+    gate: Artifact[GateManifest], table: ExitTable[ResultTable], images: DerivedTable, beta: float
 ) -> Int64[np.ndarray, " N"]:
     """Exit index, of the table's exits, that a linear gate takes for each image.
 

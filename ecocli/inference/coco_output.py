@@ -1,4 +1,4 @@
-"""Predictions of single images in COCO's formats: panoptic annotations and instance results.
+"""Predictions of images in COCO's formats: panoptic annotations, instance and box results.
 
 Axes: H W pixels. Source: https://cocodataset.org/#format-results.
 """
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int32, UInt8, UInt16
+from jaxtyping import Float32, Int32, UInt8, UInt16
 from scipy import ndimage
 
 from ecocli.data.categories import Category
@@ -86,3 +86,17 @@ def category_map(
     narrow = ids.astype(np.uint8) if ids.max() < 256 else ids.astype(np.uint16)
     picked: UInt8[np.ndarray, "H W"] | UInt16[np.ndarray, "H W"] = narrow[class_map]
     return picked
+
+
+def detection_entries(
+    image_ids: Sequence[int | str],
+    category_ids: Sequence[int],
+    scores: Float32[np.ndarray, " D"],
+    boxes: Float32[np.ndarray, "D 4"],
+) -> list[dict[str, Any]]:
+    """Detections as COCO's box results; boxes are left, top, width, height in pixels."""
+    columns = (image_ids, category_ids, boxes.astype(np.float64).tolist(), scores.astype(np.float64).tolist())
+    return [
+        {"image_id": image_id, "category_id": category_id, "bbox": box, "score": score}
+        for image_id, category_id, box, score in zip(*columns, strict=True)
+    ]

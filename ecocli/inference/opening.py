@@ -7,13 +7,12 @@ from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.lineage import GATE_FILE, WEIGHTS_FILE, check_price, size_rule
 from ecocli.artifacts.manifest import GateManifest, ParentManifest
 from ecocli.artifacts.tensors import load_tensors
-from ecocli.config.any_architecture import require_segmentation
 from ecocli.config.dataset import ResizeConfig
 from ecocli.config.precision import InferencePrecision
 from ecocli.data.categories import Category
 from ecocli.errors import UsageError
 from ecocli.inference.engines import open_engine, read_plan
-from ecocli.inference.loading import panoptic_rule, restore_gate, restore_model
+from ecocli.inference.loading import restore_gate, restore_model
 from ecocli.inference.photos import PhotoPredictor
 
 
@@ -47,14 +46,14 @@ def open_predictor(
     restored = None
     if gate is not None:
         restored = restore_gate(load_tensors(gate.path_of(GATE_FILE)), gate.manifest, device, gate.digest, beta)
-    architecture = require_segmentation(parent.manifest.architecture, "predict")
+    architecture = parent.manifest.architecture
     categories = tuple(map(Category.of, parent.manifest.categories))
     weights = load_tensors(parent.path_of(WEIGHTS_FILE))
     return PhotoPredictor(
         model=restore_model(architecture, weights, device, parent.digest, precision, compile_warning),
         gate=restored,
         exit_depth=exit_depth,
-        rule=panoptic_rule(architecture, [(category.id, category.is_thing) for category in categories]),
+        architecture=architecture,
         resize=resize or size_rule(parent.manifest),
         categories=categories,
         device=device,
@@ -105,7 +104,7 @@ def exported_model(
             model=open_engine(folder, engine, threads),
             gate=gate,
             exit_depth=max(plan.exit_depths) if exit_depth is None else exit_depth,
-            rule=panoptic_rule(plan.architecture, [(category.id, category.is_thing) for category in categories]),
+            architecture=plan.architecture,
             resize=resize or plan.resize,
             categories=categories,
             device="cpu",

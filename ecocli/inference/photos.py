@@ -5,14 +5,19 @@ with their number.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import UInt8
 
+from ecocli.config.any_architecture import AnyArchitecture, require_segmentation
 from ecocli.config.dataset import ResizeConfig
 from ecocli.data.batching import make_batch
 from ecocli.data.categories import Category
+from ecocli.data.detection import class_indices
 from ecocli.data.transforms import resize_image, shortest_edge_size
+from ecocli.errors import UsageError
+from ecocli.inference.loading import panoptic_rule
 from ecocli.inference.postprocess import PanopticRule
 from ecocli.inference.predictor import ExitGate, ImagePrediction, predict_exits, predict_gated
 from ecocli.model.contracts import ExitModel
@@ -26,7 +31,7 @@ class PhotoPredictor:
         model: In evaluation mode.
         gate: Chooses the exit; None for the fixed one.
         exit_depth: Encoder layers run where there is no gate.
-        rule: Kinds of the classes and thresholds.
+        architecture: The model's.
         resize: Size rule of the network's input.
         categories: In the order of the class index.
         device: Where the model is.
@@ -35,10 +40,35 @@ class PhotoPredictor:
     model: ExitModel
     gate: ExitGate | None
     exit_depth: int
-    rule: PanopticRule
+    architecture: AnyArchitecture
     resize: ResizeConfig
     categories: tuple[Category, ...]
     device: str
+
+    @cached_property
+    def rule(self) -> PanopticRule:
+        """Kinds of the classes and thresholds of a segmentation.
+
+        Raises:
+            UsageError: It is a detector.
+        """
+        architecture = require_segmentation(self.architecture, "a panoptic map")
+        return panoptic_rule(architecture, [(category.id, category.is_thing) for category in self.categories])
+
+    def detections(self, prediction: ImagePrediction) -> list[tuple[Category, float, tuple[float, ...]]]:
+        """Category, score and box (left, top, width, height, in pixels) of each query of a detector, best first.
+
+        Raises:
+            UsageError: It is a segmentation.
+        """
+        if prediction.regions.ndim != 2:
+            raise UsageError(f"{self.architecture.name} is a segmentation, which has no boxes; ask for its instances.")
+        found, indices = prediction.detections(), class_indices(self.categories, self.architecture.num_classes)
+        by_class = {indices[category.id]: category for category in self.categories}
+        columns = (found.class_index.tolist(), found.score.tolist(), found.boxes.tolist())
+        # A class that no category has is none.
+        known = [(by_class[c], s, tuple(box)) for c, s, box in zip(*columns, strict=True) if c in by_class]
+        return sorted(known, key=lambda one: -one[1])
 
     def predict(self, image: UInt8[np.ndarray, "H W 3"], image_id: str = "") -> ImagePrediction:
         """Run the network on one RGB picture."""

@@ -6,7 +6,6 @@ the images' counts sums every replicate and class at once (``CountTable.totals_o
 Intervals are central percentiles. Definitions of counts, mixtures and their PQ: ``ecocli.metrics.assignment``.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,8 +44,3 @@ class BootstrapComparison:
 def compare(quality: Float64[np.ndarray, " R"], control: Float64[np.ndarray, " R"]) -> BootstrapComparison:
     """Compare an assignment with a control on the same replicates."""
     return BootstrapComparison(percentile_interval(quality), percentile_interval(quality - control))
-
-
-def stack_weights(assignments: Sequence[Int64[np.ndarray, " N"]], num_exits: int) -> Float64[np.ndarray, "M N E"]:
-    """Write several assignments as mixtures, for ``ResultTable.replicates``."""
-    return np.stack([one_hot(assignment, num_exits) for assignment in assignments])

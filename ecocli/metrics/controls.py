@@ -103,14 +103,12 @@ class Arena(ExitTable[ResultTable]):
     """The images that gates are scored on, with what all gates share computed once.
 
     Attributes:
-        quality: Quality of each image at each exit, NaN where undefined.
         costs: Cost of each image at each exit, in the unit of the cost model.
         worth: What the utility of an exit is made of before its cost; the quality, if left out.
         milliseconds: Measured cost of each image at each exit, where equal cost is to mean ms; GFLOPs if left out.
         mirror: What each exit is worth on each image's mirror image, by its contribution to the data set's quality.
     """
 
-    quality: Float64[np.ndarray, "N E"]
     costs: Float64[np.ndarray, "N E"]
     worth: Float64[np.ndarray, "N E"] | None = None
     milliseconds: Float64[np.ndarray, "N E"] | None = None
@@ -215,7 +213,7 @@ class Arena(ExitTable[ResultTable]):
             lead_interval=lead_interval,
             random=self.blend(mixture_of(assignment, self.num_exits)),
             random_spread=float(spread.std()),
-            oracle=self.choice(oracle_assignment(self.quality)),
+            oracle=self.choice(self.oracle),
             utility_oracle=self.choice(targets),
             attainable=None
             if self.mirror is None

@@ -109,6 +109,12 @@ class DetectionTable:
         """Give the AP under exit probabilities per image."""
         return _mean(self._averages(weights, _ALL))
 
+    def class_quality(self, weights: Float64[np.ndarray, "N E"]) -> dict[int, tuple[float, float]]:
+        """Give AP and AP50 of each class that occurs, under exit probabilities per image."""
+        occurring = np.flatnonzero(np.bincount(self.true_class, self.true_counts[:, _ALL], self.num_classes))
+        averages = self._averages(weights, _ALL)
+        return {int(label): (float(row.mean()), float(row[0])) for label, row in zip(occurring, averages, strict=True)}
+
     def _averages(self, weights: Float64[np.ndarray, "N E"], area: int) -> Float64[np.ndarray, "C T"]:
         """AP of each class that occurs at each threshold."""
         share = weights[self.image, self.exit_index]

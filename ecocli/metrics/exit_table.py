@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from ecocli.metrics.assignment import best_fixed_mixture, choice_within
+from ecocli.metrics.assignment import best_fixed_mixture, choice_within, oracle_assignment
 from ecocli.metrics.bootstrap import one_hot
 from ecocli.metrics.results import ResultTable
 
@@ -26,6 +26,7 @@ class ExitTable(Generic[Results]):
     Attributes:
         exit_depths: Exits on offer, ascending, in encoder layers run.
         counts: Results at these exits.
+        quality: Quality of each image at each exit; NaN where there is nothing to score.
         gflops: Whole cost of an image at an exit, in GFLOPs (one multiply-add counts once).
         encoder_gflops: The pixel decoder's share of it.
         replicates: R.
@@ -34,6 +35,7 @@ class ExitTable(Generic[Results]):
 
     exit_depths: tuple[int, ...]
     counts: Results
+    quality: Float64[np.ndarray, "N E"]
     gflops: Float64[np.ndarray, "N E"]
     encoder_gflops: Float64[np.ndarray, "N E"]
     replicates: int = 1000
@@ -48,6 +50,11 @@ class ExitTable(Generic[Results]):
     def spent(self) -> Float64[np.ndarray, "N E"]:
         """Cost of each image at each exit, in the unit in which costs are to be equal."""
         return self.gflops
+
+    @property
+    def oracle(self) -> Int64[np.ndarray, " N"]:
+        """Each image's exit of best quality."""
+        return oracle_assignment(self.quality)
 
     def exit_index(self, depths: Int64[np.ndarray, " N"]) -> Int64[np.ndarray, " N"]:
         """Turn depths, each one of the exits, into exit indices."""

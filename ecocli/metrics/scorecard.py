@@ -6,45 +6,50 @@ counts, exactly); what the truth about the mirror images would choose, where it 
 best exit would get. Counts decide all rows; the gate's are those of its real run.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from ecocli.metrics.assignment import CountTable, mixture_of, oracle_assignment
+from ecocli.metrics.assignment import CountTable, mixture_of
 from ecocli.metrics.bootstrap import one_hot, percentile_interval
 from ecocli.metrics.exit_table import ExitTable
-from ecocli.metrics.panoptic_quality import ImageCounts, PanopticQuality, panoptic_quality
+from ecocli.metrics.panoptic_quality import ImageCounts
+from ecocli.metrics.results import ResultTable
 
 ORACLE = "oracle"
 RANDOM = "random"
 GATE = "gate"
 ATTAINABLE = "attainable"
+QualityT = TypeVar("QualityT")
 
 
 @dataclass(frozen=True, eq=False)
-class GateRun:
+class GateRun(Generic[QualityT]):
     """What the gate did on the network.
 
     Attributes:
         depths: Encoder layers each image ran.
-        counts: Panoptic counts of its predictions, summed over the images.
+        quality: Of its predictions.
+        value: The one number of it that gates are judged by; None where undefined.
         gflops: What the gate itself costs per image.
     """
 
     depths: Int64[np.ndarray, " N"]
-    counts: ImageCounts
+    quality: QualityT
+    value: float | None
     gflops: float
 
 
 @dataclass(frozen=True)
-class ScoreRow:
+class ScoreRow(Generic[QualityT]):
     """One way of choosing exits.
 
     Attributes:
         name: ``exit 4``, ``gate``, ``random``, ``attainable`` or ``oracle``.
-        quality: Panoptic quality.
+        quality: As the task measures it.
         gflops: Mean cost of an image, in GFLOPs.
         encoder_gflops: The pixel decoder's share of it.
         mean_depth: Mean encoder layers run.
@@ -52,7 +57,7 @@ class ScoreRow:
     """
 
     name: str
-    quality: PanopticQuality
+    quality: QualityT
     gflops: float
     encoder_gflops: float
     mean_depth: float
@@ -61,12 +66,12 @@ class ScoreRow:
 
 @dataclass(frozen=True)
 class GateLead:
-    """The gate's PQ against the best blend of fixed exits that costs no more.
+    """The gate's quality against that of the best blend of fixed exits that costs no more.
 
     Attributes:
         mixture: The blend's share of each exit; of at most two.
-        control_pq: Its PQ.
-        lead: PQ(gate) - PQ(blend).
+        control_pq: Its quality.
+        lead: Of the gate, less that.
         low: Lower end of the lead's bootstrap interval.
         high: Upper end.
         confidence: Of the interval.
@@ -105,21 +110,20 @@ def expected_counts(counts: CountTable, weights: Float64[np.ndarray, "N E"]) -> 
 
 
 def score_rows(
-    table: ExitTable[CountTable],
-    is_thing: Sequence[bool],
-    gate: GateRun | None,
+    table: ExitTable[ResultTable],
+    gate: GateRun[QualityT] | None,
+    quality_of: Callable[[Float64[np.ndarray, "N E"]], QualityT],
     mirror: Float64[np.ndarray, "N E"] | None = None,
-) -> list[ScoreRow]:
+) -> list[ScoreRow[QualityT]]:
     """Score every fixed exit, the gate with its controls if there is one, and the oracle.
 
     Args:
-        table: Counts and costs at every exit.
-        is_thing: By class.
+        table: Results and costs at every exit.
         gate: The gate's run.
+        quality_of: Quality of the data set under exit probabilities per image.
         mirror: What each exit is worth on each image's mirror image; without it nothing is said about the attainable.
     """
     N, E = table.gflops.shape
-    oracle = one_hot(oracle_assignment(image_qualities(table.counts)), E)
     weights = {f"exit {depth}": np.broadcast_to(np.eye(E)[e], (N, E)) for e, depth in enumerate(table.exit_depths)}
     if gate is not None:
         assignment = table.exit_index(gate.depths)
@@ -127,17 +131,15 @@ def score_rows(
         weights[RANDOM] = np.broadcast_to(mixture_of(assignment, E), (N, E))
         if mirror is not None:
             weights[ATTAINABLE] = one_hot(table.attainable(mirror, assignment, gate.gflops), E)
-    weights[ORACLE] = oracle
+    weights[ORACLE] = one_hot(table.oracle, E)
     rows = []
     for name, chosen in weights.items():
-        is_gate = gate is not None and name == GATE
-        counts = gate.counts if gate is not None and is_gate else expected_counts(table.counts, chosen)
-        own_gflops = gate.gflops if gate is not None and is_gate else 0.0
+        run = gate if name == GATE else None
         rows.append(
             ScoreRow(
                 name=name,
-                quality=panoptic_quality(counts, is_thing),
-                gflops=float((chosen * table.gflops).sum() / N) + own_gflops,
+                quality=quality_of(chosen) if run is None else run.quality,
+                gflops=float((chosen * table.gflops).sum() / N) + (0.0 if run is None else run.gflops),
                 encoder_gflops=float((chosen * table.encoder_gflops).sum() / N),
                 mean_depth=float((chosen @ np.array(table.exit_depths, np.float64)).mean()),
                 # Shares are counts over N; the last digits of a mean would tell equal ones apart.
@@ -148,31 +150,30 @@ def score_rows(
 
 
 def gate_lead(
-    table: ExitTable[CountTable],
-    gate: GateRun,
+    table: ExitTable[ResultTable],
+    gate: GateRun[QualityT],
     confidence: float = 0.95,
     mirror: Float64[np.ndarray, "N E"] | None = None,
 ) -> GateLead | None:
     """Compare the gate with the best blend of at most two fixed exits of equal cost.
 
     Args:
-        table: Counts and costs at every exit.
+        table: Results and costs at every exit.
         gate: The gate's run; its own cost is part of the budget.
         confidence: Of the interval.
         mirror: What each exit is worth on each image's mirror image, where that is known.
 
     Returns:
-        The lead with its interval; None where PQ is undefined.
+        The lead with its interval; None where the quality is undefined.
     """
     assignment = table.exit_index(gate.depths)
     mixture = table.equal_mixture(assignment, gate.gflops)
-    pq = panoptic_quality(gate.counts).pq
-    if mixture is None or pq is None:
+    if mixture is None or gate.value is None:
         return None
     control = table.counts.mixture_quality(mixture)
     low, high = percentile_interval(table.lead_replicates(assignment, gate.gflops), confidence)
-    reached = None
+    lead, reached = gate.value - control, None
     if mirror is not None:
         attainable = table.counts.assignment_quality(table.attainable(mirror, assignment, gate.gflops)) - control
-        reached = (pq - control) / attainable if attainable > 0.0 else None
-    return GateLead(tuple(mixture.tolist()), control, pq - control, low, high, confidence, table.replicates, reached)
+        reached = lead / attainable if attainable > 0.0 else None
+    return GateLead(tuple(mixture.tolist()), control, lead, low, high, confidence, table.replicates, reached)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from ecocli.metrics.assignment import CountTable, choice_within, oracle_assignment
+from ecocli.metrics.assignment import choice_within, oracle_assignment
 from ecocli.metrics.exit_table import ExitTable
-from ecocli.metrics.scorecard import image_qualities
+from ecocli.metrics.results import ResultTable
 
 PRICES = (0.0, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 """Prices of one encoder layer, in PQ (0..1), at which the oracle is drawn."""
@@ -23,14 +23,14 @@ class CurvePoint:
 
     Attributes:
         gflops: Mean cost of an image.
-        pq: PQ of the data set, 0..1.
+        pq: Quality of the data set, PQ or AP, 0..1.
     """
 
     gflops: float
     pq: float
 
 
-def blend_curve(table: ExitTable[CountTable], steps: int = 10) -> list[CurvePoint]:
+def blend_curve(table: ExitTable[ResultTable], steps: int = 10) -> list[CurvePoint]:
     """Follow the blends of neighbouring exits from the shallowest to the deepest; images are dealt out blindly."""
     costs = table.gflops.mean(axis=0)
     E = len(table.exit_depths)
@@ -45,29 +45,28 @@ def blend_curve(table: ExitTable[CountTable], steps: int = 10) -> list[CurvePoin
     return points
 
 
-def oracle_curve(table: ExitTable[CountTable], prices: Sequence[float] = PRICES) -> list[CurvePoint]:
+def oracle_curve(table: ExitTable[ResultTable], prices: Sequence[float] = PRICES) -> list[CurvePoint]:
     """Follow the oracle from dear compute to free: each image's best exit by PQ less price times depth.
 
     Returns:
         By ascending cost, without repetitions; the last point is the oracle of quality.
     """
-    quality = image_qualities(table.counts)
-    rows = np.arange(len(quality))
+    rows = np.arange(len(table.quality))
     points: dict[float, CurvePoint] = {}
     for price in prices:
-        choice = oracle_assignment(quality - price * np.array(table.exit_depths, np.float64))
+        choice = oracle_assignment(table.quality - price * np.array(table.exit_depths, np.float64))
         cost = float(table.gflops[rows, choice].mean())
         points.setdefault(cost, CurvePoint(cost, table.counts.assignment_quality(choice)))
     return [points[cost] for cost in sorted(points)]
 
 
 def attainable_curve(
-    table: ExitTable[CountTable], mirror: Float64[np.ndarray, "N E"], steps: int = 3
+    table: ExitTable[ResultTable], mirror: Float64[np.ndarray, "N E"], steps: int = 3
 ) -> list[CurvePoint]:
     """Follow what is attainable from the shallowest exit's cost to the deepest's; see ``ExitTable.attainable``.
 
     Args:
-        table: Counts and costs.
+        table: Results and costs.
         mirror: What each exit is worth on each image's mirror image.
         steps: Points from exit to exit.
 
@@ -84,7 +83,7 @@ def attainable_curve(
     return [points[cost] for cost in sorted(points)]
 
 
-def place_choice(table: ExitTable[CountTable], choice: Int64[np.ndarray, " N"]) -> CurvePoint:
+def place_choice(table: ExitTable[ResultTable], choice: Int64[np.ndarray, " N"]) -> CurvePoint:
     """Place a choice of exit indices by arithmetic, without running anything."""
     gflops = table.gflops[np.arange(len(choice)), choice].mean()
     return CurvePoint(float(gflops), table.counts.assignment_quality(choice))

@@ -1,7 +1,10 @@
 """The one place where an architecture's config becomes modules."""
 
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
+from ecocli.config.any_architecture import AnyArchitecture
 from ecocli.config.architecture import (
     ArchitectureConfig,
     EncoderConfig,
@@ -79,9 +82,10 @@ def build_encoder(config: EncoderConfig, channels: int, levels: int) -> ExitEnco
     )
 
 
-def build_model(config: ArchitectureConfig | DetrConfig) -> ExitNetwork:
+def build_model(config: AnyArchitecture) -> ExitNetwork:
     """Build a model with fresh weights drawn from torch's global generator."""
-    return build_detr(config) if isinstance(config, DetrConfig) else build_mask2former(config)
+    model: ExitNetwork = _BUILDERS[config.kind](config)
+    return model
 
 
 def build_mask2former(config: ArchitectureConfig) -> Mask2Former:
@@ -128,3 +132,7 @@ def build_detr(config: DetrConfig) -> Detr:
         pixel_mean=config.pixel_mean,
         pixel_std=config.pixel_std,
     )
+
+
+_BUILDERS: Mapping[str, Callable[[Any], ExitNetwork]] = {"mask2former": build_mask2former, "detr": build_detr}
+"""What builds each kind of architecture."""

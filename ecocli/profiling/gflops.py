@@ -14,11 +14,13 @@ import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ecocli.config.any_architecture import AnyArchitecture
 from ecocli.config.architecture import ArchitectureConfig
 from ecocli.config.detr import DetrConfig
 from ecocli.config.fit_gate import FeatureName
@@ -207,8 +209,27 @@ def _gate_cost(channels: int, exits: int) -> float:
         return meter.read().gflops("paper")
 
 
+def _count_segmentation(
+    architecture: ArchitectureConfig, padded_size: Size, original_size: Size
+) -> tuple[_NetworkCosts, float]:
+    network, queries = _network_costs(architecture, padded_size), architecture.transformer_decoder.num_queries
+    return network, _post_processing_cost(queries, architecture.num_classes, padded_size, original_size)
+
+
+def _count_detr(architecture: DetrConfig, padded_size: Size, _original_size: Size) -> tuple[_NetworkCosts, float]:
+    """A detector's post-processing, a few sums per query, is nothing."""
+    return _detr_costs(architecture, padded_size), 0.0
+
+
+_COUNTERS: Mapping[str, Callable[[Any, Size, Size], tuple[_NetworkCosts, float]]] = {
+    "mask2former": _count_segmentation,
+    "detr": _count_detr,
+}
+"""What counts each kind of architecture as its source does: the network by part, and the post-processing."""
+
+
 def count_gflops(
-    architecture: ArchitectureConfig | DetrConfig,
+    architecture: AnyArchitecture,
     padded_size: Size,
     original_size: Size,
     exit_depths: Sequence[int],
@@ -236,12 +257,7 @@ def count_gflops(
     divisor = architecture.size_divisor
     if min(padded_size) < divisor or any(side % divisor for side in padded_size):
         raise ValueError(f"padded size {padded_size[0]}x{padded_size[1]}; both sides must be multiples of {divisor}")
-    if isinstance(architecture, DetrConfig):
-        network, post_processing = _detr_costs(architecture, padded_size), 0.0
-    else:
-        network = _network_costs(architecture, padded_size)
-        queries, classes = architecture.transformer_decoder.num_queries, architecture.num_classes
-        post_processing = _post_processing_cost(queries, classes, padded_size, original_size)
+    network, post_processing = _COUNTERS[architecture.kind](architecture, padded_size, original_size)
     upsampling = network.fusion.resizing_gflops
     costs = ExitCosts(
         exits=architecture.exits,

@@ -7,7 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ecocli.artifacts.summaries import EvaluationSummary
+from ecocli.config.derive import TaskName
+from ecocli.reports.box_overlays import DRAWN_SCORE
 from ecocli.reports.page import Card, Figure, Section, Table, render_page
+
+_EXAMPLES: Mapping[TaskName, str] = {
+    "panoptic": "Darkened pixels are unlabelled.",
+    "detection": f"Detections of a score above {DRAWN_SCORE:g} are drawn.",
+}
 
 
 @dataclass(frozen=True)
@@ -20,7 +27,7 @@ class Example:
 
 @dataclass(frozen=True)
 class ClassScore:
-    """PQ of one class, 0..1, None where it does not occur."""
+    """Quality of one class, 0..1, None where it does not occur."""
 
     name: str
     kind: str
@@ -34,7 +41,7 @@ class PageContent:
     Attributes:
         summary: The evaluation's summary.
         ms_per_image: Measured milliseconds by row name; empty where not measured.
-        tradeoff: Plot of PQ against GFLOPs.
+        tradeoff: Plot of quality against GFLOPs.
         histogram: Plot of the exits.
         examples: Example images.
         classes: Scores by class.
@@ -53,7 +60,7 @@ class PageContent:
 def build_page(content: PageContent) -> str:
     """Write the page as HTML."""
     summary = content.summary
-    gate = summary.gate
+    gate, measure = summary.gate, summary.measure
     what = "the gate" if gate else "the fixed exits"
     subtitle = (
         f"{summary.dataset}, split {summary.split}, {summary.images} images; exits after "
@@ -61,25 +68,28 @@ def build_page(content: PageContent) -> str:
         + (f"; gate on {gate.feature}, fitted at price {gate.beta:g} per unit of cost" if gate else "")
     )
     sections = [
-        Section("Quality against compute", _tradeoff_text(summary), [_figure(content.tradeoff, "PQ against GFLOPs")]),
+        Section(
+            "Quality against compute", _tradeoff_text(summary), [_figure(content.tradeoff, f"{measure} against GFLOPs")]
+        ),
         Section(
             "All numbers",
-            "PQ to AP in points. GFLOPs count one multiply-add once and are means over the images; encoder is the "
-            "whole pixel decoder. The random row sends each image to an exit at random, as often as the gate does. "
-            "The oracle takes each image's best exit and needs to know the truth, luck included. The row attainable, "
-            "where there is one, takes the exits that the truth about the mirror images would choose at this cost.",
+            f"{_headings(summary)} in points. GFLOPs count one multiply-add once and are means over the images; "
+            "encoder is the whole pixel decoder. The random row sends each image to an exit at random, as often as "
+            "the gate does. The oracle takes each image's best exit and needs to know the truth, luck included. The "
+            "row attainable, where there is one, takes the exits that the truth about the mirror images would choose "
+            "at this cost.",
             [_row_table(summary, content.ms_per_image)],
         ),
         Section(
             "Which exits images need",
-            "The best exit is the shallowest with the image's highest PQ.",
+            f"The best exit is the shallowest with the image's highest {measure}.",
             [_figure(content.histogram, "share of images by exit")],
         ),
     ]
     if content.examples:
         figures = [Figure(example.png, example.caption, example.caption) for example in content.examples]
-        sections.append(Section("Examples", "Darkened pixels are unlabelled.", figures))
-    sections.append(Section("Classes", "PQ in points, sorted by name.", [_class_table(content.classes)]))
+        sections.append(Section("Examples", _EXAMPLES[summary.task], figures))
+    sections.append(Section("Classes", f"{measure} in points, sorted by name.", [_class_table(content.classes)]))
     origins = Table(["input", "digest"], [list(origin) for origin in content.origins])
     sections.append(Section("Origin", "", [origins]))
     title = f"Early exits on {summary.dataset}: {what}"
@@ -89,12 +99,13 @@ def build_page(content: PageContent) -> str:
 def _cards(summary: EvaluationSummary, ms: Mapping[str, float]) -> list[Card]:
     rows = summary.by_name
     deepest = rows[f"exit {summary.exit_depths[-1]}"]
-    cards = [Card(_points(deepest.pq), f"PQ of exit {summary.exit_depths[-1]}, the deepest")]
+    measure = summary.measure
+    cards = [Card(_points(summary.quality(deepest)), f"{measure} of exit {summary.exit_depths[-1]}, the deepest")]
     gate = rows.get("gate")
     if gate is not None:
         saved = 1 - gate.gflops / deepest.gflops
         cards = [
-            Card(_points(gate.pq), "PQ of the gate"),
+            Card(_points(summary.quality(gate)), f"{measure} of the gate"),
             *cards,
             Card(f"{100 * saved:.1f} %", "GFLOPs saved against it"),
             Card(f"{gate.mean_depth:.2f}", "encoder layers per image"),
@@ -104,8 +115,8 @@ def _cards(summary: EvaluationSummary, ms: Mapping[str, float]) -> list[Card]:
         lead = summary.gate_lead
         if lead is not None:
             interval = f"95 % [{100 * lead.low:+.2f}, {100 * lead.high:+.2f}]"
-            cards.append(Card(f"{100 * lead.lead:+.2f}", f"PQ above random choice at equal cost, {interval}"))
-    cards.append(Card(_points(rows["oracle"].pq), "PQ of the oracle"))
+            cards.append(Card(f"{100 * lead.lead:+.2f}", f"{measure} above random choice at equal cost, {interval}"))
+    cards.append(Card(_points(summary.quality(rows["oracle"])), f"{measure} of the oracle"))
     return cards
 
 
@@ -126,8 +137,8 @@ def _tradeoff_text(summary: EvaluationSummary) -> str:
         else "The interval contains zero: on these images the gate cannot be told from choosing blindly."
     )
     return (
-        f"Blindly choosing at the gate's cost, the best is {blend}: PQ {_points(lead.control_pq)}. The gate's lead "
-        f"is {100 * lead.lead:+.2f} PQ, 95 % bootstrap interval "
+        f"Blindly choosing at the gate's cost, the best is {blend}: {summary.measure} {_points(lead.control_pq)}. The "
+        f"gate's lead is {100 * lead.lead:+.2f} {summary.measure}, 95 % bootstrap interval "
         f"[{100 * lead.low:+.2f}, {100 * lead.high:+.2f}]. {worth} The bar at the gate is this interval, drawn "
         "around the gate."
     )
@@ -135,7 +146,7 @@ def _tradeoff_text(summary: EvaluationSummary) -> str:
 
 def _row_table(summary: EvaluationSummary, ms: Mapping[str, float]) -> Table:
     depths = summary.exit_depths
-    heads = ["", "PQ", "SQ", "RQ", "PQ things", "PQ stuff", "mIoU", "AP", "GFLOPs", "encoder", "ms", "layers"]
+    heads = ["", *summary.qualities, "GFLOPs", "encoder", "ms", "layers"]
     heads += [f"exit {depth} %" for depth in depths]
     cells = []
     for row in summary.rows:
@@ -143,7 +154,7 @@ def _row_table(summary: EvaluationSummary, ms: Mapping[str, float]) -> Table:
         cells.append(
             [
                 row.name,
-                *map(_points, (row.pq, row.sq, row.rq, row.pq_things, row.pq_stuff, row.miou, row.ap)),
+                *(_points(getattr(row, field)) for field in summary.qualities.values()),
                 f"{row.gflops:.4g}",
                 f"{row.encoder_gflops:.4g}",
                 f"{ms[row.name]:.1f}" if row.name in ms else "-",
@@ -166,6 +177,11 @@ def _class_table(classes: Sequence[ClassScore]) -> Table:
 
 def _figure(png: bytes, alternative: str) -> Figure:
     return Figure(png, "", alternative)
+
+
+def _headings(summary: EvaluationSummary) -> str:
+    names = list(summary.qualities)
+    return f"{names[0]} to {names[-1]}"
 
 
 def _points(value: float | None) -> str:

@@ -35,7 +35,7 @@ class TradeoffPoint:
     Attributes:
         label: Written beside the point; empty for none.
         gflops: Mean cost of an image.
-        pq: Panoptic quality, 0..1.
+        pq: Quality, PQ or AP, 0..1.
     """
 
     label: str
@@ -49,6 +49,7 @@ class Tradeoff:
 
     Attributes:
         title: What was evaluated.
+        measure: What quality is called: PQ or AP.
         fixed: The fixed exits, shallowest first.
         blends: Random choice between fixed exits, along its line.
         gates: Fitted gates by ascending cost; the evaluated one may be among them.
@@ -59,6 +60,7 @@ class Tradeoff:
     """
 
     title: str
+    measure: str
     fixed: Sequence[TradeoffPoint]
     blends: Sequence[TradeoffPoint]
     gates: Sequence[TradeoffPoint]
@@ -69,7 +71,7 @@ class Tradeoff:
 
 
 def draw_tradeoff(tradeoff: Tradeoff) -> bytes:
-    """Draw PQ against GFLOPs and return a PNG."""
+    """Draw quality against GFLOPs and return a PNG."""
     figure, axes = _new_figure(8.0, 5.0)
     _line(axes, tradeoff.oracles, ORACLE_COLOR, "oracle (best exit of every image)", marker="^", linewidth=1.6)
     _line(axes, tradeoff.attainable, ATTAINABLE_COLOR, "attainable (mirror's truth)", marker="v", linewidth=1.4)
@@ -94,7 +96,7 @@ def draw_tradeoff(tradeoff: Tradeoff) -> bytes:
             axes.errorbar([gate.gflops], [100 * gate.pq], yerr=errors, color=GATE_COLOR, capsize=4, linewidth=1.2)
         _line(axes, [gate], GATE_COLOR, "evaluated gate", marker="*", linestyle="", markersize=17, zorder=5)
     axes.set_xlabel("GFLOPs per image (one multiply-add counts once)")
-    axes.set_ylabel("PQ")
+    axes.set_ylabel(tradeoff.measure)
     axes.set_title(tradeoff.title, fontsize=10)
     axes.margins(x=0.09, y=0.13)
     axes.legend(loc="best", frameon=False, fontsize=9)

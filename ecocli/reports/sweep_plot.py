@@ -1,6 +1,7 @@
 """The trade-off plot of a sweep: quality of gates, fixed exits, their blends and the oracle against compute.
 
-SVG bytes, the same for the same numbers and the same matplotlib, which is imported only when drawing. PQ in points.
+SVG bytes, the same for the same numbers and the same matplotlib, which is imported only when drawing. Quality is in
+points.
 """
 
 import io
@@ -16,7 +17,7 @@ class PlotPoint:
 
     Attributes:
         gflops: Mean cost of an image.
-        pq: Panoptic quality, 0..1.
+        pq: Quality, PQ or AP, 0..1.
         low: Lower end of its interval, or ``pq``.
         high: Upper end of its interval, or ``pq``.
         label: Written beside the point; empty for none.
@@ -31,6 +32,7 @@ class PlotPoint:
 
 def draw_sweep(
     title: str,
+    measure: str,
     fixed: Sequence[PlotPoint],
     gates: Sequence[tuple[str, Sequence[PlotPoint]]],
     oracle: Sequence[PlotPoint],
@@ -40,6 +42,7 @@ def draw_sweep(
 
     Args:
         title: What was swept.
+        measure: What quality is called: PQ or AP.
         fixed: Every fixed exit, by ascending cost.
         gates: Name and points of each series of gates.
         oracle: Each image at its target exit, at the same betas.
@@ -80,7 +83,7 @@ def draw_sweep(
             *places(ordered), yerr=errors, color=color, marker="o", markersize=5, linewidth=1.6, capsize=3, label=name
         )
     axes.set_xlabel("GFLOPs per image (one multiply-add counts once)")
-    axes.set_ylabel("PQ")
+    axes.set_ylabel(measure)
     axes.set_title(title, fontsize=10)
     axes.legend(frameon=False, fontsize=9)
     drawn = io.BytesIO()

@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from ecocli.artifacts.summaries import EvaluationRow
-from ecocli.metrics.assignment import CountTable, oracle_assignment
+from ecocli.metrics.assignment import CountTable
 from ecocli.metrics.exit_table import ExitTable
 from ecocli.metrics.instance import InstanceQuality, TrueInstance, instance_quality
-from ecocli.metrics.panoptic_quality import ImageCounts
+from ecocli.metrics.panoptic_quality import ImageCounts, PanopticQuality
 from ecocli.metrics.scorecard import (
     ATTAINABLE,
     GATE,
@@ -21,7 +21,6 @@ from ecocli.metrics.scorecard import (
     RANDOM,
     ScoreRow,
     expected_counts,
-    image_qualities,
 )
 from ecocli.metrics.semantic import SemanticQuality, semantic_quality
 from ecocli.scoring.scores import CountEntries, PartScores, instance_images
@@ -63,7 +62,7 @@ def sum_view(part: PartScores, view: int, num_classes: int) -> ImageCounts:
 
 def further_metrics(
     part: PartScores,
-    rows: Sequence[ScoreRow],
+    rows: Sequence[ScoreRow[PanopticQuality]],
     table: ExitTable[CountTable],
     *,
     ap: bool,
@@ -75,7 +74,7 @@ def further_metrics(
     Args:
         part: Scores of the whole data set.
         rows: The rows of the evaluation.
-        table: Counts at the fixed exits.
+        table: Counts and costs at the fixed exits.
         ap: Whether instances were kept.
         exits: Whether the fixed exits were run with all metrics, not the gate alone.
         truth: True instances of each image for AP, where they are not to be those of the panoptic maps.
@@ -85,7 +84,7 @@ def further_metrics(
     """
     E = len(table.exit_depths)
     whole = np.ones(part.positions.size, np.int64)
-    oracle = oracle_assignment(image_qualities(table.counts))
+    oracle = table.oracle
     metrics = {}
     for row in rows:
         confusion, views = None, None
@@ -105,7 +104,7 @@ def further_metrics(
     return metrics
 
 
-def row_summary(row: ScoreRow, further: FurtherMetrics) -> EvaluationRow:
+def row_summary(row: ScoreRow[PanopticQuality], further: FurtherMetrics) -> EvaluationRow:
     """Bring one row into the form in which an evaluation keeps it."""
     quality = row.quality
     return EvaluationRow(

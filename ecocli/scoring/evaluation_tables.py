@@ -9,10 +9,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from jaxtyping import Float64, Int64
 
+from ecocli.data.images import ImageDataset
 from ecocli.data.panoptic import PanopticDataset
-from ecocli.metrics.assignment import CountTable, oracle_assignment
+from ecocli.metrics.assignment import CountTable
 from ecocli.metrics.exit_table import ExitTable
+from ecocli.metrics.panoptic_quality import PanopticQuality
+from ecocli.metrics.results import ResultTable
 from ecocli.metrics.scorecard import ScoreRow, image_qualities
 from ecocli.scoring.assemble import FurtherMetrics, count_table
 from ecocli.scoring.scores import PartScores
@@ -22,20 +26,24 @@ IMAGE_COLUMNS: Mapping[str, tuple[str, str]] = {
     "file_name": ("image file, relative to the split's folder", ""),
     "height": ("height on disk", "px"),
     "width": ("width on disk", "px"),
-    "pq": ("PQ of this image at each exit; null where there is nothing to score", "ratio 0..1"),
     "gflops": ("cost of this image at each exit, one multiply-add counted once", "GFLOPs"),
     "encoder_gflops": ("the pixel decoder's share of it", "GFLOPs"),
+    "oracle_depth": ("shallowest exit of best quality", "encoder layers run"),
+    "gate_depth": ("exit the gate chose; null without a gate", "encoder layers run"),
+}
+"""Meaning and unit of the columns of the image table that every task has."""
+
+PANOPTIC_COLUMNS: Mapping[str, tuple[str, str]] = {
+    "pq": ("PQ of this image at each exit; null where there is nothing to score", "ratio 0..1"),
     "count_exit": ("exit index of each count, from 0", ""),
     "count_class": ("class index of each count, the rank of the category id", ""),
     "count_iou_sum": ("sum of the IoU of matched segments", "ratio"),
     "count_tp": ("matched segments", "segments"),
     "count_fp": ("predicted segments without match", "segments"),
     "count_fn": ("true segments without match", "segments"),
-    "oracle_depth": ("shallowest exit with the best PQ", "encoder layers run"),
-    "gate_depth": ("exit the gate chose; null without a gate", "encoder layers run"),
     "gate_pq": ("PQ of this image at the gate's exit, as run", "ratio 0..1"),
 }
-"""Meaning and unit of each column of the image table."""
+"""Those of a segmentation."""
 
 _COUNTS = ("count_exit", "count_class", "count_iou_sum", "count_tp", "count_fp", "count_fn")
 
@@ -53,14 +61,22 @@ CLASS_COLUMNS: Mapping[str, tuple[str, str]] = {
 
 
 def image_table(
-    dataset: PanopticDataset, part: PartScores, table: ExitTable[CountTable], *, has_gate: bool
+    dataset: ImageDataset,
+    table: ExitTable[ResultTable],
+    gate_depths: Int64[np.ndarray, " N"] | None,
+    results: Mapping[str, Any],
 ) -> pa.Table:
-    """Build the table of images, in the order of the data set."""
+    """Build the table of images, in the order of the data set.
+
+    Args:
+        dataset: The images.
+        table: Results and costs at every exit.
+        gate_depths: What the gate chose; None without one.
+        results: The task's own columns.
+    """
     records = list(dataset.records)
-    quality = image_qualities(table.counts)
     depths = np.array(table.exit_depths, np.int32)
-    gate_counts = count_table(part.counts, (len(depths),), len(records), table.counts.num_classes)
-    gate_pq = image_qualities(gate_counts)[:, 0]
+    chosen = [None] * len(records) if gate_depths is None else gate_depths.tolist()
     lists = pa.list_(pa.float64())
     return pa.table(
         {
@@ -68,18 +84,38 @@ def image_table(
             "file_name": pa.array([record.file_name for record in records], pa.string()),
             "height": pa.array([record.height for record in records], pa.int32()),
             "width": pa.array([record.width for record in records], pa.int32()),
-            "pq": pa.array([_with_null(row) for row in quality], lists),
             "gflops": pa.array(table.gflops.tolist(), lists),
             "encoder_gflops": pa.array(table.encoder_gflops.tolist(), lists),
-            **_count_columns(table.counts),
-            "oracle_depth": pa.array(depths[oracle_assignment(quality)], pa.int32()),
-            "gate_depth": pa.array(part.gate_depths.tolist() if has_gate else [None] * len(records), pa.int32()),
-            "gate_pq": pa.array(_with_null(gate_pq) if has_gate else [None] * len(records), pa.float64()),
+            "oracle_depth": pa.array(depths[table.oracle], pa.int32()),
+            "gate_depth": pa.array(chosen, pa.int32()),
+            **results,
         }
     )
 
 
-def class_table(dataset: PanopticDataset, rows: Sequence[ScoreRow], metrics: Mapping[str, FurtherMetrics]) -> pa.Table:
+def panoptic_result_columns(part: PartScores, counts: CountTable, *, has_gate: bool) -> dict[str, Any]:
+    """Write counts and PQ at every exit, and the gate's PQ, as columns."""
+    gate_pq = image_qualities(count_table(part.counts, (counts.num_exits,), counts.num_images, counts.num_classes))
+    return {
+        "pq": quality_column(image_qualities(counts)),
+        **_count_columns(counts),
+        "gate_pq": gate_column(gate_pq[:, 0] if has_gate else None, counts.num_images),
+    }
+
+
+def quality_column(quality: Float64[np.ndarray, "N E"]) -> Any:
+    """Write the quality of images at their exits; NaN becomes null."""
+    return pa.array([_with_null(row) for row in quality], pa.list_(pa.float64()))
+
+
+def gate_column(quality: Float64[np.ndarray, " N"] | None, images: int) -> Any:
+    """Write the quality of images at the gate's exits; null without a gate."""
+    return pa.array([None] * images if quality is None else _with_null(quality), pa.float64())
+
+
+def class_table(
+    dataset: PanopticDataset, rows: Sequence[ScoreRow[PanopticQuality]], metrics: Mapping[str, FurtherMetrics]
+) -> pa.Table:
     """Build the table of classes: every row of the scorecard, class by class."""
     columns: dict[str, list[object]] = {name: [] for name in CLASS_COLUMNS}
     for row in rows:
@@ -95,13 +131,23 @@ def class_table(dataset: PanopticDataset, rows: Sequence[ScoreRow], metrics: Map
     return pa.table({name: pa.array(columns[name], kind) for name, kind in zip(CLASS_COLUMNS, types, strict=True)})
 
 
-def read_exit_table(images: pa.Table, exit_depths: Sequence[int], num_classes: int) -> ExitTable[CountTable]:
-    """Read counts and costs at every exit back out of a table of images."""
+def read_exit_table(
+    images: pa.Table, exit_depths: Sequence[int], counts: ResultTable, quality_name: str
+) -> ExitTable[ResultTable]:
+    """Read results and costs at every exit back out of a table of images, around results read already."""
+    quality, gflops, encoder = (
+        np.array(images[name].to_pylist(), np.float64) for name in (quality_name, "gflops", "encoder_gflops")
+    )
+    return ExitTable(tuple(exit_depths), counts, quality, gflops, encoder)
+
+
+def read_panoptic_counts(images: pa.Table, num_exits: int, num_classes: int) -> CountTable:
+    """Read the counts at every exit back out of a table of images."""
     lengths = pc.list_value_length(images["count_exit"]).to_numpy()
     entries = [pc.list_flatten(images[name]).to_numpy() for name in _COUNTS]
-    counts = CountTable(
+    return CountTable(
         num_images=images.num_rows,
-        num_exits=len(exit_depths),
+        num_exits=num_exits,
         num_classes=num_classes,
         image=np.repeat(np.arange(images.num_rows, dtype=np.int64), lengths),
         exit_index=entries[0].astype(np.int64),
@@ -111,8 +157,6 @@ def read_exit_table(images: pa.Table, exit_depths: Sequence[int], num_classes: i
         fp=entries[4],
         fn=entries[5],
     )
-    gflops, encoder_gflops = (np.array(images[name].to_pylist(), np.float64) for name in ("gflops", "encoder_gflops"))
-    return ExitTable(tuple(exit_depths), counts, gflops, encoder_gflops)
 
 
 def _count_columns(counts: CountTable) -> dict[str, Any]:

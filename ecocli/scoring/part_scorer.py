@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64
 
-from ecocli.data.panoptic import encode_id_map
+from ecocli.data.panoptic import ImageRecord, PanopticDataset, encode_id_map
 from ecocli.inference.postprocess import PanopticRule, instance_inference, semantic_map
 from ecocli.inference.predictor import ExitGate, ImagePrediction, predict_gated
 from ecocli.metrics.assignment import oracle_assignment
@@ -20,9 +20,10 @@ from ecocli.metrics.instance import Rle, encode_masks, true_instances
 from ecocli.metrics.panoptic_quality import ImageCounts
 from ecocli.metrics.semantic import count_confusion, semantic_truth
 from ecocli.model.contracts import ExitModel
-from ecocli.scoring.batches import LabelledBatch, TruePanoptic
+from ecocli.scoring.batches import LabelledBatch, TruePanoptic, panoptic_truth
 from ecocli.scoring.score_exits import ScoredPrediction, derive_rows, score_prediction
-from ecocli.scoring.scores import TRUTH_VIEW, CountEntries, InstanceEntries, PartScores, SegmentEntries
+from ecocli.scoring.scored_dataset import ScoringTask
+from ecocli.scoring.scores import TRUTH_VIEW, CountEntries, InstanceEntries, PartScores, SegmentEntries, merge_parts
 
 
 @dataclass(frozen=True)
@@ -30,14 +31,12 @@ class ScoringOptions:
     """What to score.
 
     Attributes:
-        every_exit: Run every fixed exit, not the gate alone.
         exit_metrics: Score the fixed exits by more than PQ.
         semantic: Count semantic confusion for mIoU.
         instances: Keep instances for AP.
         max_instances: Instances kept per image and view.
     """
 
-    every_exit: bool = True
     exit_metrics: bool = True
     semantic: bool = True
     instances: bool = True
@@ -55,6 +54,7 @@ class PartScorer:
         rule: PanopticRule,
         options: ScoringOptions,
         png_folder: Path | None,
+        every_exit: bool = True,
     ) -> None:
         """Prepare an empty part.
 
@@ -65,10 +65,11 @@ class PartScorer:
             rule: Panoptic post-processing.
             options: What to score.
             png_folder: Where predicted maps go as ``<position>.png``: the gate's, else the deepest exit's; or None.
+            every_exit: Run every fixed exit, not the gate alone.
         """
         self._model, self._gate, self._rule, self._options = model, gate, rule, options
         self._exit_depths = tuple(exit_depths)
-        self._png_folder = png_folder
+        self._png_folder, self._every_exit = png_folder, every_exit
         E, K = len(self._exit_depths), len(rule.category_ids)
         self._gate_view, self._oracle_view = E, E + 1
         self._confusion = np.zeros((E + 2 if options.semantic else 0, K, K), np.int64)
@@ -86,7 +87,7 @@ class PartScorer:
         truths = [_Truth(truth, self._rule, self._options) for truth in batch.truths]
         for position, truth in zip(batch.positions, truths, strict=True):
             self._instances += [(position, TRUTH_VIEW, *entry) for entry in truth.instances]
-        if self._options.every_exit:
+        if self._every_exit:
             self._score_exits(batch, truths)
         depths = [0] * len(truths)
         if self._gate is not None:
@@ -156,6 +157,38 @@ class PartScorer:
             return
         encode_id_map(scored.panoptic_map).save(self._png_folder / f"{position}.png", format="PNG")
         self._segments += [(position, s.id, s.category_id, s.area) for s in scored.segments]
+
+
+@dataclass(frozen=True)
+class PanopticScoring:
+    """Scores panoptic maps.
+
+    Attributes:
+        rule: Panoptic post-processing.
+        options: What to score.
+    """
+
+    rule: PanopticRule
+    options: ScoringOptions
+
+    @property
+    def kind(self) -> type[PartScores]:
+        """Counts, confusion, instances and segments."""
+        return PartScores
+
+    def truth(self, dataset: PanopticDataset, record: ImageRecord) -> TruePanoptic:
+        """Decode the panoptic map of an image."""
+        return panoptic_truth(dataset, record)
+
+    def scorer(self, task: ScoringTask, picture_folder: Path | None) -> PartScorer:
+        """Begin a part."""
+        return PartScorer(
+            task.model, task.gate, task.exit_depths, self.rule, self.options, picture_folder, task.every_exit
+        )
+
+    def merge(self, parts: Sequence[PartScores]) -> PartScores:
+        """Join parts in the order of the data set."""
+        return merge_parts(parts)
 
 
 class _Truth:

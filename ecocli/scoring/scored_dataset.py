@@ -1,25 +1,61 @@
-"""A whole data set through ``PartScorer``: in parts that processes share and that survive a kill.
+"""A whole data set through the scorer of its task: in parts that processes share and that survive a kill.
 
 A part is a run of planned batches (``ecocli.runtime.parts``). It depends on the data set, the batch size and the part
 size, not on the number of processes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from ecocli.config.dataset import ResizeConfig
-from ecocli.data.panoptic import PanopticDataset
-from ecocli.inference.postprocess import PanopticRule
+from ecocli.data.images import ImageDataset
 from ecocli.inference.predictor import ExitGate
 from ecocli.model.contracts import ExitModel
 from ecocli.runtime.context import Runtime
 from ecocli.runtime.parts import Part, check_stop, compute_parts, read_parts
-from ecocli.scoring.batches import iterate_batches, plan_dataset
-from ecocli.scoring.part_scorer import PartScorer, ScoringOptions
-from ecocli.scoring.scores import PartScores, load_part, merge_parts, save_part
+from ecocli.scoring.batches import LabelledBatch, iterate_batches, plan_dataset
+from ecocli.scoring.scores import Scores, load_scores, save_scores
 
 SCORES_FILE = "scores.npz"
+ScoresT = TypeVar("ScoresT", bound=Scores)
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """Scores batches one after the other."""
+
+    def add(self, batch: LabelledBatch) -> None:
+        """Predict and score one batch.
+
+        Raises:
+            DataError: A ground truth contradicts itself.
+        """
+
+    def result(self) -> Any:
+        """Return the scores of all batches added."""
+
+
+@runtime_checkable
+class Scoring(Protocol[ScoresT]):
+    """How a task scores a data set.
+
+    Attributes:
+        kind: Class of its scores: a dataclass of arrays, and of dataclasses of arrays.
+    """
+
+    @property
+    def kind(self) -> type[ScoresT]: ...
+
+    def truth(self, dataset: Any, record: Any) -> Any:
+        """Load the ground truth of an image."""
+
+    def scorer(self, task: "ScoringTask", picture_folder: Path | None) -> Scorer:
+        """Begin a part; predicted pictures go to the folder, where there is one."""
+
+    def merge(self, parts: Sequence[ScoresT]) -> ScoresT:
+        """Join parts, at least one, in the order of the data set."""
 
 
 @dataclass(frozen=True)
@@ -30,21 +66,19 @@ class ScoringTask:
         model: In evaluation mode, on the runtime's device.
         gate: The gate to run, or None.
         exit_depths: The fixed exits.
-        rule: Panoptic post-processing.
-        options: What to score.
+        every_exit: Run every fixed exit, not the gate alone.
         dataset: The labelled images.
         resize: Test-time resize.
         batch_size: Images per batch.
         part_images: Images per part, about.
-        keep_predictions: Keep the predicted maps in the parts, as ``<position>.png``.
+        keep_predictions: Keep the predictions of the gate, without one of the deepest exit.
     """
 
     model: ExitModel
     gate: ExitGate | None
     exit_depths: tuple[int, ...]
-    rule: PanopticRule
-    options: ScoringOptions
-    dataset: PanopticDataset
+    every_exit: bool
+    dataset: ImageDataset
     resize: ResizeConfig
     batch_size: int
     part_images: int
@@ -64,7 +98,7 @@ class ScoredPart(Part):
 
 def plan_parts(task: ScoringTask, folder: Path) -> list[ScoredPart]:
     """Cut the data set into parts; the same on every process and after every restart."""
-    batches = plan_dataset(task.dataset, task.resize, task.batch_size)
+    batches = plan_dataset(task.dataset, task.resize, task.batch_size, task.model.size_divisor)
     step = max(task.part_images // task.batch_size, 1)
     ids = task.dataset.records.image_ids
     parts = []
@@ -75,11 +109,12 @@ def plan_parts(task: ScoringTask, folder: Path) -> list[ScoredPart]:
     return parts
 
 
-def score_dataset(task: ScoringTask, folder: Path, runtime: Runtime) -> PartScores | None:
+def score_dataset(task: ScoringTask, scoring: Scoring[ScoresT], folder: Path, runtime: Runtime) -> ScoresT | None:
     """Score every image; all processes call this.
 
     Args:
         task: What is to be scored.
+        scoring: How.
         folder: Keeps finished parts; the same for all processes and after a restart.
         runtime: Where and with whom to run.
 
@@ -94,19 +129,25 @@ def score_dataset(task: ScoringTask, folder: Path, runtime: Runtime) -> PartScor
     parts = plan_parts(task, folder)
 
     def work(part: ScoredPart, place: Path) -> None:
-        pictures = place if task.keep_predictions else None
-        scorer = PartScorer(task.model, task.gate, task.exit_depths, task.rule, task.options, pictures)
-        for batch in iterate_batches(task.dataset, part.batches, task.resize, task.model, runtime.device):
+        scorer = scoring.scorer(task, place if task.keep_predictions else None)
+        batches = iterate_batches(task.dataset, part.batches, task.resize, task.model, runtime.device, scoring.truth)
+        for batch in batches:
             check_stop(runtime)
             scorer.add(batch)
-        save_part(place / SCORES_FILE, scorer.result())
+        save_scores(place / SCORES_FILE, scorer.result())
 
     def open_work() -> Callable[[ScoredPart, Path], None]:
         return work
 
+    def read(part: ScoredPart) -> ScoresT:
+        scores = load_scores(part.path / SCORES_FILE, scoring.kind)
+        if sorted(scores.positions.tolist()) != sorted(position for batch in part.batches for position in batch):
+            raise ValueError(f"it holds {scores.positions.size} images that are not the {len(part.images)} expected")
+        return scores
+
     compute_parts(parts, open_work, runtime, doing="evaluating", of="evaluation")
     runtime.world.barrier()
-    return merge_parts(read_parts(parts, _read)) if runtime.world.is_main else None
+    return scoring.merge(read_parts(parts, read)) if runtime.world.is_main else None
 
 
 def predicted_maps(task: ScoringTask, folder: Path) -> dict[int, Path]:
@@ -117,10 +158,3 @@ def predicted_maps(task: ScoringTask, folder: Path) -> dict[int, Path]:
         for batch in part.batches
         for position in batch
     }
-
-
-def _read(part: ScoredPart) -> PartScores:
-    scores = load_part(part.path / SCORES_FILE)
-    if sorted(scores.positions.tolist()) != sorted(position for batch in part.batches for position in batch):
-        raise ValueError(f"it holds {scores.positions.size} images that are not the {len(part.images)} expected")
-    return scores

@@ -9,9 +9,9 @@ without pickled objects.
 import zipfile
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float64, Int64, UInt8
@@ -20,7 +20,32 @@ from ecocli.errors import ArtifactError
 from ecocli.metrics.instance import InstanceImage, Rle, ScoredInstance, TrueInstance
 
 TRUTH_VIEW = -1
-EntriesT = TypeVar("EntriesT", "CountEntries", "SegmentEntries")
+EntriesT = TypeVar("EntriesT")
+ScoresT = TypeVar("ScoresT")
+
+
+@runtime_checkable
+class Scores(Protocol):
+    """What the scores of every task say of some images.
+
+    Attributes:
+        positions: Where they stand in the data set.
+        original_sizes: Height and width on disk.
+        padded_sizes: Height and width in the network.
+        gate_depths: Encoder layers the gate chose; 0 without a gate.
+    """
+
+    @property
+    def positions(self) -> Int64[np.ndarray, " N"]: ...
+
+    @property
+    def original_sizes(self) -> Int64[np.ndarray, "N 2"]: ...
+
+    @property
+    def padded_sizes(self) -> Int64[np.ndarray, "N 2"]: ...
+
+    @property
+    def gate_depths(self) -> Int64[np.ndarray, " N"]: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,53 +120,55 @@ class PartScores:
     segments: SegmentEntries
 
 
-_GROUPS = {"counts": CountEntries, "instances": InstanceEntries, "segments": SegmentEntries}
-
-
-def save_part(path: Path, part: PartScores) -> None:
-    """Write a part into a folder that is not visible yet."""
+def save_scores(path: Path, scores: Any) -> None:
+    """Write a dataclass of arrays, and of dataclasses of arrays, into a folder that is not visible yet."""
     arrays: dict[str, Any] = {}
-    for field in fields(part):
-        value = getattr(part, field.name)
-        if field.name in _GROUPS:
+    for field in fields(scores):
+        value = getattr(scores, field.name)
+        if is_dataclass(value):
             arrays |= {f"{field.name}.{inner.name}": getattr(value, inner.name) for inner in fields(value)}
         else:
             arrays[field.name] = value
     np.savez_compressed(path, **arrays)
 
 
-def load_part(path: Path) -> PartScores:
-    """Read a part that ``save_part`` wrote.
+def load_scores(path: Path, kind: type[ScoresT]) -> ScoresT:
+    """Read scores that ``save_scores`` wrote.
 
     Raises:
-        ArtifactError: It is none.
+        ArtifactError: They are none of this kind.
     """
+    values: dict[str, Any] = {}
     try:
         # numpy leaves a file that it opened itself open when it is no archive.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            groups = {
-                name: kind(**{inner.name: archive[f"{name}.{inner.name}"] for inner in fields(kind)})
-                for name, kind in _GROUPS.items()
-            }
-            plain = {field.name: archive[field.name] for field in fields(PartScores) if field.name not in _GROUPS}
+            for field in fields(kind):  # type: ignore[arg-type]  # a dataclass, as saved
+                group: Any = field.type
+                if not is_dataclass(field.type):
+                    values[field.name] = archive[field.name]
+                    continue
+                inner = {one.name: archive[f"{field.name}.{one.name}"] for one in fields(group)}
+                values[field.name] = group(**inner)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ArtifactError(f"{path} holds no scores: {error}") from error
-    return PartScores(**plain, **groups)
+    return kind(**values)
+
+
+def merge_images(parts: Sequence[Scores]) -> dict[str, Any]:
+    """Join what all tasks say of images, in the order of the data set."""
+    order = np.argsort(np.concatenate([part.positions for part in parts]), kind="stable")
+    names = ("positions", "original_sizes", "padded_sizes", "gate_depths")
+    return {name: np.concatenate([getattr(part, name) for part in parts])[order] for name in names}
 
 
 def merge_parts(parts: Sequence[PartScores]) -> PartScores:
     """Join parts, at least one, in the order of the data set: the result is the same however they were cut."""
-    order = np.argsort(np.concatenate([part.positions for part in parts]), kind="stable")
-    plain = {
-        name: np.concatenate([getattr(part, name) for part in parts])[order]
-        for name in ("positions", "original_sizes", "padded_sizes", "gate_depths")
-    }
     return PartScores(
-        **plain,
-        counts=_merge_entries([part.counts for part in parts]),
+        **merge_images(parts),
+        counts=merge_entries([part.counts for part in parts]),
         confusion=np.sum([part.confusion for part in parts], axis=0),
         instances=_merge_instances([part.instances for part in parts]),
-        segments=_merge_entries([part.segments for part in parts]),
+        segments=merge_entries([part.segments for part in parts]),
     )
 
 
@@ -174,8 +201,10 @@ def instance_images(
     return [InstanceImage(tuple(t), tuple(p)) for t, p in zip(true if truth is None else truth, predicted, strict=True)]
 
 
-def _merge_entries(parts: Sequence[EntriesT]) -> EntriesT:
-    joined = {field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(parts[0])}
+def merge_entries(parts: Sequence[EntriesT]) -> EntriesT:
+    """Join entries, each of which has a position, in the order of the data set."""
+    named = fields(parts[0])  # type: ignore[arg-type]  # a dataclass of arrays
+    joined = {field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in named}
     order = np.argsort(joined["position"], kind="stable")
     return type(parts[0])(**{name: values[order] for name, values in joined.items()})
 

@@ -5,24 +5,22 @@ the numbers do not depend on the number of processes and are those of ``eco eval
 network runs in the precision of the training).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ecocli.config.architecture import ArchitectureConfig
+from ecocli.config.any_architecture import AnyArchitecture
 from ecocli.config.dataset import ResizeConfig
 from ecocli.data.datasets import take
-from ecocli.data.panoptic import PanopticDataset
+from ecocli.data.images import ImageDataset
 from ecocli.errors import DataError, EcoError
-from ecocli.inference.loading import panoptic_rule, restore_model
-from ecocli.inference.predictor import ImagePrediction
-from ecocli.metrics.panoptic_quality import ImageCounts, PanopticQuality, panoptic_quality, sum_counts
+from ecocli.inference.loading import restore_model
 from ecocli.runtime.context import Runtime
-from ecocli.scoring.batches import TruePanoptic, cut_batches, iterate_batches, plan_dataset
-from ecocli.scoring.score_exits import ScoredPrediction, score_prediction
-from ecocli.scoring.score_stream import stream_rows
+from ecocli.scoring.batches import TruthLoader, cut_batches, iterate_batches, plan_dataset
+from ecocli.scoring.score_stream import Score, stream_rows
 
 
 def spread_positions(total: int, wanted: int) -> tuple[int, ...]:
@@ -41,12 +39,15 @@ class SubsetEvaluator:
 
     def __init__(
         self,
-        dataset: PanopticDataset,
-        architecture: ArchitectureConfig,
+        dataset: ImageDataset,
+        architecture: AnyArchitecture,
         exit_depths: tuple[int, ...],
         resize: ResizeConfig,
         runtime: Runtime,
         *,
+        score: Score,
+        load_truth: TruthLoader,
+        qualities: Callable[[Sequence[Sequence[Any]]], Sequence[Mapping[str, float | None]]],
         images: int,
         batch_size: int,
         precision: str,
@@ -59,12 +60,15 @@ class SubsetEvaluator:
             exit_depths: Ascending, in encoder layers run.
             resize: Test-time resize.
             runtime: Where and with whom to run.
+            score: Scores the prediction of an image against its truth.
+            load_truth: Loads that truth.
+            qualities: From the results of images at their exits, in their order, to the qualities of each exit.
             images: Size of the subset.
             batch_size: Images per batch.
             precision: Number format of the forward pass, by torch's name.
         """
         self._dataset = take(dataset, spread_positions(len(dataset), images))
-        planned = plan_dataset(self._dataset, resize, batch_size)
+        planned = plan_dataset(self._dataset, resize, batch_size, architecture.size_divisor)
         # Cut beforehand: the processes count on getting as many batches as they planned.
         self._batches = tuple(cut_batches(planned, self._dataset, resize, runtime.device))
         self._architecture = architecture
@@ -72,25 +76,21 @@ class SubsetEvaluator:
         self._resize = resize
         self._runtime = runtime
         self._dtype: torch.dtype = getattr(torch, precision)
-        categories = dataset.categories
-        self._rule = panoptic_rule(architecture, [(category.id, category.is_thing) for category in categories])
+        self._score, self._load_truth, self._qualities = score, load_truth, qualities
 
     @property
     def num_images(self) -> int:
         """Number of images."""
         return len(self._dataset)
 
-    def _score(self, prediction: ImagePrediction, truth: TruePanoptic) -> ScoredPrediction:
-        return score_prediction(prediction, truth, self._rule)
-
-    def __call__(self, weights: Mapping[str, Tensor]) -> dict[int, PanopticQuality] | None:
+    def __call__(self, weights: Mapping[str, Tensor]) -> dict[int, Mapping[str, float | None]] | None:
         """Score weights; all processes call this together and get the same.
 
         Args:
             weights: State dict on the runtime's device. It is read where it lies, not copied and not changed.
 
         Returns:
-            Quality by exit depth; None if a signal asked to stop, which is looked for before every batch.
+            Qualities by exit depth; None if a signal asked to stop, which is looked for before every batch.
 
         Raises:
             DataError: A file of the data set is missing or faulty.
@@ -99,8 +99,8 @@ class SubsetEvaluator:
         model = restore_model(self._architecture, weights, device, "in training")
         model.autocast_dtype = None if self._dtype == torch.float32 else self._dtype
         own = self._batches[world.rank :: world.world_size]
-        batches = iterate_batches(self._dataset, own, self._resize, model, device)
-        counts: dict[int, tuple[ImageCounts, ...]] = {}
+        batches = iterate_batches(self._dataset, own, self._resize, model, device, self._load_truth)
+        counts: dict[int, tuple[Any, ...]] = {}
         failure: EcoError | None = None
         with closing(stream_rows(model, batches, self._exit_depths, self._score, self._runtime.threads)) as rows:
             for _ in range(0, len(self._batches), world.world_size):
@@ -111,16 +111,11 @@ class SubsetEvaluator:
                 except EcoError as error:
                     failure = error
         self._agree_to_stop(failure)
-        everyone: dict[int, tuple[ImageCounts, ...]] = {}
+        everyone: dict[int, tuple[Any, ...]] = {}
         for some in world.gather_objects(counts):
             everyone |= some
         in_order = [everyone[position] for position in sorted(everyone)]
-        return {
-            depth: panoptic_quality(
-                sum_counts((image[index] for image in in_order), len(self._rule.category_ids)), self._rule.is_thing
-            )
-            for index, depth in enumerate(self._exit_depths)
-        }
+        return dict(zip(self._exit_depths, self._qualities(in_order), strict=True))
 
     def _agree_to_stop(self, failure: EcoError | None) -> bool:
         """Ask all processes: does one want to stop, and did one fail?

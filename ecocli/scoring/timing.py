@@ -1,4 +1,4 @@
-"""Milliseconds per image, as an evaluation's batches take them: network and panoptic post-processing.
+"""Milliseconds per image, as an evaluation's batches take them: network and post-processing.
 
 Axes: B images of a batch. Reading and resizing images is left out. Times belong to a machine: they are shown and kept
 as provenance, never as part of a result. ``eco profile`` measures more finely.
@@ -12,7 +12,6 @@ from functools import partial
 import torch
 
 from ecocli.data.batching import ImageBatch
-from ecocli.inference.postprocess import PanopticRule
 from ecocli.inference.predictor import ExitGate, ImagePrediction, predict_exits, predict_gated
 from ecocli.model.contracts import ExitModel
 
@@ -26,7 +25,7 @@ def time_choices(
     model: ExitModel,
     gate: ExitGate | None,
     exit_depths: Sequence[int],
-    rule: PanopticRule,
+    post_process: Callable[[ImagePrediction], None],
     batches: Sequence[ImageBatch],
     advance: Callable[[], None] = lambda: None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -37,7 +36,7 @@ def time_choices(
         model: In evaluation mode, on the batches' device.
         gate: The gate, or None.
         exit_depths: The fixed exits, in encoder layers run.
-        rule: Panoptic post-processing.
+        post_process: What follows the network on an image.
         batches: At least one batch.
         advance: Told of each choice that was timed on all batches, ``ROUNDS`` times each.
         should_stop: Asked before every batch.
@@ -62,7 +61,7 @@ def time_choices(
                 if should_stop():
                     return {}
                 for prediction in predict(batch):
-                    prediction.panoptic(rule)
+                    post_process(prediction)
             seconds[name].append(_now(batches[0]) - start)
             advance()
         if _now(batches[0]) - began > MOST_SECONDS / 2:

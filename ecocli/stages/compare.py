@@ -21,8 +21,8 @@ from ecocli.config.compare import CompareConfig
 from ecocli.errors import UsageError
 
 if TYPE_CHECKING:
-    from ecocli.metrics.assignment import CountTable
     from ecocli.metrics.exit_table import ExitTable
+    from ecocli.metrics.results import ResultTable
 
 _DOCS = {
     "model": ("what the user called the parent", ""),
@@ -177,7 +177,7 @@ def _row(
     label: str,
     architecture: str,
     name: str,
-    table: "ExitTable[CountTable]",
+    table: "ExitTable[ResultTable]",
     choice: "object",
     further: EvaluationRow | None,
     ms: float | None,

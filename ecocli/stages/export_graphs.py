@@ -100,7 +100,7 @@ def run(config: ExportGraphsConfig, inputs: Mapping[str, str], store: Store, run
     planned = plan(config, inputs, store)
     out, manifest, fitted = planned.out, planned.parent.manifest, planned.gate
     weights = load_tensors(planned.parent.path_of(WEIGHTS_FILE))
-    architecture = require_segmentation(manifest.architecture, "export")
+    architecture = require_segmentation(manifest.architecture, "an export of graphs")
     model = restore_model(architecture, weights, "cpu", planned.parent.digest)
     assert isinstance(model, Mask2Former)
     gate, entry = None, None

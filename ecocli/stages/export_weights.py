@@ -17,13 +17,12 @@ from ecocli.artifacts.lineage import WEIGHTS_FILE, exit_of, size_rule
 from ecocli.artifacts.manifest import ParentManifest
 from ecocli.artifacts.store import Store
 from ecocli.artifacts.tensors import load_tensors, save_tensors
-from ecocli.config.detr import DetrConfig
 from ecocli.config.export_weights import ExportWeightsConfig
 from ecocli.errors import UsageError
 from ecocli.runtime.context import Runtime
 from ecocli.runtime.files import storage_errors, write_bytes
-from ecocli.weights.detr import class_labels, to_original_detr, write_detr_folder
-from ecocli.weights.export import cut_encoder, to_pickle, write_huggingface, write_original
+from ecocli.weights.export import to_pickle
+from ecocli.weights.formats import FORMATS
 from ecocli.weights.renaming import State
 
 _ANOTHER_PLACE = "name another place with --out"
@@ -102,18 +101,11 @@ def run(config: ExportWeightsConfig, inputs: Mapping[str, str], store: Store, ru
     architecture = manifest.architecture
     state = load_tensors(planned.parent.path_of(WEIGHTS_FILE))
     files: Mapping[str, bytes]
-    if isinstance(architecture, DetrConfig):
-        kept = cut_encoder(state, architecture.exits, depth)
-        if config.format == "hf":
-            names = class_labels(manifest.categories, architecture.num_classes)
-            files = write_detr_folder(architecture, kept, names, depth)
-        else:
-            files = {"": _FILE_KINDS[out.suffix](to_original_detr(kept))}
-    elif config.format == "hf":
-        labels = [category.name for category in manifest.categories]
-        files = write_huggingface(architecture, state, labels, depth, size_rule(manifest))
+    formats = FORMATS[architecture.kind]
+    if config.format == "hf":
+        files = formats.folder(architecture, state, manifest.categories, depth, size_rule(manifest))
     else:
-        files = {"": _FILE_KINDS[out.suffix](write_original(architecture, state, depth))}
+        files = {"": _FILE_KINDS[out.suffix](formats.original(architecture, state, depth))}
     with storage_errors(out, _ANOTHER_PLACE):
         _place(out, files)
     runtime.log.info("Wrote %s with %d encoder layers to %s.", architecture.name, depth, out)

@@ -6,7 +6,7 @@ its provenance: ``ms_per_image`` by exit, as ``fit-gate --profile`` reads them, 
 profile with milliseconds is measured anew every time.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -20,26 +20,20 @@ from ecocli.artifacts.manifest import GateManifest, ParentManifest, ProfileManif
 from ecocli.artifacts.store import Store
 from ecocli.artifacts.summaries import ExpectedCost, ProfiledExit, ProfiledInput, ProfileSummary
 from ecocli.config.any_architecture import AnyArchitecture
-from ecocli.config.architecture import ArchitectureConfig
 from ecocli.config.dataset import DatasetConfig
-from ecocli.config.detr import DetrConfig
 from ecocli.config.profile_model import ProfileModelConfig
 from ecocli.errors import UsageError
 from ecocli.runtime.context import Runtime
 from ecocli.runtime.seeds import derive_seed
+from ecocli.tasks.registry import task_of
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from ecocli.model.contracts import ExitNetwork
     from ecocli.profiling.gflops import ExitCosts
     from ecocli.profiling.latency import Latency
 
 STAGE = "profile"
 SCHEMA_VERSION = 2
-
-# Queries that reach the masks in post-processing; about what photographs give.
-_CONFIDENT_QUERIES = 20
 
 Size = tuple[int, int]
 
@@ -280,7 +274,7 @@ def _latency(
         model,
         images,
         subject.exit_depths,
-        post_process=_post_processing(subject, padded, original),
+        post_process=task_of(subject.architecture).timed_post_processing(subject.architecture, padded, original),
         repetitions=execution.repetitions,
         warm_up=execution.warm_up,
         dtype=getattr(torch, config.precision),
@@ -303,38 +297,3 @@ def _model(subject: ProfiledModel, device: str) -> "ExitNetwork":
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(STAGE, "weights"))
         return build_model(subject.architecture).eval().requires_grad_(False).to(device)
-
-
-def _post_processing(subject: ProfiledModel, padded: Size, original: Size) -> Callable[[Mapping[str, "Tensor"]], None]:
-    """What follows the network on every image."""
-    if isinstance(subject.architecture, DetrConfig):
-        return lambda final: _detect(final, original)
-    return _panoptic_merging(subject.architecture, padded, original)
-
-
-def _detect(final: Mapping[str, "Tensor"], original: Size) -> None:
-    from ecocli.inference.detections import detect
-
-    for logits, boxes in zip(final["pred_logits"][-1], final["pred_boxes"][-1], strict=True):
-        detect(logits, boxes, original)
-
-
-def _panoptic_merging(
-    architecture: ArchitectureConfig, padded: Size, original: Size
-) -> Callable[[Mapping[str, "Tensor"]], None]:
-    """Panoptic merging with a typical number of confident queries, whatever the network says about noise."""
-    from ecocli.inference.loading import panoptic_rule
-    from ecocli.inference.postprocess import Geometry, panoptic_inference
-
-    K = architecture.num_classes
-    rule = panoptic_rule(architecture, [(index + 1, True) for index in range(K)])
-
-    def post_process(final: Mapping[str, "Tensor"]) -> None:
-        logits = final["pred_logits"][-1].new_zeros(final["pred_logits"].shape[-2:])
-        logits[:, K] = 20.0
-        for query in range(min(_CONFIDENT_QUERIES, len(logits))):
-            logits[query, query % K] = 40.0
-        for masks in final["pred_masks"][-1]:
-            panoptic_inference(logits, masks, Geometry(padded, padded, original), rule)
-
-    return post_process

@@ -16,30 +16,26 @@ from ecocli.artifacts.listing import list_artifacts
 from ecocli.artifacts.manifest import DerivedManifest, EvaluationManifest, GateManifest, ParentManifest
 from ecocli.artifacts.store import Store
 from ecocli.artifacts.summaries import EvaluationRow, EvaluationSummary
-from ecocli.config.any_architecture import require_segmentation
 from ecocli.config.evaluate import EvaluateConfig
 from ecocli.config.loading import deep_merge, resolve_config
 from ecocli.config.report import ReportConfig
 from ecocli.errors import DataError, UsageError
 from ecocli.runtime.context import Runtime
+from ecocli.tasks.registry import task_named, task_of
+from ecocli.tasks.task import TaskPictures
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import numpy as np
     import pyarrow as pa
-    from PIL import Image
 
-    from ecocli.data.panoptic import PanopticDataset
-    from ecocli.inference.postprocess import PanopticRule
+    from ecocli.data.images import ImageDataset
     from ecocli.inference.predictor import ExitGate
-    from ecocli.metrics.assignment import CountTable
     from ecocli.metrics.exit_table import ExitTable
+    from ecocli.metrics.results import ResultTable
     from ecocli.model.contracts import ExitModel
     from ecocli.reports.evaluation_page import ClassScore
     from ecocli.reports.evaluation_page import Example as ShownExample
     from ecocli.reports.examples import Example as PickedExample
-    from ecocli.reports.overlays import Drawable
     from ecocli.reports.plots import Tradeoff, TradeoffPoint
 
 STAGE = "report"
@@ -73,7 +69,6 @@ def run(config: ReportConfig, inputs: Mapping[str, str], store: Store, runtime: 
         UsageError: The folder cannot be written.
     """
     from ecocli.artifacts.tables import read_table
-    from ecocli.metrics.scorecard import image_qualities
     from ecocli.reports.evaluation_page import PageContent, build_page
     from ecocli.reports.plots import draw_exit_histogram, draw_tradeoff
     from ecocli.scoring.evaluation_tables import read_exit_table
@@ -85,15 +80,17 @@ def run(config: ReportConfig, inputs: Mapping[str, str], store: Store, runtime: 
         return ReportPage(Path(config.out) / "index.html", ())
     images = read_table(evaluation.path_of("images.parquet"))
     classes = read_table(evaluation.path_of("classes.parquet"))
+    task = task_named(summary.task)
     num_classes = len(set(classes["category_id"].to_pylist()))
-    table = read_exit_table(images, summary.exit_depths, num_classes)
+    counts = task.read_results(images, len(summary.exit_depths), num_classes)
+    table = read_exit_table(images, summary.exit_depths, counts, task.image_quality)
     rows = summary.by_name
     gate_shares = rows["gate"].exit_shares if "gate" in rows else None
     pictures = {
         "tradeoff.png": draw_tradeoff(_tradeoff(store, evaluation, table)),
         "exits.png": draw_exit_histogram(_title(summary), summary.exit_depths, rows["oracle"].exit_shares, gate_shares),
     }
-    examples = _examples(config, evaluation, store, runtime, images, image_qualities(table.counts))
+    examples = _examples(config, evaluation, store, runtime, images, table.quality)
     for number, example in enumerate(examples, start=1):
         pictures[f"example-{number}.png"] = example.png
     timings: Any = store.read_provenance(evaluation.digest).get("ms_per_image") or {}
@@ -104,7 +101,7 @@ def run(config: ReportConfig, inputs: Mapping[str, str], store: Store, runtime: 
             tradeoff=pictures["tradeoff.png"],
             histogram=pictures["exits.png"],
             examples=examples,
-            classes=_class_scores(classes, summary),
+            classes=_class_scores(classes, summary, task.class_quality),
             origins=[("evaluation", evaluation.digest), *sorted(evaluation.manifest.inputs.items())],
         )
     )
@@ -128,12 +125,12 @@ def _write(out: Path, page: str, pictures: Mapping[str, bytes]) -> ReportPage:
     return ReportPage(out / "index.html", tuple(out / name for name in pictures))
 
 
-def _tradeoff(store: Store, evaluation: Artifact[EvaluationManifest], table: "ExitTable[CountTable]") -> "Tradeoff":
+def _tradeoff(store: Store, evaluation: Artifact[EvaluationManifest], table: "ExitTable[ResultTable]") -> "Tradeoff":
     from ecocli.metrics.tradeoff import blend_curve, oracle_curve
     from ecocli.reports.plots import Tradeoff, TradeoffPoint
 
     def point(label: str, row: EvaluationRow) -> TradeoffPoint:
-        return TradeoffPoint(label, row.gflops, 0.0 if row.pq is None else row.pq)
+        return TradeoffPoint(label, row.gflops, summary.quality(row) or 0.0)
 
     summary = evaluation.manifest.summary
     rows, lead = summary.by_name, summary.gate_lead
@@ -144,6 +141,7 @@ def _tradeoff(store: Store, evaluation: Artifact[EvaluationManifest], table: "Ex
         interval = (gate.pq + lead.low - lead.lead, gate.pq + lead.high - lead.lead)
     return Tradeoff(
         title=_title(summary),
+        measure=summary.measure,
         fixed=fixed,
         blends=[TradeoffPoint("", one.gflops, one.pq) for one in blend_curve(table)],
         gates=_other_gates(store, evaluation, table),
@@ -175,7 +173,7 @@ def _attainable(
 
 
 def _other_gates(
-    store: Store, evaluation: Artifact[EvaluationManifest], table: "ExitTable[CountTable]"
+    store: Store, evaluation: Artifact[EvaluationManifest], table: "ExitTable[ResultTable]"
 ) -> "list[TradeoffPoint]":
     """Place the store's other gates of the same derived table, by arithmetic on that table.
 
@@ -213,8 +211,8 @@ def _other_gates(
     return [TradeoffPoint(label, gflops, pq) for (gflops, pq), label in sorted(points.items())]
 
 
-def _class_scores(classes: "pa.Table", summary: EvaluationSummary) -> "list[ClassScore]":
-    """Arrange PQ by class: the shallowest and the deepest exit, the gate if there is one, the oracle."""
+def _class_scores(classes: "pa.Table", summary: EvaluationSummary, quality: str) -> "list[ClassScore]":
+    """Arrange quality by class: the shallowest and the deepest exit, the gate if there is one, the oracle."""
     from ecocli.reports.evaluation_page import ClassScore
 
     depths = summary.exit_depths
@@ -223,9 +221,9 @@ def _class_scores(classes: "pa.Table", summary: EvaluationSummary) -> "list[Clas
     for entry in classes.to_pylist():
         if entry["row"] not in wanted:
             continue
-        kind = "thing" if entry["is_thing"] else "stuff"
+        kind = "thing" if entry.get("is_thing", True) else "stuff"
         one = scores.setdefault(entry["category_id"], ClassScore(entry["name"], kind, {}))
-        scores[entry["category_id"]] = ClassScore(one.name, kind, {**one.by_row, entry["row"]: entry["pq"]})
+        scores[entry["category_id"]] = ClassScore(one.name, kind, {**one.by_row, entry["row"]: entry[quality]})
     return list(scores.values())
 
 
@@ -244,7 +242,8 @@ def _examples(
 
     gate_quality = None
     if "gate" in evaluation.manifest.inputs:
-        gate_quality = np.array([np.nan if pq is None else pq for pq in images["gate_pq"].to_pylist()], np.float64)
+        column = f"gate_{task_named(evaluation.manifest.summary.task).image_quality}"
+        gate_quality = np.array(images[column].to_pylist(), np.float64)
     chosen = pick_examples(quality, gate_quality, config.examples)
     if not chosen:
         return []
@@ -262,8 +261,8 @@ class _Scene:
     model: "ExitModel"
     gate: "ExitGate | None"
     exit_depths: tuple[int, ...]
-    rule: "PanopticRule"
-    dataset: "PanopticDataset"
+    pictures: TaskPictures
+    dataset: "ImageDataset"
     config: EvaluateConfig
     device: str
 
@@ -272,18 +271,18 @@ def _load_scene(
     config: EvaluateConfig, evaluation: Artifact[EvaluationManifest], store: Store, runtime: Runtime
 ) -> _Scene:
     from ecocli.artifacts.tensors import load_tensors
-    from ecocli.data.datasets import open_dataset
-    from ecocli.inference.loading import panoptic_rule, restore_gate, restore_model
+    from ecocli.inference.loading import restore_gate, restore_model
 
     parent = store.get(evaluation.manifest.inputs["parent"], ParentManifest)
-    architecture = require_segmentation(parent.manifest.architecture, "report")
+    architecture = parent.manifest.architecture
+    task = task_of(architecture)
     weights = load_tensors(parent.path_of(WEIGHTS_FILE))
     gate = None
     if "gate" in evaluation.manifest.inputs:
         fitted = store.get(evaluation.manifest.inputs["gate"], GateManifest)
         state = load_tensors(fitted.path_of(GATE_FILE))
         gate = restore_gate(state, fitted.manifest, runtime.device, fitted.digest, config.beta)
-    dataset = open_dataset(config.dataset, config.split)
+    dataset = task.open(config.dataset, config.split)
     expected = evaluation.manifest.dataset_fingerprints[config.split]
     if dataset.fingerprint != expected:
         raise DataError(
@@ -295,7 +294,7 @@ def _load_scene(
         model=restore_model(architecture, weights, runtime.device, parent.digest, config.precision),
         gate=gate,
         exit_depths=parent.manifest.exit_depths,
-        rule=panoptic_rule(architecture, [(category.id, category.is_thing) for category in dataset.categories]),
+        pictures=task.pictures(architecture, dataset.categories),
         dataset=dataset,
         config=config,
         device=runtime.device,
@@ -307,25 +306,19 @@ def _draw_example(scene: _Scene, example: "PickedExample") -> "ShownExample":
     import torch
 
     from ecocli.inference.predictor import predict_exits, predict_gated
-    from ecocli.metrics.panoptic_quality import image_pq
     from ecocli.reports.evaluation_page import Example as ShownExample
-    from ecocli.reports.overlays import PanopticPicture, draw_overlay, drawing_scale, enlarge
+    from ecocli.reports.overlays import drawing_scale, enlarge
     from ecocli.reports.sheet import Panel, draw_sheet
     from ecocli.scoring.batches import load_batch
-    from ecocli.scoring.score_exits import score_prediction
 
-    dataset, record = scene.dataset, scene.dataset.records[example.position]
+    dataset, record, pictures = scene.dataset, scene.dataset.records[example.position], scene.pictures
     resize = scene.config.dataset.test_resize
-    batch = load_batch(dataset, (example.position,), resize, scene.model, scene.device)
+    batch = load_batch(dataset, (example.position,), resize, scene.model, scene.device, pictures.load_truth)
     image, truth = dataset.load_image(record), batch.truths[0]
     scale = drawing_scale(record.height, record.width)
-
-    def overlay(panoptic_map: "np.ndarray", segments: "Sequence[Drawable]") -> "Image.Image":
-        return draw_overlay(image, PanopticPicture(panoptic_map, segments), dataset.categories, scale)
-
     panels = [
         Panel(enlarge(image, scale), f"image {record.image_id}", f"{record.width} x {record.height}"),
-        Panel(overlay(truth.panoptic_map, truth.segments), "truth", f"{len(truth.segments)} segments"),
+        Panel(*pictures.draw_truth(image, truth, scale)),
     ]
     shown = tuple(dict.fromkeys((scene.exit_depths[0], scene.exit_depths[-1])))
     with torch.no_grad():
@@ -336,10 +329,8 @@ def _draw_example(scene: _Scene, example: "PickedExample") -> "ShownExample":
         predictions += predict_gated(scene.model, scene.gate, batch.images)
         titles.append(f"gate: exit {predictions[-1].exit_depth}")
     for title, prediction in zip(titles, predictions, strict=True):
-        scored = score_prediction(prediction, truth, scene.rule)
-        pq = image_pq(scored.counts)
-        note = "nothing to score" if pq is None else f"PQ {100 * pq:.1f}"
-        panels.append(Panel(overlay(scored.panoptic_map, scored.segments), title, note))
+        overlay, note = pictures.draw_prediction(image, prediction, truth, scale)
+        panels.append(Panel(overlay, title, note))
     buffer = io.BytesIO()
     draw_sheet([panels]).save(buffer, format="PNG")
     return ShownExample(buffer.getvalue(), f"Image {record.image_id}: {example.reason}.")

@@ -1,8 +1,8 @@
-"""Step A: trains a parent, a Mask2Former with an exit after each of several encoder layers.
+"""Step A: trains a parent, a model with an exit after each of several encoder layers.
 
 Inputs: ``init``, optional, a parent whose weights training starts from; published weights come as ``init_file``
 of the settings instead, and their digest takes the place of the path in what is asked. The artifact holds
-``model.safetensors`` (the state dict under Mask2Former's names), ``metrics.jsonl`` (see
+``model.safetensors`` (the state dict under its original's names), ``metrics.jsonl`` (see
 ``ecocli.training.metrics_log``) and ``loss.png``. Where the exits are evaluated in between, the split that tells their
 quality is part of what is asked, because the metrics depend on it; the weights do not. How the work is done (device,
 processes, accumulation, workers) is no part of what was asked; on the CPU with a fixed number of threads and processes,
@@ -296,19 +296,19 @@ def _train(
 def _evaluator(config: TrainParentConfig, data: TrainingData, runtime: Runtime) -> "SubsetEvaluator | None":
     if data.evaluation is None:
         return None
-    from ecocli.config.architecture import ArchitectureConfig
-    from ecocli.data.panoptic import PanopticDataset
     from ecocli.scoring.subset_evaluator import SubsetEvaluator
 
-    # The settings refuse evaluations of other tasks.
-    assert isinstance(data.evaluation, PanopticDataset)
-    assert isinstance(config.architecture, ArchitectureConfig)
+    task, categories = task_of(config.architecture), data.evaluation.categories
+    score, load_truth = task.scorer(config.architecture, categories, "ap")
     return SubsetEvaluator(
         data.evaluation,
         config.architecture,
         config.exit_depths,
         config.dataset.test_resize,
         runtime,
+        score=score,
+        load_truth=load_truth,
+        qualities=lambda results: task.qualities(results, categories),
         images=config.evaluation.images,
         batch_size=config.evaluation.batch_size,
         precision=config.precision,

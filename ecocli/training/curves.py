@@ -31,12 +31,14 @@ def draw_loss_curve(lines: Sequence[Mapping[str, Any]]) -> bytes:
     figure = Figure(figsize=(7.0, 1.0 + 3.0 * panels), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(panels, sharex=True, squeeze=False)[:, 0]
-    axes[0].set_ylabel("Mask2Former loss of the exit")
+    axes[0].set_ylabel("loss of the exit")
     _draw_exits(axes[0], losses, lambda line: line["exits"], "loss", depths)
     if evaluations:
         latest = evaluations[-1]["evaluation"]
-        axes[1].set_ylabel(f"PQ on {latest['images']} images ({latest['split']})")
-        _draw_exits(axes[1], evaluations, lambda line: line["evaluation"]["exits"], "pq", depths, scale=100.0)
+        # A detector has no PQ.
+        measure = next((name for name in ("pq", "ap") if any(name in one for one in latest["exits"].values())), "pq")
+        axes[1].set_ylabel(f"{measure.upper()} on {latest['images']} images ({latest['split']})")
+        _draw_exits(axes[1], evaluations, lambda line: line["evaluation"]["exits"], measure, depths, scale=100.0)
         # Room for curves close together, but none below zero.
         axes[1].set_ylim(bottom=max(0.0, axes[1].get_ylim()[0]))
     axes[-1].set_xlabel("step")
@@ -67,6 +69,6 @@ def _draw_exits(
             label=f"exit {depth}",
             linewidth=1.2,
             # A few points far apart are measurements; a line alone would hide how few.
-            marker="o" if len(known) <= 20 and name == "pq" else None,
+            marker="o" if len(known) <= 20 and name != "loss" else None,
             markersize=3.5,
         )

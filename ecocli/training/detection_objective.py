@@ -6,11 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ecocli.config.train_parent import SetLossConfig
+from ecocli.config.train_parent import MatchingName, SetLossConfig
 from ecocli.data.box_training import BoxSample
 from ecocli.losses.boxes import pack_boxes
 from ecocli.losses.set_criterion import SetCriterion
-from ecocli.training.objective import StepLoss
+from ecocli.training.objective import StepLoss, matched_by
 
 
 class DetectionObjective:
@@ -20,7 +20,9 @@ class DetectionObjective:
 
     def __init__(self, config: SetLossConfig, num_classes: int) -> None:
         """Read the settings."""
-        self._criterion = SetCriterion(num_classes=num_classes, **config.model_dump())
+        settings = config.model_dump()
+        self._matching: MatchingName = settings.pop("matching")
+        self._criterion = SetCriterion(num_classes=num_classes, **settings)
 
     def class_weight_sum(self, counts: Sequence[int], num_queries: int) -> float:
         """Return the class term's normaliser of images with so many objects each."""
@@ -46,5 +48,6 @@ class DetectionObjective:
             torch.tensor(exit_weights).repeat_interleave(len(logits) // len(exit_weights)),
             num_boxes=num_objects,
             class_weight_sum=class_weight_sum,
+            matched_by=matched_by(self._matching, len(logits), len(exit_weights)),
         )
         return StepLoss(out.total, out.prediction_losses.sum(dim=1), out.terms, out.image_losses)

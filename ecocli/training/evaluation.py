@@ -1,4 +1,4 @@
-"""Panoptic quality of every exit in the course of a training: on which weights, and where the numbers go.
+"""Quality of every exit in the course of a training: on which weights, and where the numbers go.
 
 What scores a set of weights comes from outside (``ecocli.scoring.subset_evaluator``), since training does not know
 how predictions are made. It works on a model of its own, so the one that is trained stays as it is: its mode, its
@@ -12,11 +12,13 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from ecocli.metrics.panoptic_quality import PanopticQuality
 from ecocli.runtime.distributed import World
 from ecocli.training.metrics_log import nest_values
 from ecocli.training.state import TrainingState
 from ecocli.training.trackers import Tracker
+
+Qualities = Mapping[str, float | None]
+"""What a task measures by name, as fractions, None where undefined; first what gates are judged by."""
 
 
 @runtime_checkable
@@ -27,11 +29,11 @@ class ExitEvaluator(Protocol):
     def num_images(self) -> int:
         """Number of images."""
 
-    def __call__(self, weights: Mapping[str, Tensor]) -> Mapping[int, PanopticQuality] | None:
+    def __call__(self, weights: Mapping[str, Tensor]) -> Mapping[int, Qualities] | None:
         """Score a state dict; all processes call this together and get the same.
 
         Returns:
-            Quality by exit depth; None if a signal asked to stop.
+            Qualities by exit depth; None if a signal asked to stop.
 
         Raises:
             DataError: A file of the data set is missing or faulty.
@@ -113,24 +115,19 @@ class PeriodicEvaluation:
         return {**weights, **{name: tensor.to(weights[name].device) for name, tensor in shared.items()}}
 
 
-def name_qualities(found: Mapping[int, PanopticQuality]) -> dict[str, float]:
+def name_qualities(found: Mapping[int, Qualities]) -> dict[str, float]:
     """Name each quality that is defined ``evaluation.exits.<depth>.<quality>``."""
-    values = {
+    return {
         f"evaluation.exits.{depth}.{name}": value
-        for depth, quality in found.items()
-        for name, value in (
-            ("pq", quality.pq),
-            ("sq", quality.sq),
-            ("rq", quality.rq),
-            ("pq_things", quality.things.pq),
-            ("pq_stuff", quality.stuff.pq),
-        )
+        for depth, qualities in found.items()
+        for name, value in qualities.items()
+        if value is not None
     }
-    return {name: value for name, value in values.items() if value is not None}
 
 
-def describe_qualities(found: Mapping[int, PanopticQuality], images: int) -> str:
-    """Say the PQ of every exit, in points."""
+def describe_qualities(found: Mapping[int, Qualities], images: int) -> str:
+    """Say the first quality of every exit, in points."""
     depths = " ".join(str(depth) for depth in found)
-    points = " ".join("-" if quality.pq is None else f"{100 * quality.pq:.1f}" for quality in found.values())
-    return f"PQ on {images} images at exits {depths}: {points}"
+    first = [next(iter(qualities.items())) for qualities in found.values()]
+    points = " ".join("-" if value is None else f"{100 * value:.1f}" for _, value in first)
+    return f"{first[0][0].upper()} on {images} images at exits {depths}: {points}"

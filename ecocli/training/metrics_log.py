@@ -1,13 +1,13 @@
 """The metrics of a run as JSON lines: one line per window of steps, the same bytes for the same run.
 
 A line holds ``step`` (steps done), ``lr``, ``loss``, ``grad_norm`` and, under ``exits``, for every exit depth trained
-in the window its Mask2Former loss (all decoder layers, without alpha) and the three unweighted terms of its final
-prediction. All are means over the window; ``grad_norm`` is one over those steps that changed the weights, and missing
-where float16 left out all of them. No times: those differ from run to run.
+in the window its loss (all decoder layers, without alpha) and the three unweighted terms of its final prediction. All
+are means over the window; ``grad_norm`` is one over those steps that changed the weights, and missing where float16
+left out all of them. No times: those differ from run to run.
 
 Where the exits are evaluated in between, each evaluation is a line of its own: ``step`` and ``evaluation``, which holds
 ``split``, ``images`` (how many) and, under ``exits``, for every exit depth ``pq``, ``sq``, ``rq``, ``pq_things`` and
-``pq_stuff``, as fractions; one that is not defined on these images is left out.
+``pq_stuff``, of a detector ``ap`` and its parts, as fractions; one that is not defined on these images is left out.
 """
 
 import json

@@ -10,6 +10,8 @@ from typing import Any, Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
+from ecocli.config.train_parent import MatchingName
+
 
 @dataclass(frozen=True)
 class StepLoss:
@@ -64,3 +66,10 @@ class Objective(Protocol):
             num_objects: Objects in the whole step, over all ranks and accumulated parts.
             class_weight_sum: Class normaliser of the whole step.
         """
+
+
+def matched_by(matching: MatchingName, predictions: int, exits: int) -> list[int] | None:
+    """Say whose matching each prediction is trained with: its own (None), or that of the deepest exit's same layer."""
+    per_exit = predictions // exits
+    # The deepest exit's predictions come last.
+    return [predictions - per_exit + p % per_exit for p in range(predictions)] if matching == "deepest" else None

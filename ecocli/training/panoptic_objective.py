@@ -6,12 +6,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ecocli.config.train_parent import LossConfig
+from ecocli.config.train_parent import LossConfig, MatchingName
 from ecocli.data.training import TrainingSample
 from ecocli.losses.criterion import Criterion
 from ecocli.losses.points import SeededPoints
 from ecocli.losses.targets import pack_targets
-from ecocli.training.objective import StepLoss
+from ecocli.training.objective import StepLoss, matched_by
 
 
 class PanopticObjective:
@@ -22,7 +22,7 @@ class PanopticObjective:
     def __init__(self, config: LossConfig, num_classes: int) -> None:
         """Read the settings."""
         settings = config.model_dump()
-        self._matching = settings.pop("matching")
+        self._matching: MatchingName = settings.pop("matching")
         self._criterion = Criterion(num_classes=num_classes, **settings)
 
     def class_weight_sum(self, counts: Sequence[int], num_queries: int) -> float:
@@ -42,18 +42,16 @@ class PanopticObjective:
     ) -> StepLoss:
         """Compute the losses of a batch; see ``Objective``."""
         targets = pack_targets([s.labels for s in samples], [s.masks for s in samples], padded_size).to(logits.device)
-        criterion, P = self._criterion, len(logits)
-        per_exit = P // len(exit_weights)
+        criterion = self._criterion
         out = criterion(
             logits,
             regions,
             targets,
-            torch.tensor(exit_weights).repeat_interleave(per_exit),
+            torch.tensor(exit_weights).repeat_interleave(len(logits) // len(exit_weights)),
             SeededPoints(seeds, logits.device),
             num_masks=num_objects,
             class_weight_sum=class_weight_sum,
-            # The deepest exit's predictions come last.
-            matched_by=[P - per_exit + p % per_exit for p in range(P)] if self._matching == "deepest" else None,
+            matched_by=matched_by(self._matching, len(logits), len(exit_weights)),
         )
         terms = {"class": out.class_losses, "mask": out.mask_losses, "dice": out.dice_losses}
         weights = (criterion.class_weight, criterion.mask_weight, criterion.dice_weight)

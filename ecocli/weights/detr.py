@@ -156,6 +156,29 @@ def infer_detr(state: State, name: str = UNNAMED, heads: int = _HEADS) -> DetrCo
     return found
 
 
+def infer_detr_as(arch: str, found: DetrConfig, state: State) -> DetrConfig:
+    """Take a DETR for the preset of a name.
+
+    Args:
+        arch: The name.
+        found: What its tensors say.
+        state: Its tensors by our names.
+
+    Raises:
+        DataError: It is another model.
+    """
+    named = DETR_ARCHITECTURES.get(arch)
+    if named is not None:
+        # Whether the last stage is dilated shows in no tensor, and classes are the data set's.
+        free = {"backbone": named.backbone, "name": arch, "num_classes": named.num_classes}
+        if infer_detr(state, arch, named.heads).model_copy(update=free) == named:
+            return found.model_copy(update={"backbone": named.backbone, "name": arch})
+    raise DataError(
+        f"The checkpoint is of another model than {arch}: it is a {found.name} DETR. Leave --arch out to take the "
+        "architecture from the checkpoint."
+    )
+
+
 def detr_from_folder(folder: Path, state: State) -> tuple[DetrConfig, tuple[str, ...]]:
     """Read the architecture and the class names of a Hugging Face DETR folder.
 

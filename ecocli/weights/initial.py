@@ -3,10 +3,8 @@
 from pathlib import Path
 
 from ecocli.config.any_architecture import AnyArchitecture
-from ecocli.weights.architecture import infer_architecture
-from ecocli.weights.detr import detr_from_folder, infer_detr
 from ecocli.weights.files import load_state
-from ecocli.weights.huggingface import architecture_from_folder
+from ecocli.weights.formats import FORMATS
 from ecocli.weights.loading import recognise
 
 
@@ -17,14 +15,10 @@ def initial_architecture(path: Path) -> AnyArchitecture | None:
         path: File, or Hugging Face folder.
 
     Returns:
-        The architecture of a whole Mask2Former; None for a backbone alone, which says nothing about the rest.
+        The architecture of a whole model; None for a backbone alone, which says nothing about the rest.
 
     Raises:
         DataError: The source is missing, damaged, unknown, or asks to execute something.
     """
     recognised = recognise(load_state(path), str(path))
-    if recognised.is_detr:
-        return detr_from_folder(path, recognised.tensors)[0] if path.is_dir() else infer_detr(recognised.tensors)
-    if path.is_dir():
-        return architecture_from_folder(path)[0]
-    return infer_architecture(recognised.tensors) if recognised.is_full else None
+    return FORMATS[recognised.kind].read(path, recognised.tensors, None)[0] if recognised.is_full else None

@@ -120,9 +120,9 @@ class RecognisedState:
     gate: State = field(default_factory=dict)
 
     @property
-    def is_detr(self) -> bool:
-        """Whether it is a DETR."""
-        return ORIGINAL_MARK in self.tensors
+    def kind(self) -> str:
+        """Kind of architecture of a whole model."""
+        return "detr" if ORIGINAL_MARK in self.tensors else "mask2former"
 
 
 def recognise(state: Mapping[str, Tensor], origin: str) -> RecognisedState:

@@ -21,7 +21,7 @@ from ecocli.gates.quality_head import fit_quality_head
 from ecocli.gates.solver import StandardisedFeatures, solve
 from ecocli.losses.gate import exit_utilities, loss_targets
 from ecocli.metrics.assignment import CountTable, bootstrap_totals
-from ecocli.metrics.bootstrap import stack_weights
+from ecocli.metrics.bootstrap import one_hot
 
 T = TypeVar("T")
 FEATURES, LATENT, EXITS = 768, 96, 5
@@ -116,7 +116,7 @@ def main() -> None:
     timed("the next beta, started warm", lambda: fit_class_head(features, near, "hard-ce", warm=chosen.warm))
     timed("quality head, strength chosen", lambda: fit_quality_head(features, quality))
     table = count_table(min(images, 5000))
-    weights = stack_weights([table.fixed_assignment(e) for e in range(EXITS)], EXITS)
+    weights = np.stack([one_hot(table.fixed_assignment(e), EXITS) for e in range(EXITS)])
     timed(
         f"bootstrap of {EXITS} exits, 1000 x {table.num_images} images",
         lambda: bootstrap_totals(table, weights, 1000, 0),

@@ -13,6 +13,7 @@ from ecocli.config.dataset import DatasetConfig
 from ecocli.data.datasets import open_dataset
 from ecocli.runtime.context import Runtime
 from ecocli.scoring.subset_evaluator import SubsetEvaluator
+from ecocli.tasks.registry import task_of
 from ecocli.training.evaluation import name_qualities
 
 _SCRIPT = """
@@ -66,8 +67,20 @@ exit_process(0)
 def evaluator(data: DatasetConfig, runtime: Runtime) -> SubsetEvaluator:
     """Score three of five images, one in a batch: two fall to the first process, one to the second."""
     dataset = open_dataset(data, "val")
+    task = task_of(TINY)
+    score, load_truth = task.scorer(TINY, dataset.categories, "ap")
     return SubsetEvaluator(
-        dataset, TINY, EXIT_DEPTHS, data.test_resize, runtime, images=3, batch_size=1, precision="float32"
+        dataset,
+        TINY,
+        EXIT_DEPTHS,
+        data.test_resize,
+        runtime,
+        score=score,
+        load_truth=load_truth,
+        qualities=lambda results: task.qualities(results, dataset.categories),
+        images=3,
+        batch_size=1,
+        precision="float32",
     )
 
 

@@ -1,40 +1,55 @@
-"""A small DETR from training to gate on a few drawn scenes, as boxes.
+"""A small DETR from training to gate, evaluation, report and predictions, on boxes that it nearly finds.
 
 Expected values: the model run by hand on every image, and pycocotools on what it detects.
 """
 
+import contextlib
+import io
+import json
+import re
 from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from helpers_detection import Found, official_stats
+from helpers_detection import Found, make_own_boxes, official_stats
 from helpers_stages import run_stage
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.derived_table import read_splits
-from ecocli.artifacts.manifest import DerivedManifest, ParentManifest
+from ecocli.artifacts.detection_columns import read_detections
+from ecocli.artifacts.manifest import DerivedManifest, EvaluationManifest, GateManifest, ParentManifest
 from ecocli.artifacts.store import Store
+from ecocli.artifacts.summaries import EvaluationRow
+from ecocli.artifacts.tables import read_table
 from ecocli.artifacts.tensors import load_tensors
-from ecocli.config.any_architecture import require_segmentation
 from ecocli.config.dataset import DatasetConfig
 from ecocli.config.derive import DeriveConfig
+from ecocli.config.evaluate import EvaluateConfig, EvaluateExecutionConfig
 from ecocli.config.fit_gate import FitGateConfig
 from ecocli.config.loading import resolve_config
+from ecocli.config.predict import PredictConfig
 from ecocli.config.recipes import train_parent_preset
+from ecocli.config.report import ReportConfig
 from ecocli.config.train_parent import TrainParentConfig
 from ecocli.data.boxes import DetectionDataset
 from ecocli.data.detection import class_indices, open_detection
 from ecocli.errors import UsageError
 from ecocli.inference.loading import restore_gate, restore_model
 from ecocli.inference.predictor import ImagePrediction, predict_exits, predict_gated
+from ecocli.metrics.assignment import oracle_assignment
 from ecocli.metrics.box_matching import TrueBoxes
 from ecocli.metrics.detection import DetectionTable
 from ecocli.model.contracts import ExitModel
 from ecocli.runtime.context import Runtime
 from ecocli.scoring.batches import LabelledBatch, load_batch
 from ecocli.scoring.score_boxes import BoxScorer
-from ecocli.stages import derive, fit_gate, train_parent
+from ecocli.stages import derive, evaluate, fit_gate, predict, report, train_parent
+from ecocli.training.metrics_log import evaluation_lines, parse_metrics
 
 EXITS = (1, 2, 3)
 
@@ -59,14 +74,17 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
             "name": "detr-shapes", "hidden_dim": 32, "encoder_layers": 3, "decoder_layers": 2, "num_queries": 12,
         },
         "exit_depths": list(EXITS), "alpha": "depth", "exits_per_step": "all", "keep_deepest": False,
+        "evaluation": {"every": 4, "images": 3},
         "steps": 8, "batch_size": 4, "schedule": {"kind": "constant", "warmup_steps": 0}, "optimizer": {"lr": 2e-3},
     }  # fmt: skip
     config = resolve_config(TrainParentConfig, train_parent_preset(settings), settings)
     store = Store(folder / "store")
     parent = run_stage(train_parent, config, {}, store, Runtime.quiet())
-    measured = DeriveConfig(dataset=config.dataset, batch_size=2)
+    model = restore_model(parent.manifest.architecture, load_tensors(parent.path_of("model.safetensors")), "cpu", "it")
+    own = make_own_boxes(config.dataset, model, EXITS, folder / "own")
+    measured = DeriveConfig(dataset=own, batch_size=2)
     derived = run_stage(derive, measured, {"parent": parent.digest}, store, Runtime.quiet())
-    return Bench(store, config.dataset, parent, derived)
+    return Bench(store, own, parent, derived)
 
 
 @dataclass(frozen=True)
@@ -121,24 +139,154 @@ def test_derive__any_assignment__equals_pycocotools_on_its_detections(bench: Ben
         expected = official_stats(validation.truths, [row[e] for row, e in zip(found, assignment, strict=True)], 8)
         quality = [-1.0 if v is None else v for v in astuple(table.box_quality(np.eye(3)[assignment]))]
         assert quality == pytest.approx(expected, abs=1e-9)
-    # Every query of every image at every exit is there; AP that is not zero is compared in the metric's own tests.
+        assert 0.05 < expected[0] < 0.95
+    # Every query of every image at every exit is there.
     assert len(table.score) == 6 * 3 * 12
 
 
-def test_fit_gate__gated_run__equals_its_table(bench: Bench, validation: Validation) -> None:
+@pytest.fixture(scope="module")
+def gate(bench: Bench) -> Artifact[GateManifest]:
     config = FitGateConfig(beta=0.02, cost="depth", bootstrap_replicates=20)
-    gate = run_stage(fit_gate, config, {"derived": bench.derived.digest}, bench.store, Runtime.quiet())
+    return run_stage(fit_gate, config, {"derived": bench.derived.digest}, bench.store, Runtime.quiet())
+
+
+def gated(validation: Validation, gate: Artifact[GateManifest]) -> tuple[list[ImagePrediction], np.ndarray]:
+    """Predictions of the gated run, and the exit index of each."""
+    fitted = restore_gate(load_tensors(gate.path_of("gate.safetensors")), gate.manifest, "cpu", gate.digest)
+    predictions = [p for batch in validation.batches for p in predict_gated(validation.model, fitted, batch.images)]
+    return predictions, np.array([EXITS.index(p.exit_depth) for p in predictions])
+
+
+def test_fit_gate__gated_run__equals_its_table(
+    bench: Bench, validation: Validation, gate: Artifact[GateManifest]
+) -> None:
     manifest = gate.manifest
     assert manifest.task == "detection"
-    fitted = restore_gate(load_tensors(gate.path_of("gate.safetensors")), manifest, "cpu", gate.digest)
-    predictions = [p for batch in validation.batches for p in predict_gated(validation.model, fitted, batch.images)]
-    assignment = np.array([EXITS.index(p.exit_depth) for p in predictions])
+    predictions, assignment = gated(validation, gate)
     expected = official_stats(validation.truths, [found_in(p) for p in predictions], 8)
+    assert expected[0] > 0.05
     assert val_table(bench).assignment_quality(assignment) == pytest.approx(expected[0], abs=1e-9)
     assert manifest.metrics.gate.pq == pytest.approx(expected[0], abs=1e-9)
     assert manifest.metrics.gate.exit_shares == pytest.approx(np.bincount(assignment, minlength=3) / 6)
     fixed = [val_table(bench).assignment_quality(np.full(6, e)) for e in range(3)]
     assert [exit_.pq for exit_ in manifest.metrics.fixed] == pytest.approx(fixed)
+    assert len(set(fixed)) == 3
+
+
+def evaluate_config(bench: Bench, **settings: Any) -> EvaluateConfig:
+    execution = EvaluateExecutionConfig(timed_images=2)
+    return EvaluateConfig(
+        dataset=bench.dataset, batch_size=2, metrics=(), bootstrap_replicates=20, execution=execution, **settings
+    )
+
+
+@pytest.fixture(scope="module")
+def evaluation(bench: Bench, gate: Artifact[GateManifest]) -> Artifact[EvaluationManifest]:
+    inputs = {"parent": bench.parent.digest, "gate": gate.digest}
+    return run_stage(evaluate, evaluate_config(bench), inputs, bench.store, Runtime.quiet())
+
+
+def stats_of(row: EvaluationRow) -> list[float]:
+    values = (row.ap, row.ap50, row.ap75, row.ap_small, row.ap_medium, row.ap_large)
+    return [-1.0 if value is None else value for value in values]
+
+
+def test_evaluate__exits_and_gate__the_six_values_of_pycocotools(
+    bench: Bench, validation: Validation, gate: Artifact[GateManifest], evaluation: Artifact[EvaluationManifest]
+) -> None:
+    summary, found = evaluation.manifest.summary, at_every_exit(validation)
+    assert (summary.task, summary.measure, summary.images) == ("detection", "AP", 6)
+    rows = summary.by_name
+    assert list(rows) == ["exit 1", "exit 2", "exit 3", "gate", "random", "oracle"]
+    for index, depth in enumerate(EXITS):
+        expected = official_stats(validation.truths, [row[index] for row in found], 8)
+        assert stats_of(rows[f"exit {depth}"]) == pytest.approx(expected, abs=1e-9)
+    predictions, assignment = gated(validation, gate)
+    run = official_stats(validation.truths, [found_in(p) for p in predictions], 8)
+    assert stats_of(rows["gate"]) == pytest.approx(run, abs=1e-9)
+    table, quality = val_table(bench), read_splits(bench.derived, ("val",), "res5")["val"].quality
+    assert rows["oracle"].ap == pytest.approx(table.assignment_quality(oracle_assignment(quality)), abs=1e-9)
+    shares = np.bincount(assignment, minlength=3) / 6
+    assert rows["random"].ap == pytest.approx(table.mixture_quality(shares), abs=1e-9)
+    lead = summary.gate_lead
+    assert lead is not None
+    assert lead.control_pq == pytest.approx(table.mixture_quality(np.array(lead.mixture)), abs=1e-9)
+    assert lead.lead == pytest.approx(run[0] - lead.control_pq, abs=1e-9)
+
+
+def test_evaluate__predictions_and_tables__say_what_the_rows_say(
+    bench: Bench, gate: Artifact[GateManifest], evaluation: Artifact[EvaluationManifest]
+) -> None:
+    truth = COCO()
+    truth.dataset = json.loads((Path(bench.dataset.name).parent / "val.json").read_text())
+    results = json.loads(evaluation.path_of("detections.json").read_text())
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth.createIndex()
+        official = COCOeval(truth, truth.loadRes(results), "bbox")
+        official.evaluate()
+        official.accumulate()
+        official.summarize()
+    rows = evaluation.manifest.summary.by_name
+    assert stats_of(rows["gate"]) == pytest.approx(official.stats[:6].tolist(), abs=1e-9)
+    images = read_table(evaluation.path_of("images.parquet"))
+    table = read_detections(images.combine_chunks(), 3)
+    for index, depth in enumerate(EXITS):
+        assert table.assignment_quality(np.full(6, index)) == pytest.approx(rows[f"exit {depth}"].ap, abs=1e-9)
+    classes = [row for row in read_table(evaluation.path_of("classes.parquet")).to_pylist() if row["row"] == "exit 3"]
+    assert np.mean([row["ap"] for row in classes if row["ap"] is not None]) == pytest.approx(rows["exit 3"].ap)
+
+
+def test_evaluate__gate_alone__controls_of_the_table_and_the_same_rows(
+    bench: Bench, gate: Artifact[GateManifest], evaluation: Artifact[EvaluationManifest]
+) -> None:
+    config = evaluate_config(bench, every_exit=False, predictions=False)
+    inputs = {"parent": bench.parent.digest, "gate": gate.digest}
+    found = run_stage(evaluate, config, inputs, bench.store, Runtime.quiet())
+    assert found.manifest.inputs["derived"] == bench.derived.digest
+    for name, row in evaluation.manifest.summary.by_name.items():
+        assert stats_of(found.manifest.summary.by_name[name]) == pytest.approx(stats_of(row), abs=1e-9)
+    with pytest.raises(UsageError, match="The metrics ap, miou are none of detr-shapes"):
+        run_stage(evaluate, config.model_copy(update={"metrics": ("miou", "ap")}), inputs, bench.store)
+
+
+def test_report__of_detections__labels_say_ap(
+    bench: Bench, evaluation: Artifact[EvaluationManifest], tmp_path: Path
+) -> None:
+    config = ReportConfig(out=str(tmp_path / "out"), examples=1)
+    page = report.run(config, {"evaluation": evaluation.digest}, bench.store, Runtime.quiet())
+    text = page.index.read_text()
+    assert "AP of the gate" in text
+    assert "AP small" in text
+    assert "PQ" not in re.sub(r"base64,[^\"]*", "", text)
+    assert [path.name for path in page.pictures] == ["tradeoff.png", "exits.png", "example-1.png"]
+
+
+def test_predict__detector__cocos_results_and_framed_boxes(
+    bench: Bench, validation: Validation, gate: Artifact[GateManifest], tmp_path: Path
+) -> None:
+    source = validation.dataset.image_path(validation.dataset.records[0])
+    inputs = {"parent": bench.parent.digest, "gate": gate.digest}
+    config = PredictConfig(images=(str(source),), out=str(tmp_path / "out"), test_resize=bench.dataset.test_resize)
+    found = predict.run(config, inputs, bench.store, Runtime.quiet())
+    found.check()
+    (photo,) = found.photos
+    expected = found_in(gated(validation, gate)[0][0])
+    entries = json.loads((tmp_path / "out" / "detections.json").read_text())
+    assert [entry["score"] for entry in entries] == pytest.approx(expected.score.tolist(), abs=1e-6)
+    np.testing.assert_allclose([entry["bbox"] for entry in entries], expected.boxes, atol=1e-3)
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert len(COCO(str(tmp_path / "out" / "images.json")).loadRes(entries).anns) == 12
+    assert photo.files["overlay"].is_file()
+    with pytest.raises(UsageError, match=r"predicts no masks.* Leave --semantic out"):
+        predict.plan(config.model_copy(update={"semantic": True}), inputs, bench.store)
+
+
+def test_train_parent__evaluated_in_between__ap_of_every_exit_in_the_metrics(bench: Bench) -> None:
+    lines = evaluation_lines(parse_metrics(bench.parent.path_of("metrics.jsonl").read_text()))
+    assert [line["step"] for line in lines] == [4, 8]
+    for line in lines:
+        assert list(line["evaluation"]["exits"]) == ["1", "2", "3"]
+        assert all(0.0 <= values["ap"] <= values["ap50"] for values in line["evaluation"]["exits"].values())
 
 
 @pytest.mark.parametrize("quality", ["box_pq", "loss"])
@@ -156,11 +304,6 @@ def test_derive__other_quality__the_manifest_names_it(bench: Bench, quality: str
     # The detections do not depend on what quality is.
     ones = np.full((6, 3), 1 / 3)
     assert table.counts.mixture_quality(ones[0]) == val_table(bench).mixture_quality(ones[0])
-
-
-def test_require_segmentation__detector__says_where_it_is_judged(bench: Bench) -> None:
-    with pytest.raises(UsageError, match="detr-shapes is a detector, and `eco eval` takes segmentations only"):
-        require_segmentation(bench.parent.manifest.architecture, "eval")
 
 
 def test_train_parent_config__detector_with_segmentation_losses__refused(bench: Bench) -> None:

@@ -3,6 +3,7 @@
 import json
 import zipfile
 
+import numpy as np
 import pytest
 from helpers_evaluation import IMAGES, Bench, make_bench
 from helpers_inference import EXIT_DEPTHS, RULE, tiny_model
@@ -21,12 +22,13 @@ from ecocli.errors import ArtifactError, DataError, InterruptedRunError
 from ecocli.inference.predictor import ExitGate, ImagePrediction
 from ecocli.metrics.assignment import assignment_pq
 from ecocli.metrics.panoptic_quality import panoptic_quality, sum_counts
+from ecocli.metrics.scorecard import image_qualities
 from ecocli.model.mask2former import Mask2Former
 from ecocli.runtime.context import Runtime
 from ecocli.scoring import part_scorer as scoring
 from ecocli.scoring import timing
 from ecocli.scoring.batches import load_batch
-from ecocli.scoring.evaluation_tables import read_exit_table
+from ecocli.scoring.evaluation_tables import read_exit_table, read_panoptic_counts
 from ecocli.scoring.score_exits import derive_rows
 from ecocli.stages import evaluate
 
@@ -191,7 +193,9 @@ def test_run__gate_only__takes_the_controls_pq_from_a_fitting_table_or_runs_for_
 
 def test_read_exit_table__written_images__gives_counts_and_costs_back(report: Artifact[EvaluationManifest]) -> None:
     images = read_table(report.path_of("images.parquet"))
-    table = read_exit_table(images, EXIT_DEPTHS, 13)
+    counts = read_panoptic_counts(images, len(EXIT_DEPTHS), 13)
+    table = read_exit_table(images, EXIT_DEPTHS, counts, "pq")
+    np.testing.assert_array_equal(table.quality, image_qualities(counts))
     rows = rows_of(report)
     for exit_index, depth in enumerate(EXIT_DEPTHS):
         assert assignment_pq(table.counts, table.counts.fixed_assignment(exit_index)) == rows[f"exit {depth}"]["pq"]

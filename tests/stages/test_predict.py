@@ -71,7 +71,7 @@ def test_run__two_sizes__json_describes_the_pngs(tmp_path: Path, store: Store) -
     assert {row["category_id"] for row in instances} <= {2, 5}
     assert all(0.0 <= row["score"] <= 1.0 for row in instances)
     assert {path.name for path in (tmp_path / "out").rglob("*.tmp")} == set()
-    assert all(result.overlay is not None and result.overlay.is_file() for result in report.photos)
+    assert all(result.files["overlay"].is_file() for result in report.photos)
 
 
 def test_run__bad_file_among_good_ones__left_out_and_reported(tmp_path: Path, store: Store) -> None:
@@ -115,7 +115,7 @@ def test_run__gate__its_exit_and_the_same_map_as_that_exit(tmp_path: Path, store
     fixed = predict(store, {"parent": parent}, [image], tmp_path / "fixed", exit_depth=2)
     deepest = predict(store, {"parent": parent}, [image], tmp_path / "deepest")
     assert [report.photos[0].exit_depth for report in (gated, fixed, deepest)] == [2, 2, 3]
-    maps = [read_map(report.photos[0].panoptic) for report in (gated, fixed, deepest)]
+    maps = [read_map(report.photos[0].files["panoptic"]) for report in (gated, fixed, deepest)]
     assert (maps[0] == maps[1]).all()
     assert (maps[1] != maps[2]).any()
 
@@ -159,9 +159,9 @@ def test_run__size_rule_of_the_parent__changes_the_input_not_the_result_size(
         test_resize=ResizeConfig(short_edge_px=64, long_edge_px=100),
     ).photos[0]
     plain = predict(store, {"parent": put_parent(store)}, [image], tmp_path / "3").photos[0]
-    assert read_map(recorded.panoptic).shape == (40, 56)
-    assert (read_map(recorded.panoptic) == read_map(said.panoptic)).all()
-    assert (read_map(recorded.panoptic) != read_map(plain.panoptic)).any()
+    assert read_map(recorded.files["panoptic"]).shape == (40, 56)
+    assert (read_map(recorded.files["panoptic"]) == read_map(said.files["panoptic"])).all()
+    assert (read_map(recorded.files["panoptic"]) != read_map(plain.files["panoptic"])).any()
 
 
 @pytest.mark.parametrize("height,width", [(1, 1), (1, 200), (90, 3)])
@@ -169,17 +169,16 @@ def test_run__tiny_and_thin__still_a_map(height: int, width: int, tmp_path: Path
     Image.new("RGB", (width, height), (90, 120, 30)).save(tmp_path / "a.png")
     parent = put_parent(store, {"test_resize": {"short_edge_px": 64, "long_edge_px": 128}})
     result = predict(store, {"parent": parent}, [tmp_path / "a.png"], tmp_path / "out").photos[0]
-    assert read_map(result.panoptic).shape == (height, width)
+    assert read_map(result.files["panoptic"]).shape == (height, width)
 
 
 def test_run__large_image__overlay_is_smaller_than_the_map(tmp_path: Path, store: Store) -> None:
     Image.new("RGB", (2400, 30), (90, 120, 30)).save(tmp_path / "a.png")
     parent = put_parent(store, {"test_resize": {"short_edge_px": 32, "long_edge_px": 64}})
     result = predict(store, {"parent": parent}, [tmp_path / "a.png"], tmp_path / "out").photos[0]
-    assert result.overlay is not None
-    with Image.open(result.overlay) as overlay:
+    with Image.open(result.files["overlay"]) as overlay:
         assert overlay.size == (1600, 20)
-    assert read_map(result.panoptic).shape == (30, 2400)
+    assert read_map(result.files["panoptic"]).shape == (30, 2400)
 
 
 def test_run__stop_requested__what_is_done_is_kept(tmp_path: Path, store: Store) -> None:

@@ -1,10 +1,11 @@
 """Evaluation of a parent and its gate beside their controls.
 
 Inputs: ``parent``; ``gate``, optional; ``derived``, added here when only the gate is to be run: the table that the gate
-was fitted on tells the fixed exits' counts, if it has this split; ``mirror``, added here if that table has the mirror
+was fitted on tells the fixed exits' results, if it has this split; ``mirror``, added here if that table has the mirror
 images too, which tell what is attainable. The summary holds the rows shown on screen. Files:
-``images.parquet`` (PQ of each image at each exit, the gate's and the oracle's choice), ``classes.parquet`` (every row
-by class), and ``predictions.zip`` (the gate's panoptic maps, else the deepest exit's, as panopticapi reads them).
+``images.parquet`` (quality of each image at each exit, the gate's and the oracle's choice), ``classes.parquet`` (every
+row by class), and the gate's predictions, else the deepest exit's: ``predictions.zip``, panoptic maps as panopticapi
+reads them, or ``detections.json``, COCO's results.
 
 Images are scored in parts that follow from the data set alone; processes share the parts, parts survive a kill, and
 sums run in the order of the data set. So the numbers are the same for any number of processes. Milliseconds belong to
@@ -22,13 +23,13 @@ from ecocli.artifacts.manifest import DerivedManifest, EvaluationManifest, GateM
 from ecocli.artifacts.store import Store
 from ecocli.config.evaluate import EvaluateConfig
 from ecocli.data.categories import check_trained_categories
-from ecocli.data.datasets import open_dataset
 from ecocli.errors import UsageError
 from ecocli.runtime.context import Runtime
 from ecocli.stages.evaluate.subject import EvaluationSubject
+from ecocli.tasks.registry import task_of
 
 STAGE = "eval"
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 def plan(config: EvaluateConfig, inputs: Mapping[str, str], store: Store, runtime: Runtime) -> Plan[EvaluationManifest]:
@@ -50,7 +51,13 @@ def plan(config: EvaluateConfig, inputs: Mapping[str, str], store: Store, runtim
     if config.beta is not None and "gate" not in inputs:
         raise UsageError(f"beta is {config.beta:g}, a price for a gate to choose exits at, and there is no gate.")
     gate = open_gate(store, inputs["gate"], parent, config.beta) if "gate" in inputs else None
-    dataset = open_dataset(config.dataset, config.split)
+    task = task_of(parent.manifest.architecture)
+    if strange := sorted(set(config.metrics) - set(task.further_metrics)):
+        raise UsageError(
+            f"The metrics {', '.join(strange)} are none of {parent.manifest.architecture.name}, which is always "
+            "measured by all of its own. Leave --metrics out."
+        )
+    dataset = task.open(config.dataset, config.split)
     check_trained_categories(parent.digest, parent.manifest.categories, dataset.name, dataset.categories)
     fingerprint = runtime.world.broadcast_object(dataset.fingerprint if runtime.world.is_main else "")
     found = None if gate is None else _find_derived(store, gate, config, fingerprint)
@@ -59,8 +66,8 @@ def plan(config: EvaluateConfig, inputs: Mapping[str, str], store: Store, runtim
     added = {"derived": derived, "mirror": mirror}
     roles = {**inputs, **{role: table.digest for role, table in added.items() if table is not None}}
     fingerprints = {config.split: fingerprint}
-    if dataset.instance_file is not None and "ap" in config.metrics:
-        fingerprints[f"{config.split}-instances"] = sha256_file(dataset.instance_file)
+    if "ap" in config.metrics and (instances := getattr(dataset, "instance_file", None)) is not None:
+        fingerprints[f"{config.split}-instances"] = sha256_file(instances)
     action = Action(STAGE, SCHEMA_VERSION, config, roles, fingerprints)
     subject = EvaluationSubject(parent, gate, dataset, derived, mirror)
 
@@ -88,5 +95,7 @@ def _find_derived(
         and manifest.dataset_fingerprints.get(config.split) == fingerprint
         and resize == config.dataset.test_resize.model_dump(mode="json")
         and manifest.stage_config.get("precision", "float32") == config.precision
+        # Of detections, the quality of an image is AP here.
+        and manifest.quality in ("pq", "ap")
     )
     return derived if fits else None

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.manifest import DerivedManifest, GateManifest, ParentManifest
-from ecocli.config.any_architecture import require_segmentation
-from ecocli.config.architecture import ArchitectureConfig
-from ecocli.data.panoptic import PanopticDataset
+from ecocli.config.any_architecture import AnyArchitecture
+from ecocli.data.images import ImageDataset
+from ecocli.tasks.registry import task_of
+from ecocli.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -18,16 +19,21 @@ class EvaluationSubject:
         gate: Chooses exits; None for the fixed exits alone.
         dataset: The images.
         mirror: Tells what each exit is worth on the mirror images; None where that is not known.
-        derived: Tells the fixed exits' counts where only the gate is run; None where every exit is.
+        derived: Tells the fixed exits' results where only the gate is run; None where every exit is.
     """
 
     parent: Artifact[ParentManifest]
     gate: Artifact[GateManifest] | None
-    dataset: PanopticDataset
+    dataset: ImageDataset
     derived: Artifact[DerivedManifest] | None
     mirror: Artifact[DerivedManifest] | None
 
     @property
-    def architecture(self) -> ArchitectureConfig:
+    def architecture(self) -> AnyArchitecture:
         """The parent's."""
-        return require_segmentation(self.parent.manifest.architecture, "eval")
+        return self.parent.manifest.architecture
+
+    @property
+    def task(self) -> Task:
+        """The parent's."""
+        return task_of(self.architecture)

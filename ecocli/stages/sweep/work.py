@@ -9,7 +9,7 @@ from ecocli.artifacts.action import Action, Made
 from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.derived_table import read_splits
 from ecocli.artifacts.manifest import DerivedManifest, FileContents, SweepManifest
-from ecocli.artifacts.summaries import ExitSummary, SweepRow, SweepSummary
+from ecocli.artifacts.summaries import MEASURES, ExitSummary, SweepRow, SweepSummary
 from ecocli.artifacts.tables import ColumnDoc, document_columns, write_table
 from ecocli.config.sweep import SweepConfig
 from ecocli.errors import InterruptedRunError
@@ -23,8 +23,8 @@ from ecocli.runtime.context import Runtime
 _DOCS = {
     "head": ("what the gate predicts", ""),
     "deepest_exit": ("deepest exit on offer, in encoder layers run", "layers"),
-    "beta": ("price of one unit of cost in panoptic quality", "PQ per unit of cost"),
-    "pq": ("panoptic quality of the gate", "ratio 0..1"),
+    "beta": ("price of one unit of cost in quality", "quality per unit of cost"),
+    "pq": ("quality of the gate: PQ, of detections AP", "ratio 0..1"),
     "pq_low": ("lower end of its 95 % bootstrap interval", "ratio 0..1"),
     "pq_high": ("upper end of its 95 % bootstrap interval", "ratio 0..1"),
     "cost": ("mean cost of an image in the unit of the cost model", ""),
@@ -32,20 +32,20 @@ _DOCS = {
     "encoder_gflops": ("the pixel decoder's share of it", "GFLOPs"),
     "mean_depth": ("mean encoder layers run", "layers"),
     "exit_shares": ("share of the images at each exit on offer", "ratio 0..1"),
-    "lead": ("PQ less that of the best fixed mixture of equal cost", "ratio"),
+    "lead": ("quality less that of the best fixed mixture of equal cost", "ratio"),
     "lead_low": ("lower end of its 95 % bootstrap interval", "ratio"),
     "lead_high": ("upper end of its 95 % bootstrap interval", "ratio"),
-    "blend_pq": ("PQ of the best fixed mixture of equal cost", "ratio 0..1"),
-    "random_pq": ("PQ of a random gate of the same mixture", "ratio 0..1"),
-    "best_fixed_exit": ("fixed exit of the best PQ", "layers"),
-    "best_fixed_pq": ("its PQ", "ratio 0..1"),
+    "blend_pq": ("quality of the best fixed mixture of equal cost", "ratio 0..1"),
+    "random_pq": ("quality of a random gate of the same mixture", "ratio 0..1"),
+    "best_fixed_exit": ("fixed exit of the best quality", "layers"),
+    "best_fixed_pq": ("its quality", "ratio 0..1"),
     "majority_exit": ("target exit of most training images", "layers"),
-    "majority_pq": ("its PQ", "ratio 0..1"),
+    "majority_pq": ("its quality", "ratio 0..1"),
     "accuracy": ("share of the images on which the gate takes the target exit", "ratio 0..1"),
     "majority_accuracy": ("the same for the majority exit", "ratio 0..1"),
-    "oracle_pq": ("PQ of each image at its exit of best quality", "ratio 0..1"),
+    "oracle_pq": ("quality of each image at its exit of best quality", "ratio 0..1"),
     "oracle_gflops": ("its mean GFLOPs", "GFLOPs"),
-    "target_pq": ("PQ of each image at its target exit: the oracle at this beta", "ratio 0..1"),
+    "target_pq": ("quality of each image at its target exit: the oracle at this beta", "ratio 0..1"),
     "target_gflops": ("its mean GFLOPs", "GFLOPs"),
     "attainable_pq": (
         "PQ where the truth about mirror images chooses, at the gate's cost; null without --mirror",
@@ -105,7 +105,8 @@ def sweep(
         fixed=fixed,
         rows=tuple(rows),
     )
-    files: FileContents = {"sweep.parquet": _write(rows, folder), "sweep.svg": _plot(summary)}
+    measure = MEASURES[derived.manifest.task]
+    files: FileContents = {"sweep.parquet": _write(rows, folder), "sweep.svg": _plot(summary, measure)}
     return Made(SweepManifest(**action.recorded, task=derived.manifest.task, summary=summary), files)
 
 
@@ -154,7 +155,7 @@ def _write(rows: Sequence[SweepRow], folder: Path) -> Path:
     return path
 
 
-def _plot(summary: SweepSummary) -> bytes:
+def _plot(summary: SweepSummary, measure: str) -> bytes:
     rows = summary.rows
     deepest = max(summary.fixed, key=int)
     series = dict.fromkeys((row.head, row.deepest_exit) for row in rows)
@@ -171,8 +172,12 @@ def _plot(summary: SweepSummary) -> bytes:
     ]
     oracle = {row.beta: _point(row.target_gflops, row.target_pq) for row in rows if row.deepest_exit == int(deepest)}
     exits = [_point(exit_.gflops, exit_.pq, f"exit {exit_.exit_depth}") for exit_ in summary.fixed[deepest]]
-    attainable = [_point(r.attainable_gflops, r.attainable_pq) for r in rows if r.attainable_pq is not None]
-    return draw_sweep(f"PQ and compute on {summary.scored_on}", exits, gates, list(oracle.values()), attainable)
+    title, attainable = (
+        f"{measure} and compute on {summary.scored_on}",
+        [r for r in rows if r.attainable_pq is not None],
+    )
+    reached = [_point(r.attainable_gflops, r.attainable_pq) for r in attainable]
+    return draw_sweep(title, measure, exits, gates, list(oracle.values()), reached)
 
 
 def _point(gflops: float | None, pq: float | None, label: str = "") -> PlotPoint:

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from ecocli.config.architecture import ARCHITECTURES, ResNetConfig, SwinConfig
-from ecocli.config.loading import resolve_config
+from ecocli.config.loading import deep_merge, resolve_config
 from ecocli.config.recipes import TRAIN_PARENT_PRESETS, train_parent_preset
 from ecocli.config.train_parent import EvaluationConfig, TrainParentConfig
 from ecocli.data.categories import CITYSCAPES, COCO, SHAPES
@@ -151,7 +151,9 @@ def test_train_parent_preset__resnet_in_place_of_swin_on_cityscapes__trains_batc
 
 
 def test_train_parent_preset__unknown_kind_of_backbone__names_the_known_ones() -> None:
-    with pytest.raises(UsageError, match=r"architecture\.backbone: input tag 'vit' .*'resnet', 'swin'"):
+    with pytest.raises(
+        UsageError, match=r"architecture\.backbone\.kind: input should be 'resnet' or 'swin', found \"vit\""
+    ):
         settings_for(architecture={"backbone": {"kind": "vit"}})
 
 
@@ -289,3 +291,29 @@ def test_train_parent_config__evaluation__part_of_the_serialised_settings_and_of
     assert EvaluationConfig().every == 0
     with pytest.raises(UsageError, match=r"evaluation\.images"):
         settings_for(evaluation={"images": 0})
+
+
+@pytest.mark.parametrize(
+    ("arch", "said", "fault"),
+    [
+        ("m2f-shapes", {"loss": {"matching": "each"}}, r"loss\.matching: input should be 'own' or 'deepest'"),
+        ("detr-shapes", {"loss": {"matching": "each"}}, r"loss\.matching: input should be 'own' or 'deepest'"),
+        (
+            "m2f-shapes",
+            {"loss": {"giou_weight": 1.0}},
+            r"unknown key 'loss\.giou_weight'; did you mean '.*dice_weight'",
+        ),
+        ("detr-shapes", {"loss": {"num_points": 9}}, r"unknown key 'loss\.num_points'; valid keys here: box_weight"),
+        ("m2f-shapes", {"loss": 3}, "loss: input should be an object"),
+        ("m2f-shapes", {"architecture": {"kind": "yolo"}}, r"kind: input should be 'mask2former' or 'detr'"),
+        ("m2f-shapes", {"architecture": {"backbone": {"blocks": 3}}}, r"architecture\.backbone\.blocks: input should"),
+        ("m2f-shapes", {"exits_per_step": "two"}, "exits_per_step: input should be a valid integer or 'all', found"),
+        ("m2f-shapes", {"alpha": [1.0, -2.0]}, r"alpha\[1\]: input should be greater than 0, found -2"),
+    ],
+)
+def test_train_parent_config__fault_in_a_value_of_several_kinds__named_once_as_it_was_written(
+    arch: str, said: dict[str, Any], fault: str
+) -> None:
+    settings = deep_merge({"dataset": {"name": "shapes"}, "architecture": {"name": arch}}, said)
+    with pytest.raises(UsageError, match=rf"has one fault:\n  - .*{fault}"):
+        resolve_config(TrainParentConfig, train_parent_preset(settings), settings)

@@ -16,6 +16,7 @@ from ecocli.data.categories import SHAPES
 from ecocli.data.datasets import open_dataset, take
 from ecocli.data.detection import class_indices, open_detection
 from ecocli.errors import DataError
+from ecocli.tasks.registry import task_named
 
 # Ids with gaps, as COCO's are; an image without boxes, a crowd, fractions of pixels.
 CONTENT: dict[str, Any] = {
@@ -152,3 +153,25 @@ def test_augment_boxes__random_changes__boxes_stay_on_their_objects(recipe: Augm
         found = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
         assert corners[0] == pytest.approx(found, abs=1.01)
     assert inside >= 10
+
+
+def test_check__instances__every_kind_of_fault_and_note(tmp_path: Path) -> None:
+    content = json.loads(json.dumps(CONTENT))
+    boxes = [[1, 1, 0, 4], [30, 20, 20, 5], [2, 2, 4, 4], [2, 2, 4, 4], [8, 8, 3, 3]]
+    content["annotations"] = [
+        {"id": number, "image_id": 20, "category_id": 90, "bbox": box, "area": area}
+        for number, (box, area) in enumerate(zip(boxes, [0, 100, 16, 16, 400], strict=True))
+    ]
+    task, config = task_named("detection"), write_instances(tmp_path, content)
+    seen: list[int] = []
+    dataset = task.open(config, "val", check_files=False)
+    report = task.check(dataset, sample=None, processes=1, advance=seen.append)
+    assert (report.images, report.checked, report.segments, report.crowds, sum(seen)) == (2, 2, 5, 0, 2)
+    expected = ["has no area", "reaches 10 pixels beyond", "annotated area 400", "is there 2 times"]
+    assert len(report.faults) == 4
+    assert all(part in fault.text for part, fault in zip(expected, report.faults, strict=True))
+    assert {fault.image_id for fault in report.faults} == {"20"}
+    assert "2 of 3 categories have no box in the images looked at: person, stop sign" in report.notes
+    (tmp_path / "images" / "b.png").unlink()
+    broken = task.check(dataset, sample=None, processes=1, advance=seen.append)
+    assert "b.png" in broken.faults[0].text

@@ -10,9 +10,13 @@ from PIL import Image
 from ecocli.config.dataset import DatasetConfig
 from ecocli.data import checking
 from ecocli.data.categories import COCO
-from ecocli.data.checking import check_segment, check_split
+from ecocli.data.checking import SplitReport, check_image, check_segment, check_split, panoptic_notes
 from ecocli.data.datasets import open_dataset
 from ecocli.data.panoptic import PanopticDataset, Segment, encode_id_map
+
+
+def check_panoptic(dataset: PanopticDataset, **options: Any) -> SplitReport:
+    return check_split(dataset, check=check_image, notes=panoptic_notes, **options)
 
 
 def open_small(folder: Path) -> PanopticDataset:
@@ -33,7 +37,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_check_split__sound__counts_and_no_fault(folder: Path) -> None:
     seen: list[int] = []
-    report = check_split(open_small(folder), advance=seen.append)
+    report = check_panoptic(open_small(folder), advance=seen.append)
     assert report.faults == []
     assert (report.images, report.checked, report.segments, report.crowds) == (3, 3, 4, 1)
     assert report.category_counts == {1: 2, 199: 1, 92: 1}
@@ -44,10 +48,10 @@ def test_check_split__sound__counts_and_no_fault(folder: Path) -> None:
 
 def test_check_split__processes__same_report(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "pictures" / "000000000002.png").unlink()
-    expected = check_split(open_small(folder))
+    expected = check_panoptic(open_small(folder))
     monkeypatch.setattr(checking, "_MIN_IMAGES_FOR_PROCESSES", 1)
     monkeypatch.setattr(checking, "_CHUNK", 1)
-    assert check_split(open_small(folder), processes=2) == expected
+    assert check_panoptic(open_small(folder), processes=2) == expected
     assert len(expected.faults) == 1
 
 
@@ -55,7 +59,7 @@ def test_check_split__sample__spread_evenly(folder: Path) -> None:
     # Two of three images: positions 0 and 3 // 2 = 1.
     (folder / "pictures" / "000000000001.png").unlink()
     (folder / "pictures" / "000000000003.png").unlink()
-    report = check_split(open_small(folder), sample=2)
+    report = check_panoptic(open_small(folder), sample=2)
     assert (report.images, report.checked) == (3, 2)
     assert [fault.image_id for fault in report.faults] == ["1"]
 
@@ -107,7 +111,7 @@ def _change_segment(key: str, value: object) -> Callable[[Path], None]:
 )
 def test_check_split__one_damage__one_fault_by_name(folder: Path, damage: Callable[[Path], None], message: str) -> None:
     damage(folder)
-    report = check_split(open_small(folder))
+    report = check_panoptic(open_small(folder))
     assert len(report.faults) == 1
     fault = report.faults[0]
     assert (fault.split, fault.image_id) == ("val", "1")

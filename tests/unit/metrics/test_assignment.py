@@ -24,7 +24,6 @@ from ecocli.metrics.bootstrap import (
     compare,
     one_hot,
     percentile_interval,
-    stack_weights,
 )
 from ecocli.metrics.panoptic_quality import ImageCounts, panoptic_quality
 
@@ -171,7 +170,7 @@ def test_bootstrap_totals__many_images__equals_plain_resampling() -> None:
     counts = random_counts(2, 1500, 2, 3)
     table = CountTable.from_dense(*counts)
     assignment = np.random.default_rng(4).integers(0, 2, 1500)
-    totals = bootstrap_totals(table, stack_weights([assignment], 2), replicates=3, seed=9)
+    totals = bootstrap_totals(table, one_hot(assignment, 2)[None], replicates=3, seed=9)
     rng = np.random.default_rng(9)
     for replicate in range(3):
         drawn = rng.integers(0, 1500, 1500)

@@ -18,7 +18,7 @@ def arena() -> Arena:
     one, none = np.ones((4, 2, 1), np.int64), np.zeros((4, 2, 1), np.int64)
     counts = CountTable.from_dense(quality[..., None], one, none, none)
     costs = np.tile([2.0, 4.0], (4, 1))
-    return Arena((2, 4), counts, costs * 10.0, costs * 5.0, 200, quality=quality, costs=costs)
+    return Arena((2, 4), counts, quality, costs * 10.0, costs * 5.0, 200, costs=costs)
 
 
 def test_judge__gate_that_deepens_images_0_and_3__hand_worked() -> None:
@@ -88,7 +88,7 @@ def test_judge__image_without_quality__counts_in_pq_but_has_no_target() -> None:
     found = (iou > 0).astype(np.int64)
     table = CountTable.from_dense(iou, found, 0 * found, 0 * found)
     costs = np.tile([2.0, 4.0], (2, 1))
-    verdict = Arena((2, 4), table, costs, costs, 10, quality=quality, costs=costs).judge(np.array([1, 1]), 0.0, 1)
+    verdict = Arena((2, 4), table, quality, costs, costs, 10, costs=costs).judge(np.array([1, 1]), 0.0, 1)
     assert verdict.gate.pq == pytest.approx(0.8)
     assert verdict.accuracy == 1.0
     # Nothing to gain on the second image: the oracle takes it at the shallower exit.
@@ -99,7 +99,7 @@ def test_judge__nothing_to_score__is_nan_throughout() -> None:
     none = np.zeros((2, 2, 1), np.int64)
     table = CountTable.from_dense(none.astype(float), none, none, none)
     costs = np.tile([2.0, 4.0], (2, 1))
-    verdict = Arena((2, 4), table, costs, costs, 10, quality=np.full((2, 2), np.nan), costs=costs).judge(
+    verdict = Arena((2, 4), table, np.full((2, 2), np.nan), costs, costs, 10, costs=costs).judge(
         np.array([0, 1]), 0.0, 0
     )
     assert np.isnan([verdict.gate.pq, verdict.accuracy, verdict.lead, *verdict.lead_interval]).all()

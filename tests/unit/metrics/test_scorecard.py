@@ -6,8 +6,8 @@ from helpers_gate import plain_assignment_pq, random_counts
 
 from ecocli.metrics.assignment import CountTable, assignment_pq, mixture_pq
 from ecocli.metrics.exit_table import ExitTable
-from ecocli.metrics.panoptic_quality import ImageCounts, image_pq
-from ecocli.metrics.scorecard import GateRun, gate_lead, image_qualities, score_rows
+from ecocli.metrics.panoptic_quality import ImageCounts, PanopticQuality, image_pq, panoptic_quality
+from ecocli.metrics.scorecard import GateRun, ScoreRow, expected_counts, gate_lead, image_qualities, score_rows
 
 N, E, K = 30, 3, 5
 DEPTHS = (2, 4, 6)
@@ -16,14 +16,28 @@ COUNTS = random_counts(7, N, E, K)
 GFLOPS = np.linspace(1.0, 2.0, N)[:, None] * np.array([10.0, 13.0, 16.0])
 
 
-def make_table(replicates: int = 200, seed: int = 1) -> ExitTable:
-    return ExitTable(DEPTHS, CountTable.from_dense(*COUNTS), GFLOPS, GFLOPS / 2, replicates, seed)
+def table_of(counts: CountTable, costs: np.ndarray, *drawn: int) -> ExitTable[CountTable]:
+    return ExitTable(DEPTHS, counts, image_qualities(counts), costs, costs / 2, *drawn)
 
 
-def run_of(depths: list[int], gflops: float = 0.25) -> GateRun:
+def make_table(replicates: int = 200, seed: int = 1) -> ExitTable[CountTable]:
+    return table_of(CountTable.from_dense(*COUNTS), GFLOPS, replicates, seed)
+
+
+def gate_run(depths: np.ndarray, counts: ImageCounts, gflops: float) -> GateRun[PanopticQuality]:
+    quality = panoptic_quality(counts)
+    return GateRun(depths, quality, quality.pq, gflops)
+
+
+def run_of(depths: list[int], gflops: float = 0.25) -> GateRun[PanopticQuality]:
     chosen = [DEPTHS.index(depth) for depth in depths]
     sums = [sum(array[n, e] for n, e in enumerate(chosen)) for array in COUNTS]
-    return GateRun(np.array(depths), ImageCounts(*sums), gflops)
+    return gate_run(np.array(depths), ImageCounts(*sums), gflops)
+
+
+def rows_of(run: GateRun[PanopticQuality] | None) -> list[ScoreRow[PanopticQuality]]:
+    table = make_table()
+    return score_rows(table, run, lambda weights: panoptic_quality(expected_counts(table.counts, weights), IS_THING))
 
 
 DEPTHS_CHOSEN = [DEPTHS[n % 2 * 2] for n in range(N)]
@@ -42,7 +56,7 @@ def test_image_qualities__nothing_to_score__is_nan() -> None:
 
 
 def test_score_rows__with_gate__holds_gate_and_controls_with_their_costs() -> None:
-    rows = {row.name: row for row in score_rows(make_table(), IS_THING, run_of(DEPTHS_CHOSEN))}
+    rows = {row.name: row for row in rows_of(run_of(DEPTHS_CHOSEN))}
     assert list(rows) == ["exit 2", "exit 4", "exit 6", "gate", "random", "oracle"]
     for e, depth in enumerate(DEPTHS):
         row = rows[f"exit {depth}"]
@@ -64,7 +78,7 @@ def test_score_rows__with_gate__holds_gate_and_controls_with_their_costs() -> No
 
 
 def test_score_rows__without_gate__holds_exits_and_oracle() -> None:
-    assert [row.name for row in score_rows(make_table(), IS_THING, None)] == ["exit 2", "exit 4", "exit 6", "oracle"]
+    assert [row.name for row in rows_of(None)] == ["exit 2", "exit 4", "exit 6", "oracle"]
 
 
 def test_gate_lead__gate_that_is_a_fixed_exit__leads_its_own_blend_by_nothing() -> None:
@@ -96,8 +110,8 @@ def test_gate_lead__gate_that_costs_something_itself__meets_a_blend_that_may_spe
     iou, ones = np.tile([[[0.5], [0.6], [0.9]]], (4, 1, 1)), np.ones((4, 3, 1), np.int64)
     counts = CountTable.from_dense(iou, ones, 0 * ones, 0 * ones)
     costs = np.tile([10.0, 13.0, 16.0], (4, 1))
-    run = GateRun(np.full(4, 2), ImageCounts(np.array([2.0]), np.array([4]), np.array([0]), np.array([0])), 1.5)
-    lead = gate_lead(ExitTable(DEPTHS, counts, costs, costs, 10), run)
+    run = gate_run(np.full(4, 2), ImageCounts(np.array([2.0]), np.array([4]), np.array([0]), np.array([0])), 1.5)
+    lead = gate_lead(table_of(counts, costs, 10), run)
     assert lead is not None
     assert lead.mixture == pytest.approx((0.75, 0.0, 0.25))
     assert (lead.control_pq, lead.lead) == pytest.approx((0.6, -0.1))
@@ -105,5 +119,5 @@ def test_gate_lead__gate_that_costs_something_itself__meets_a_blend_that_may_spe
 
 def test_gate_lead__nothing_to_score__is_none() -> None:
     empty = np.zeros((2, E, K), np.int64)
-    table = ExitTable(DEPTHS, CountTable.from_dense(empty.astype(float), empty, empty, empty), GFLOPS[:2], GFLOPS[:2])
-    assert gate_lead(table, GateRun(np.array([2, 2]), ImageCounts.zeros(K), 0.0)) is None
+    table = table_of(CountTable.from_dense(empty.astype(float), empty, empty, empty), GFLOPS[:2])
+    assert gate_lead(table, gate_run(np.array([2, 2]), ImageCounts.zeros(K), 0.0)) is None

@@ -10,7 +10,8 @@ from ecocli.metrics.scorecard import image_qualities
 from ecocli.metrics.tradeoff import attainable_curve, blend_curve, oracle_curve
 
 COSTS = np.linspace(1.0, 2.0, 20)[:, None] * np.array([10.0, 13.0, 16.0])
-TABLE = ExitTable((2, 3, 4), CountTable.from_dense(*random_counts(3, 20, 3, 4)), COSTS, COSTS)
+COUNTS = CountTable.from_dense(*random_counts(3, 20, 3, 4))
+TABLE = ExitTable((2, 3, 4), COUNTS, image_qualities(COUNTS), COSTS, COSTS)
 
 
 def test_blend_curve__three_exits__passes_through_each_and_blends_neighbours() -> None:
@@ -23,7 +24,7 @@ def test_blend_curve__three_exits__passes_through_each_and_blends_neighbours() -
 
 def test_blend_curve__one_exit__is_a_point() -> None:
     counts = CountTable.from_dense(*random_counts(3, 4, 1, 4))
-    table = ExitTable((6,), counts, np.full((4, 1), 5.0), np.full((4, 1), 5.0))
+    table = ExitTable((6,), counts, image_qualities(counts), np.full((4, 1), 5.0), np.full((4, 1), 5.0))
     (point,) = blend_curve(table)
     assert (point.gflops, point.pq) == (5.0, pytest.approx(assignment_pq(counts, np.zeros(4, np.int64))))
 
@@ -40,7 +41,7 @@ def test_oracle_curve__prices__go_from_the_shallowest_exit_to_the_oracle_of_qual
 def test_attainable_curve__mirror_equal_to_the_image__ends_at_the_best_contributions() -> None:
     counts = CountTable.from_dense(*random_counts(3, 40, 3, 4))
     gflops = np.tile([10.0, 12.0, 17.0], (40, 1))
-    table = ExitTable((2, 3, 4), counts, gflops, gflops / 2)
+    table = ExitTable((2, 3, 4), counts, image_qualities(counts), gflops, gflops / 2)
     worth = counts.contributions()
     curve = attainable_curve(table, worth)
     assert [point.gflops for point in curve] == sorted({point.gflops for point in curve})

@@ -11,8 +11,8 @@ from ecocli.reports.plots import Tradeoff, TradeoffPoint, draw_exit_histogram, d
 
 POINTS = [TradeoffPoint(f"exit {depth}", 10.0 + depth, 0.5 + depth / 100) for depth in (2, 3, 4)]
 GATE = TradeoffPoint("gate", 12.5, 0.54)
-FULL = Tradeoff("a title", POINTS, POINTS, [TradeoffPoint("β 0.1", 12.2, 0.531)], GATE, (0.535, 0.545), POINTS)
-BARE = Tradeoff("a title", POINTS, POINTS, [], None, None, POINTS)
+FULL = Tradeoff("a title", "PQ", POINTS, POINTS, [TradeoffPoint("β 0.1", 12.2, 0.531)], GATE, (0.535, 0.545), POINTS)
+BARE = Tradeoff("a title", "PQ", POINTS, POINTS, [], None, None, POINTS)
 
 
 def pixels(png: bytes) -> np.ndarray:
@@ -50,7 +50,7 @@ def test_draw_tradeoff__crowded_points__leaves_labels_out_instead_of_overprintin
 
     monkeypatch.setattr(Axes, "annotate", record)
     crowd = [TradeoffPoint(f"β {i}", 12.5, 0.53) for i in range(40)]
-    draw_tradeoff(Tradeoff("", POINTS, POINTS, crowd, GATE, None, POINTS))
+    draw_tradeoff(Tradeoff("", "PQ", POINTS, POINTS, crowd, GATE, None, POINTS))
     assert written[:4] == ["gate", "exit 2", "exit 3", "exit 4"]
     assert 4 < len(written) < 20
 

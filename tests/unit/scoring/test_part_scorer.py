@@ -20,21 +20,24 @@ from ecocli.inference.postprocess import instance_inference, semantic_map
 from ecocli.inference.predictor import ExitGate, predict_exits, predict_gated
 from ecocli.metrics.exit_table import ExitTable
 from ecocli.metrics.panoptic_quality import count_panoptic_image, image_pq, panoptic_quality, sum_counts
-from ecocli.metrics.scorecard import GateRun, image_qualities, score_rows
+from ecocli.metrics.scorecard import GateRun, expected_counts, image_qualities, score_rows
 from ecocli.metrics.semantic import count_confusion, semantic_truth
 from ecocli.runtime.context import Runtime
 from ecocli.scoring import part_scorer as scoring
 from ecocli.scoring.assemble import count_table, further_metrics, sum_view
 from ecocli.scoring.batches import LabelledBatch, load_batch
-from ecocli.scoring.part_scorer import PartScorer, ScoringOptions
+from ecocli.scoring.part_scorer import PanopticScoring, PartScorer, ScoringOptions
 from ecocli.scoring.predictions_file import pack_predictions, unpack_predictions
 from ecocli.scoring.score_exits import derive_rows
 from ecocli.scoring.scored_dataset import ScoringTask, predicted_maps, score_dataset
-from ecocli.scoring.scores import PartScores, instance_images, load_part, save_part
+from ecocli.scoring.scores import PartScores, instance_images, load_scores, save_scores
 
 KEEP = ResizeConfig()
 IMAGES = 5
 E, K = len(EXIT_DEPTHS), len(RULE.category_ids)
+
+
+SCORING = PanopticScoring(RULE, ScoringOptions())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,13 +55,13 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
     dataset, model = tiny_dataset(tmp_path_factory.mktemp("data"), val=IMAGES), tiny_model()
     whole = load_batch(dataset, range(IMAGES), KEEP, model, "cpu")
     gate, depths = splitting_gate(model, [whole.images], EXIT_DEPTHS)
-    task = ScoringTask(model, gate, EXIT_DEPTHS, RULE, ScoringOptions(), dataset, KEEP, 2, 4, True)
+    task = ScoringTask(model, gate, EXIT_DEPTHS, True, dataset, KEEP, 2, 4, True)
     return Scene(dataset, task, gate, depths)
 
 
 @pytest.fixture(scope="module")
 def scores(scene: Scene, tmp_path_factory: pytest.TempPathFactory) -> PartScores:
-    found = score_dataset(scene.task, tmp_path_factory.mktemp("run"), Runtime.quiet())
+    found = score_dataset(scene.task, SCORING, tmp_path_factory.mktemp("run"), Runtime.quiet())
     assert found is not None
     return found
 
@@ -159,7 +162,7 @@ def test_score_dataset__two_processes__score_like_one(scene: Scene, scores: Part
         runtime = object.__new__(Runtime)
         for field in dataclasses.fields(Runtime):
             object.__setattr__(runtime, field.name, half if field.name == "world" else getattr(quiet, field.name))
-        found = scored_dataset.score_dataset(scene.task, tmp_path, runtime)
+        found = scored_dataset.score_dataset(scene.task, SCORING, tmp_path, runtime)
     assert found is not None
     assert len(list(tmp_path.glob("part-*"))) == 2
     for one, two in zip(arrays_of(scores), arrays_of(found), strict=True):
@@ -179,21 +182,21 @@ def test_score_dataset__stopped_after_the_first_part__goes_on_without_scoring_it
 
     monkeypatch.setattr(PartScorer, "add", add_and_stop)
     with pytest.raises(InterruptedRunError, match=r"Stopped by SIGTERM after 1 of 2 parts .* resumes from here"):
-        score_dataset(scene.task, tmp_path, runtime)
+        score_dataset(scene.task, SCORING, tmp_path, runtime)
     scored: list[int] = []
     monkeypatch.setattr(
         PartScorer, "add", lambda self, batch: (scored.extend(batch.positions), original(self, batch))[1]
     )
-    found = score_dataset(scene.task, tmp_path, Runtime.quiet())
+    found = score_dataset(scene.task, SCORING, tmp_path, Runtime.quiet())
     assert found is not None
     assert scored == [4]
     for one, two in zip(arrays_of(scores), arrays_of(found), strict=True):
         assert np.array_equal(one, two)
 
 
-def test_save_part__and_load__keeps_every_array(scores: PartScores, tmp_path: Path) -> None:
-    save_part(tmp_path / "part.npz", scores)
-    again = load_part(tmp_path / "part.npz")
+def test_save_scores__and_load__keeps_every_array(scores: PartScores, tmp_path: Path) -> None:
+    save_scores(tmp_path / "part.npz", scores)
+    again = load_scores(tmp_path / "part.npz", PartScores)
     for one, two in zip(arrays_of(scores), arrays_of(again), strict=True):
         assert one.dtype == two.dtype
         assert np.array_equal(one, two)
@@ -205,7 +208,7 @@ def test_save_part__and_load__keeps_every_array(scores: PartScores, tmp_path: Pa
 def test_score_dataset__damaged_part__is_dropped_and_scored_again(
     scene: Scene, scores: PartScores, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str, name: str
 ) -> None:
-    score_dataset(scene.task, tmp_path, Runtime.quiet())
+    score_dataset(scene.task, SCORING, tmp_path, Runtime.quiet())
     first, second = sorted(tmp_path.glob("part-*"))
     file = first / name
     content = bytearray(file.read_bytes())
@@ -219,7 +222,7 @@ def test_score_dataset__damaged_part__is_dropped_and_scored_again(
         flipped = bytes(content[: len(content) // 2] + bytes([content[len(content) // 2] ^ 1]))
         flipped += bytes(content[len(flipped) :])
         file.write_bytes({"truncated": bytes(content[:-1]), "flipped": flipped, "emptied": b""}[damage])
-    again = score_dataset(scene.task, tmp_path, Runtime.quiet())
+    again = score_dataset(scene.task, SCORING, tmp_path, Runtime.quiet())
     assert again is not None
     assert f"The finished part {first} is damaged (" in caplog.text
     for one, two in zip(arrays_of(scores), arrays_of(again), strict=True):
@@ -252,8 +255,14 @@ def test_further_metrics__known_confusion__gives_each_row_its_own_view(scene: Sc
     confusion[:, 0, 0], confusion[:, 0, 1] = right, 8 - right
     known = dataclasses.replace(scores, confusion=confusion)
     costs = np.ones((IMAGES, E)) * np.array([1.0, 2.0, 3.0])
-    table = ExitTable(EXIT_DEPTHS, count_table(scores.counts, range(E), IMAGES, K), costs, costs)
-    rows = score_rows(table, RULE.is_thing, GateRun(scores.gate_depths, sum_view(scores, E, K), 0.0))
+    counts = count_table(scores.counts, range(E), IMAGES, K)
+    table = ExitTable(EXIT_DEPTHS, counts, image_qualities(counts), costs, costs)
+    quality = panoptic_quality(sum_view(scores, E, K), RULE.is_thing)
+    rows = score_rows(
+        table,
+        GateRun(scores.gate_depths, quality, quality.pq, 0.0),
+        lambda weights: panoptic_quality(expected_counts(counts, weights), RULE.is_thing),
+    )
     metrics = further_metrics(known, rows, table, ap=True, exits=True)
     found = {name: one.semantic.miou for name, one in metrics.items() if one.semantic is not None}
     # The gate of this scene takes exit 1 twice and exit 3 three times: (2 * 1 + 3 * 4) / 5 / 8 for the random control.
@@ -280,7 +289,7 @@ def test_instance_images__view_per_image__takes_each_images_own(scores: PartScor
 
 
 def test_pack_predictions__gate__gives_maps_and_segments_that_count_like_the_gate(scene: Scene, tmp_path: Path) -> None:
-    scores = score_dataset(scene.task, tmp_path, Runtime.quiet())
+    scores = score_dataset(scene.task, SCORING, tmp_path, Runtime.quiet())
     assert scores is not None
     maps = predicted_maps(scene.task, tmp_path)
     archive = pack_predictions(scene.dataset, scores, maps, tmp_path)
@@ -308,7 +317,7 @@ def test_pack_predictions__gate__gives_maps_and_segments_that_count_like_the_gat
 
 
 def test_pack_predictions__maps_of_one_name_in_two_folders__stay_apart(scene: Scene, tmp_path: Path) -> None:
-    scores = score_dataset(scene.task, tmp_path, Runtime.quiet())
+    scores = score_dataset(scene.task, SCORING, tmp_path, Runtime.quiet())
     assert scores is not None
     nested = [
         dataclasses.replace(record, panoptic_name=f"{record.image_id}/map.png") for record in scene.dataset.records

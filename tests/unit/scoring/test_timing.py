@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from helpers_inference import RULE, tiny_model
+from helpers_inference import tiny_model
 
 from ecocli.data.batching import ImageBatch, make_batch
 from ecocli.scoring import timing
@@ -34,7 +34,7 @@ def test_time_choices__slow_first_round__median_of_the_later_rounds_per_image(mo
 
     monkeypatch.setattr(timing, "_predict_at", predict)
     monkeypatch.setattr(timing, "_now", lambda batch: now)
-    found = time_choices(tiny_model(), None, (1, 3), RULE, [batch_of(3), batch_of(1)])
+    found = time_choices(tiny_model(), None, (1, 3), lambda _: None, [batch_of(3), batch_of(1)])
     # Four images: medians of 2 s and of 20 s.
     assert found == {"exit 1": 500.0, "exit 3": 5000.0}
     assert ran == 4 * [(1, 3), (1, 1), (3, 3), (3, 1)]

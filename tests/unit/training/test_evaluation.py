@@ -14,20 +14,16 @@ from torch import Tensor
 
 from ecocli.config.train_parent import TrainParentConfig
 from ecocli.errors import DataError, InterruptedRunError
-from ecocli.metrics.panoptic_quality import PanopticQuality, Quality
 from ecocli.runtime.context import Runtime
 from ecocli.training import loop
 from ecocli.training.evaluation import ExitEvaluator, describe_qualities, name_qualities
 from ecocli.training.loop import Trainer, TrainingResult
 from ecocli.training.metrics_log import evaluation_lines, loss_lines, parse_metrics
 
-UNDEFINED = Quality(None, None, None, 0)
 
-
-def quality(pq: float) -> PanopticQuality:
+def quality(pq: float) -> dict[str, float | None]:
     """A quality without stuff."""
-    found = Quality(pq, 0.5, 0.25, 2)
-    return PanopticQuality(overall=found, things=Quality(pq, 0.75, 0.5, 2), stuff=UNDEFINED, per_class=())
+    return {"pq": pq, "sq": 0.5, "rq": 0.25, "pq_things": pq, "pq_stuff": None}
 
 
 class KilledError(Exception):
@@ -46,7 +42,7 @@ class Judge:
     def num_images(self) -> int:
         return 9
 
-    def __call__(self, weights: Mapping[str, Tensor]) -> dict[int, PanopticQuality] | None:
+    def __call__(self, weights: Mapping[str, Tensor]) -> dict[int, dict[str, float | None]] | None:
         self.seen.append({name: tensor.clone() for name, tensor in weights.items()})
         if len(self.seen) == self._kill_at:
             raise KilledError
@@ -206,7 +202,7 @@ def test_run__trackers_and_log__told_of_every_exit(
 
 
 def test_name_qualities__undefined_ones__left_out() -> None:
-    found = {4: PanopticQuality(UNDEFINED, UNDEFINED, UNDEFINED, ()), 5: quality(0.125)}
+    found = {4: dict.fromkeys(quality(0.0)), 5: quality(0.125)}
     assert name_qualities(found) == {
         "evaluation.exits.5.pq": 0.125,
         "evaluation.exits.5.sq": 0.5,
