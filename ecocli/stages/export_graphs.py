@@ -14,7 +14,6 @@ from ecocli.artifacts.lineage import GATE_FILE, WEIGHTS_FILE, exit_of, open_gate
 from ecocli.artifacts.manifest import GateManifest, ParentManifest
 from ecocli.artifacts.store import Store
 from ecocli.artifacts.tensors import load_tensors, save_tensors
-from ecocli.config.any_architecture import require_segmentation
 from ecocli.config.architecture import ArchitectureConfig
 from ecocli.config.export_graphs import ExportGraphsConfig
 from ecocli.config.exported import PLAN_FILE, ExportedPlan, GateEntry
@@ -100,7 +99,12 @@ def run(config: ExportGraphsConfig, inputs: Mapping[str, str], store: Store, run
     planned = plan(config, inputs, store)
     out, manifest, fitted = planned.out, planned.parent.manifest, planned.gate
     weights = load_tensors(planned.parent.path_of(WEIGHTS_FILE))
-    architecture = require_segmentation(manifest.architecture, "an export of graphs")
+    architecture = manifest.architecture
+    if not isinstance(architecture, ArchitectureConfig):
+        raise UsageError(
+            f"{architecture.name} is no Mask2Former, and graphs are written of those alone. Export its weights with "
+            "--format original or hf."
+        )
     model = restore_model(architecture, weights, "cpu", planned.parent.digest)
     assert isinstance(model, Mask2Former)
     gate, entry = None, None
