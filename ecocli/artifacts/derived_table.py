@@ -17,16 +17,15 @@ import pyarrow.compute as pc
 from jaxtyping import Bool, Float16, Float64
 
 from ecocli.artifacts.artifact import Artifact
+from ecocli.artifacts.count_columns import PANOPTIC_DOCS, flat_values, panoptic_columns, read_counts
 from ecocli.artifacts.detection_columns import DETECTION_DOCS, RESULT_NAMES, read_detections
 from ecocli.artifacts.manifest import DerivedManifest
 from ecocli.artifacts.tables import ColumnDoc, column_names, document_columns, read_table
 from ecocli.errors import ArtifactError
 from ecocli.metrics.assignment import CountTable
 from ecocli.metrics.detection import DetectionTable
-from ecocli.metrics.panoptic_quality import ImageCounts, image_pq
 
 FEATURE_PREFIX = "feature_"
-_COUNTED = ("count_exit", "count_class", "count_iou_sum", "count_tp", "count_fp", "count_fn")
 
 _DOCS = {
     "image_id": ColumnDoc("id of the image, as text"),
@@ -36,13 +35,6 @@ _DOCS = {
     "width": ColumnDoc("width of the image on disk", "px"),
     "padded_height": ColumnDoc("height of the network's input", "px"),
     "padded_width": ColumnDoc("width of the network's input", "px"),
-    "pq": ColumnDoc("panoptic quality of the image at each exit, null where nothing is there to score", "ratio 0..1"),
-    "count_exit": ColumnDoc("exit index of each count, from 0"),
-    "count_class": ColumnDoc("class index of each count, the rank of the category id"),
-    "count_iou_sum": ColumnDoc("sum of the IoU of matched segments", "ratio"),
-    "count_tp": ColumnDoc("matched segments", "segments"),
-    "count_fp": ColumnDoc("predicted segments without match", "segments"),
-    "count_fn": ColumnDoc("true segments without match", "segments"),
     "gflops": ColumnDoc("whole cost of the image at each exit, one multiply-add counted once", "GFLOPs"),
     "encoder_gflops": ColumnDoc("the pixel decoder's share of it at each exit", "GFLOPs"),
 }
@@ -110,38 +102,8 @@ def build_table(
     columns["encoder_gflops"] = pa.array([record.encoder_gflops for record in records], pa.list_(pa.float64()))
     table = pa.table(columns)
     features = {FEATURE_PREFIX + name: _FEATURE_DOCS.get(name, ColumnDoc(name)) for name in records[0].features}
-    docs = {**_DOCS, **DETECTION_DOCS, **features}
+    docs = {**_DOCS, **PANOPTIC_DOCS, **DETECTION_DOCS, **features}
     return document_columns(table, {name: docs[name] for name in columns})
-
-
-def panoptic_columns(results: Sequence[Sequence[ImageCounts]]) -> dict[str, Any]:
-    """Write panoptic quality, and sparse counts as lists that run in parallel, one row per image."""
-    exits, classes, entries = [], [], []
-    starts = [0]
-    for image in results:
-        dense = np.stack([counts.tp + counts.fp + counts.fn for counts in image])
-        exit_index, class_index = np.nonzero(dense)
-        exits.append(exit_index)
-        classes.append(class_index)
-        stacked = [np.stack([getattr(c, name) for c in image]) for name in ("iou_sum", "tp", "fp", "fn")]
-        entries.append([values[exit_index, class_index] for values in stacked])
-        starts.append(starts[-1] + len(exit_index))
-    offsets: Any = pa.array(np.array(starts, np.int32))
-
-    def column(values: Sequence[np.ndarray], kind: pa.DataType) -> Any:
-        flat = np.concatenate(values).astype(kind.to_pandas_dtype())
-        return pa.ListArray.from_arrays(offsets, pa.array(flat, kind))
-
-    quality = [[image_pq(counts) for counts in image] for image in results]
-    return {
-        "pq": pa.array(quality, pa.list_(pa.float64())),
-        "count_exit": column(exits, pa.int8()),
-        "count_class": column(classes, pa.int16()),
-        "count_iou_sum": column([entry[0] for entry in entries], pa.float64()),
-        "count_tp": column([entry[1] for entry in entries], pa.int32()),
-        "count_fp": column([entry[2] for entry in entries], pa.int32()),
-        "count_fn": column([entry[3] for entry in entries], pa.int32()),
-    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,7 +173,7 @@ def read_derived(path: Path, *, split: str, feature: str, exit_depths: Sequence[
     """
     columns = column_names(path)
     detects = "quality" in columns
-    results = ["quality", *RESULT_NAMES] if detects else ["pq", *_COUNTED]
+    results = ["quality", *RESULT_NAMES] if detects else list(PANOPTIC_DOCS)
     named = ["image_id", *results, FEATURE_PREFIX + feature, "gflops", "encoder_gflops"]
     # Tables made before there was this column do not say.
     named += ["seen"] if "seen" in columns else []
@@ -221,7 +183,7 @@ def read_derived(path: Path, *, split: str, feature: str, exit_depths: Sequence[
     if pc.count_distinct(table["image_id"]).as_py() != rows:
         raise _fault(split, f"its {rows} rows name only {pc.count_distinct(table['image_id']).as_py()} images")
     E = len(exit_depths)
-    features = _flat(table, FEATURE_PREFIX + feature).to_numpy(zero_copy_only=False).reshape(rows, -1)
+    features = flat_values(table, FEATURE_PREFIX + feature).to_numpy(zero_copy_only=False).reshape(rows, -1)
     if not np.isfinite(features).all():
         row, column = np.argwhere(~np.isfinite(features))[0]
         raise _fault(split, f"feature {column} of row {row} is {features[row, column]}, expected a finite number")
@@ -230,7 +192,7 @@ def read_derived(path: Path, *, split: str, feature: str, exit_depths: Sequence[
         if not np.isfinite(values).all():
             raise _fault(split, f"its column {name} has a value that is no finite number")
     try:
-        counts = read_detections(table, E) if detects else _read_counts(table, E)
+        counts = read_detections(table, E) if detects else read_counts(table, E)
     except ValueError as error:
         raise _fault(split, str(error)) from error
     known = table["seen"].to_pylist() if "seen" in columns else [None] * rows
@@ -245,24 +207,6 @@ def read_derived(path: Path, *, split: str, feature: str, exit_depths: Sequence[
     )
 
 
-def _read_counts(table: pa.Table, num_exits: int) -> CountTable:
-    lengths = pc.list_value_length(table["count_exit"]).to_numpy()
-    entries = [_flat(table, name).to_numpy(zero_copy_only=False) for name in _COUNTED]
-    for name, entry in zip(_COUNTED, entries, strict=True):
-        # Nulls come as floating-point numbers.
-        whole = name != "count_iou_sum"
-        if entry.dtype.kind != ("i" if whole else "f") or not np.isfinite(entry).all() or (entry < 0).any():
-            kind = "whole numbers" if whole else "finite numbers"
-            raise ValueError(f"its column {name} holds something else than {kind} from 0")
-    if len({len(entry) for entry in entries}) > 1:
-        raise ValueError("its count columns have lists of different lengths")
-    # Classes that occur nowhere have no part in any average, so K need not be the data set's.
-    K = int(entries[1].max()) + 1 if len(entries[1]) else 1
-    image = np.repeat(np.arange(table.num_rows, dtype=np.int64), lengths)
-    exit_index, class_index = (entry.astype(np.int64) for entry in entries[:2])
-    return CountTable(table.num_rows, num_exits, K, image, exit_index, class_index, *entries[2:])
-
-
 def read_splits(derived: Artifact[DerivedManifest], splits: Sequence[str], feature: str) -> dict[str, DerivedTable]:
     """Read those of the splits that there are; see ``read_split``."""
     return {
@@ -270,11 +214,6 @@ def read_splits(derived: Artifact[DerivedManifest], splits: Sequence[str], featu
         for split in dict.fromkeys(splits)
         if split in derived.manifest.splits
     }
-
-
-def _flat(table: pa.Table, name: str) -> Any:
-    column = table[name]
-    return column.chunk(0).flatten() if column.num_chunks else pa.array([], column.type.value_type)
 
 
 def _per_exit(table: pa.Table, name: str, split: str, exit_depths: Sequence[int]) -> Float64[np.ndarray, "N E"]:
@@ -288,7 +227,7 @@ def _per_exit(table: pa.Table, name: str, split: str, exit_depths: Sequence[int]
             f"its column {name} has rows of {int(strange[0])} exits, expected {len(exit_depths)} (depths "
             f"{', '.join(map(str, exit_depths))})",
         )
-    flat = _flat(table, name)
+    flat = flat_values(table, name)
     if pc.any(pc.is_nan(flat)).as_py():
         raise _fault(split, f"its column {name} holds NaN; expected a number, or null where there is nothing to score")
     values: Float64[np.ndarray, " _ne"] = flat.to_numpy(zero_copy_only=False).astype(np.float64)

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from jaxtyping import Float64, Int64
 
+from ecocli.artifacts.count_columns import COUNT_DOCS, count_columns
 from ecocli.data.images import ImageDataset
 from ecocli.data.panoptic import PanopticDataset
 from ecocli.metrics.assignment import CountTable
@@ -35,17 +35,10 @@ IMAGE_COLUMNS: Mapping[str, tuple[str, str]] = {
 
 PANOPTIC_COLUMNS: Mapping[str, tuple[str, str]] = {
     "pq": ("PQ of this image at each exit; null where there is nothing to score", "ratio 0..1"),
-    "count_exit": ("exit index of each count, from 0", ""),
-    "count_class": ("class index of each count, the rank of the category id", ""),
-    "count_iou_sum": ("sum of the IoU of matched segments", "ratio"),
-    "count_tp": ("matched segments", "segments"),
-    "count_fp": ("predicted segments without match", "segments"),
-    "count_fn": ("true segments without match", "segments"),
+    **{name: (doc.meaning, doc.unit) for name, doc in COUNT_DOCS.items()},
     "gate_pq": ("PQ of this image at the gate's exit, as run", "ratio 0..1"),
 }
 """Those of a segmentation."""
-
-_COUNTS = ("count_exit", "count_class", "count_iou_sum", "count_tp", "count_fp", "count_fn")
 
 CLASS_COLUMNS: Mapping[str, tuple[str, str]] = {
     "row": ("way of choosing exits: exit D, gate, random, attainable, oracle", ""),
@@ -98,7 +91,7 @@ def panoptic_result_columns(part: PartScores, counts: CountTable, *, has_gate: b
     gate_pq = image_qualities(count_table(part.counts, (counts.num_exits,), counts.num_images, counts.num_classes))
     return {
         "pq": quality_column(image_qualities(counts)),
-        **_count_columns(counts),
+        **count_columns(counts),
         "gate_pq": gate_column(gate_pq[:, 0] if has_gate else None, counts.num_images),
     }
 
@@ -139,34 +132,6 @@ def read_exit_table(
         np.array(images[name].to_pylist(), np.float64) for name in (quality_name, "gflops", "encoder_gflops")
     )
     return ExitTable(tuple(exit_depths), counts, quality, gflops, encoder)
-
-
-def read_panoptic_counts(images: pa.Table, num_exits: int, num_classes: int) -> CountTable:
-    """Read the counts at every exit back out of a table of images."""
-    lengths = pc.list_value_length(images["count_exit"]).to_numpy()
-    entries = [pc.list_flatten(images[name]).to_numpy() for name in _COUNTS]
-    return CountTable(
-        num_images=images.num_rows,
-        num_exits=num_exits,
-        num_classes=num_classes,
-        image=np.repeat(np.arange(images.num_rows, dtype=np.int64), lengths),
-        exit_index=entries[0].astype(np.int64),
-        class_index=entries[1].astype(np.int64),
-        iou_sum=entries[2],
-        tp=entries[3],
-        fp=entries[4],
-        fn=entries[5],
-    )
-
-
-def _count_columns(counts: CountTable) -> dict[str, Any]:
-    offsets: Any = pa.array(np.searchsorted(counts.image, np.arange(counts.num_images + 1)), pa.int32())
-    values = (counts.exit_index, counts.class_index, counts.iou_sum, counts.tp, counts.fp, counts.fn)
-    kinds: tuple[Any, ...] = (pa.int8(), pa.int16(), pa.float64(), pa.int32(), pa.int32(), pa.int32())
-    return {
-        name: pa.ListArray.from_arrays(offsets, pa.array(value, kind))
-        for name, value, kind in zip(_COUNTS, values, kinds, strict=True)
-    }
 
 
 def _with_null(values: np.ndarray) -> list[float | None]:

@@ -153,7 +153,7 @@ def _tradeoff(store: Store, evaluation: Artifact[EvaluationManifest], table: "Ex
 
 
 def _attainable(
-    store: Store, evaluation: Artifact[EvaluationManifest], table: "ExitTable[CountTable]"
+    store: Store, evaluation: Artifact[EvaluationManifest], table: "ExitTable[ResultTable]"
 ) -> "list[TradeoffPoint]":
     """Follow what is attainable, where the evaluation knew the mirror images."""
     from ecocli.artifacts.derived_table import read_split

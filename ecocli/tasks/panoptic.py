@@ -98,7 +98,7 @@ class PanopticTask:
 
     def columns(self, results: Sequence[Sequence[ImageCounts]]) -> dict[str, Any]:
         """Quality and sparse counts."""
-        from ecocli.artifacts.derived_table import panoptic_columns
+        from ecocli.artifacts.count_columns import panoptic_columns
 
         return panoptic_columns(results)
 
@@ -125,9 +125,9 @@ class PanopticTask:
 
     def read_results(self, images: "pa.Table", num_exits: int, num_classes: int) -> CountTable:
         """Panoptic counts."""
-        from ecocli.scoring.evaluation_tables import read_panoptic_counts
+        from ecocli.artifacts.count_columns import read_counts
 
-        return read_panoptic_counts(images, num_exits, num_classes)
+        return read_counts(images, num_exits, num_classes)
 
     def pictures(self, architecture: Segmentation, categories: Sequence[Category]) -> "PanopticPictures":
         """Coloured segments."""
