@@ -101,6 +101,7 @@ def put_derived(
     exit_depths: tuple[int, ...] = (2, 3, 4),
     change: Callable[[pa.Table], pa.Table] = lambda table: table,
     parent: str = "sha256:" + "1" * 64,
+    feature_sizes: Mapping[str, int] | None = None,
 ) -> str:
     """Store derived tables and return their digest.
 
@@ -111,6 +112,7 @@ def put_derived(
         exit_depths: What the manifest says.
         change: Applied to every table before it is written, to damage it.
         parent: Digest of the parent that the manifest names.
+        feature_sizes: Features that the manifest names; those of ``derived_records`` by default.
     """
     files = {}
     for name, records in splits.items():
@@ -125,6 +127,6 @@ def put_derived(
         splits=tuple(splits),
         exit_depths=exit_depths,
         rows={name: len(records) for name, records in splits.items()},
-        feature_sizes={"res5": 8, "projected": 4, "tokens": 8},
+        feature_sizes=dict(feature_sizes or {"res5": 8, "projected": 4, "tokens": 8}),
     )
     return store.put(manifest, files, names=["derived"]).digest

@@ -344,3 +344,59 @@ def test_fit_gate__budget__takes_the_recipe_that_leads_out_of_fold(
     assert gate.manifest.feature == "res5"
     assert gate.manifest.head == "class"
     assert mean_gflops(records["val"], choices(gate, records["val"])) == pytest.approx(15.5, rel=0.01)
+
+
+# Contents that tell little: a table must give a gate, or be refused with what to do.
+
+
+def odd_table(kind: str) -> list[DerivedRecord]:
+    """Fifty images: of one class alone; the first ten without a segment; one image alone with a second class."""
+    records = []
+    for n, record in enumerate(derived_records(0, 50)):
+        counts = []
+        for exit_counts in record.counts:
+            place = 0 if kind != "rare" or n != 3 else 1
+            one = np.zeros(2, np.int64)
+            one[place] = 0 if kind == "empty" and n < 10 else 1
+            none = np.zeros(2, np.int64)
+            counts.append(ImageCounts(one * exit_counts.iou_sum.sum(), one, none, none))
+        records.append(replace(record, counts=tuple(counts)))
+    return records
+
+
+@pytest.mark.parametrize("kind", ["one class", "empty", "rare"])
+def test_fit_gate__contents_that_tell_little__give_a_gate_or_the_blend(tmp_path: Path, kind: str) -> None:
+    store = Store(tmp_path / "store")
+    records = odd_table(kind)
+    digest = put_derived(store, tmp_path, {"train": records, "val": records})
+    for head in ("quality", "class"):
+        metrics = fit((store, digest), recipe="contents", beta=0.003, head=head).manifest.metrics
+        assert np.isfinite([metrics.gate.pq, metrics.lead]).all()
+        assert metrics.fit.left_out_images == (10 if kind == "empty" else 0)
+        if kind == "one class":  # contents are one constant: nothing to look at
+            assert metrics.recipes["contents"].blend
+
+
+def test_fit_gate__table_without_the_feature__says_derive_again_and_leaves_the_recipe_out(
+    tmp_path: Path, records: dict[str, list[DerivedRecord]]
+) -> None:
+    store = Store(tmp_path / "store")
+    old = {
+        split: [replace(one, features={"res5": one.features["res5"]}) for one in rows[:60]]
+        for split, rows in records.items()
+    }
+    digest = put_derived(store, tmp_path, old, feature_sizes={"res5": 8})
+    with pytest.raises(UsageError, match=r"has the features res5, expected 'tokens'\. .* or derive the table again"):
+        fit((store, digest), recipe="contents", beta=0.001)
+    assert set(fit((store, digest), beta=0.001).manifest.metrics.recipes) == {"paper"}
+
+
+def test_fit_gate__table_of_before_there_was_seen__does_not_say(
+    tmp_path: Path, records: dict[str, list[DerivedRecord]]
+) -> None:
+    store = Store(tmp_path / "store")
+    digest = put_derived(
+        store, tmp_path, {"train": records["train"][:60]}, change=lambda table: table.drop_columns(["seen"])
+    )
+    fitted_on = fit((store, digest), beta=0.001).manifest.metrics.fit.fitted_on
+    assert fitted_on == "train, 48 images; the parent does not say whether it has seen them"

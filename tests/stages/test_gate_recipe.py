@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from helpers_distributed import run_processes
 from helpers_evaluation import Bench, make_bench
@@ -10,17 +11,24 @@ from helpers_stages import run_stage
 
 from ecocli.artifacts.derived_table import read_split
 from ecocli.artifacts.manifest import DerivedManifest
+from ecocli.artifacts.store import Store
+from ecocli.artifacts.tables import read_table
+from ecocli.artifacts.transfer import pull, push
 from ecocli.config.dataset import DatasetConfig
 from ecocli.config.derive import DeriveConfig
 from ecocli.config.evaluate import EvaluateConfig, EvaluateExecutionConfig
 from ecocli.config.fit_gate import FitGateConfig
+from ecocli.config.predict import PredictConfig
+from ecocli.config.profile_model import ProfileModelConfig
 from ecocli.config.report import ReportConfig
 from ecocli.config.sweep import SweepConfig
+from ecocli.data.datasets import open_dataset
+from ecocli.gates.placed import exit_table, placed_choice
 from ecocli.metrics.assignment import assignment_pq, oracle_assignment
 from ecocli.reports import plots
 from ecocli.reports.plots import Tradeoff
 from ecocli.runtime.context import Runtime
-from ecocli.stages import derive, evaluate, fit_gate, report, sweep
+from ecocli.stages import derive, evaluate, fit_gate, predict, profile_model, report, sweep
 
 QUIET = EvaluateExecutionConfig(timed_images=0)
 
@@ -67,9 +75,15 @@ def test_fit_gate__on_a_derived_table__equals_the_gated_run_of_eval(
             execution=QUIET,
             bootstrap_replicates=20,
         )
-        summary: Any = run_stage(
-            evaluate, evaluation, inputs, bench.store, Runtime.quiet()
-        ).manifest.summary.model_dump(mode="json")
+        evaluated = run_stage(evaluate, evaluation, inputs, bench.store, Runtime.quiet())
+        summary: Any = evaluated.manifest.summary.model_dump(mode="json")
+        # Image by image, in batches of several sizes and exits: the decision on the stored row is that on the image.
+        images = read_split(bench.store.get(derived, DerivedManifest), split, gate.manifest.feature)
+        table = exit_table(bench.store.get(derived, DerivedManifest), images)
+        placed = np.array(table.exit_depths)[placed_choice(gate, table, images, gate.manifest.beta)]
+        assert (
+            read_table(evaluated.path_of("images.parquet"), ["gate_depth"])["gate_depth"].to_pylist() == placed.tolist()
+        )
         rows = {row["name"]: row for row in summary["rows"]}
         if split == "val":
             # Nothing here is trivial: the exits differ, and the gate takes more than one of them.
@@ -89,6 +103,35 @@ def test_fit_gate__on_a_derived_table__equals_the_gated_run_of_eval(
         assert metrics["attainable"]["gflops"] <= metrics["gate"]["gflops"]
         assert metrics["fit"]["fitted_on"].endswith(", and their mirror images") == (settings["recipe"] == "contents")
         assert summary["gate_lead"]["reached"] == pytest.approx(metrics["reached"], abs=1e-6)
+
+
+def test_gate_through_contents__profile_predict_and_another_store__choose_alike(
+    bench: Bench, dataset: DatasetConfig, derived: str, tmp_path: Path
+) -> None:
+    config = FitGateConfig(beta=0.0, train_split="val", score_split="train", bootstrap_replicates=10, select="loss")
+    gate = run_stage(fit_gate, config, {"derived": derived}, bench.store)
+    assert gate.manifest.feature == "tokens"
+    elsewhere = Store(tmp_path / "elsewhere")
+    push(bench.store, gate.digest, tmp_path / "layout", with_inputs=True)
+    assert pull(elsewhere, tmp_path / "layout", gate.digest, with_inputs=True) == gate.digest
+    inputs = {"parent": bench.inputs["parent"], "gate": gate.digest}
+    profiled = run_stage(profile_model, ProfileModelConfig(dataset=dataset), inputs, elsewhere)
+    (entry,) = profiled.manifest.summary.inputs
+    # Three levels of 32 channels, mean and maximum, to three exits.
+    assert entry.gate_gflops == pytest.approx(192 * 3 / 1e9)
+    assert entry.gate is not None
+    assert entry.gate.exit_shares == gate.manifest.metrics.gate.exit_shares
+    images = read_split(bench.store.get(derived, DerivedManifest), "val", "tokens")
+    table = exit_table(bench.store.get(derived, DerivedManifest), images)
+    placed = np.array(table.exit_depths)[placed_choice(gate, table, images, 0.0)].tolist()
+    opened = open_dataset(dataset, "val")
+    paths = [str(opened.image_path(record)) for record in opened.records]
+    asked = PredictConfig(images=tuple(paths), out=str(tmp_path / "out"), test_resize=dataset.test_resize)
+    found = predict.run(asked, inputs, elsewhere, Runtime.quiet())
+    found.check()
+    depths = {photo.source.name: photo.exit_depth for photo in found.photos}
+    assert [depths[Path(path).name] for path in paths] == placed
+    assert len(set(placed)) > 1
 
 
 def test_report_and_sweep__mirror_images_derived__draw_what_is_attainable(
