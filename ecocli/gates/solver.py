@@ -28,6 +28,8 @@ from ecocli.losses.gate import gate_loss_and_gradient
 
 _ROWS_PER_BLOCK = 4096
 _COLUMNS_PER_TILE = 256
+_LEAST_SPREAD = 1e-5
+"""Deviation below which a mean of activations is rounding: of float32 sums, and of float16, whose steps are 6e-8."""
 _CURVATURE = 0.2
 """Weight of the second moments in the preconditioner: p (1 - p) for a few equally likely exits."""
 
@@ -37,7 +39,7 @@ class StandardisedFeatures:
     """Features of all images, centred and scaled once, and shared by every fit on them.
 
     Attributes:
-        values: Standardised features; a constant feature is 0 throughout.
+        values: Standardised features; a feature that is constant, or no more than rounding, is 0 throughout.
         mean: Means of the raw features.
         scale: Standard deviations of the raw features, 1 for a constant one.
         copies: Rows of each image: the rows come in so many blocks of the same images in the same order.
@@ -87,8 +89,11 @@ class StandardisedFeatures:
         scale = (squares / N).sqrt()
         # What differs in float32's last digits only is no signal to blow up.
         spread = ~constant & (scale > 1e-6 * mean.abs().clamp(min=1e-12))
+        # Nor is the rounding left of a channel's mean that a norm made 0: it hangs on which images share a batch.
+        spread &= scale > _LEAST_SPREAD
         scale = torch.where(spread, scale, torch.ones_like(scale)).float().double()
         values /= scale.float()
+        values[:, ~spread] = 0.0
         return cls(values, mean, scale, copies)
 
     @property
