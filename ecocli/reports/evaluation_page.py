@@ -9,19 +9,26 @@ from dataclasses import dataclass
 from ecocli.artifacts.summaries import EvaluationSummary
 from ecocli.config.derive import TaskName
 from ecocli.reports.box_overlays import DRAWN_SCORE
-from ecocli.reports.page import Card, Figure, Section, Table, render_page
+from ecocli.reports.page import Card, Panel, Plot, Section, Strip, Table, render_page
 
 _EXAMPLES: Mapping[TaskName, str] = {
-    "panoptic": "Darkened pixels are unlabelled.",
+    "panoptic": "Hatched pixels are unlabelled.",
     "detection": f"Detections of a score above {DRAWN_SCORE:g} are drawn.",
 }
 
 
 @dataclass(frozen=True)
 class Example:
-    """One example image as a picture of its panels."""
+    """One example image: what is compared, and why it is shown.
 
-    png: bytes
+    Attributes:
+        sheet: All panels in one PNG, for a file of its own.
+        panels: The same one by one.
+        caption: Why.
+    """
+
+    sheet: bytes
+    panels: Sequence[Panel]
     caption: str
 
 
@@ -41,8 +48,8 @@ class PageContent:
     Attributes:
         summary: The evaluation's summary.
         ms_per_image: Measured milliseconds by row name; empty where not measured.
-        tradeoff: Plot of quality against GFLOPs.
-        histogram: Plot of the exits.
+        tradeoff: Plot of quality against GFLOPs, for wide and for narrow screens.
+        histogram: Plot of the exits, likewise.
         examples: Example images.
         classes: Scores by class.
         origins: What was evaluated, as (role, digest).
@@ -50,8 +57,8 @@ class PageContent:
 
     summary: EvaluationSummary
     ms_per_image: Mapping[str, float]
-    tradeoff: bytes
-    histogram: bytes
+    tradeoff: tuple[bytes, bytes]
+    histogram: tuple[bytes, bytes]
     examples: Sequence[Example]
     classes: Sequence[ClassScore]
     origins: Sequence[tuple[str, str]]
@@ -69,7 +76,7 @@ def build_page(content: PageContent) -> str:
     )
     sections = [
         Section(
-            "Quality against compute", _tradeoff_text(summary), [_figure(content.tradeoff, f"{measure} against GFLOPs")]
+            "Quality against compute", _tradeoff_text(summary), [Plot(*content.tradeoff, f"{measure} against GFLOPs")]
         ),
         Section(
             "All numbers",
@@ -83,12 +90,13 @@ def build_page(content: PageContent) -> str:
         Section(
             "Which exits images need",
             f"The best exit is the shallowest with the image's highest {measure}.",
-            [_figure(content.histogram, "share of images by exit")],
+            [Plot(*content.histogram, "share of images by exit")],
         ),
     ]
     if content.examples:
-        figures = [Figure(example.png, example.caption, example.caption) for example in content.examples]
-        sections.append(Section("Examples", _EXAMPLES[summary.task], figures))
+        strips = [Strip(example.panels, example.caption) for example in content.examples]
+        text = f"{_EXAMPLES[summary.task]} A click shows a picture large, another one closes it."
+        sections.append(Section("Examples", text, strips))
     sections.append(Section("Classes", f"{measure} in points, sorted by name.", [_class_table(content.classes)]))
     origins = Table(["input", "digest"], [list(origin) for origin in content.origins])
     sections.append(Section("Origin", "", [origins]))
@@ -147,7 +155,7 @@ def _tradeoff_text(summary: EvaluationSummary) -> str:
 def _row_table(summary: EvaluationSummary, ms: Mapping[str, float]) -> Table:
     depths = summary.exit_depths
     heads = ["", *summary.qualities, "GFLOPs", "encoder", "ms", "layers"]
-    heads += [f"exit {depth} %" for depth in depths]
+    heads.append(f"% at exits {' '.join(map(str, depths))}")
     cells = []
     for row in summary.rows:
         shares = row.exit_shares
@@ -159,7 +167,7 @@ def _row_table(summary: EvaluationSummary, ms: Mapping[str, float]) -> Table:
                 f"{row.encoder_gflops:.4g}",
                 f"{ms[row.name]:.1f}" if row.name in ms else "-",
                 f"{row.mean_depth:.2f}",
-                *(f"{100 * share:.0f}" for share in shares),
+                " ".join(f"{100 * share:.0f}" for share in shares),
             ]
         )
     strong = [number for number, row in enumerate(summary.rows) if row.name == "gate"]
@@ -173,10 +181,6 @@ def _class_table(classes: Sequence[ClassScore]) -> Table:
         for one in sorted(classes, key=lambda one: one.name)
     ]
     return Table(["class", "kind", *names], rows)
-
-
-def _figure(png: bytes, alternative: str) -> Figure:
-    return Figure(png, "", alternative)
 
 
 def _headings(summary: EvaluationSummary) -> str:

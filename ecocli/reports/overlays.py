@@ -18,7 +18,10 @@ from ecocli.data.categories import Category
 
 _OPACITY = 0.6
 _OUTLINE = (255, 255, 255)
-_VOID_SHADE = 0.35
+_VOID_OPACITY = 0.5
+_VOID_GREY = 128.0
+_HATCH_PX = 8
+_MAX_LABEL_SHARE = 0.5
 _TEXT_PX = 13
 _MIN_LABEL_PX = 9
 _GOLDEN_RATIO = 0.618034
@@ -77,7 +80,11 @@ def draw_overlay(
     paint = np.zeros_like(canvas)
     for segment_id, color in colors.items():
         paint[ids == segment_id] = color
-    blended = np.where((ids == 0)[..., None], canvas * _VOID_SHADE, canvas * (1 - _OPACITY) + paint * _OPACITY)
+    void = canvas * (1 - _VOID_OPACITY) + _VOID_GREY * _VOID_OPACITY
+    rows, columns = np.indices(ids.shape)
+    hatching = np.asarray((rows + columns) % _HATCH_PX < 2)[..., None]
+    hatched = np.where(hatching, _OUTLINE, void)
+    blended = np.where((ids == 0)[..., None], hatched, canvas * (1 - _OPACITY) + paint * _OPACITY)
     blended[_outlines(ids)] = _OUTLINE
     overlay = Image.fromarray(blended.round().clip(0, 255).astype(np.uint8))
     names = {category.id: category.name for category in categories}
@@ -120,7 +127,7 @@ def _write_names(
     segments: Sequence[Drawable],
     names: Mapping[int, str],
 ) -> None:
-    """Write each segment's class at its most inner point, largest first, leaving out what would overlap."""
+    """Write each segment's class at its most inner point, largest first, leaving out what would overlap or cover it."""
     draw = ImageDraw.Draw(overlay)
     font = ImageFont.load_default(_TEXT_PX)
     taken: list[tuple[float, float, float, float]] = []
@@ -135,6 +142,8 @@ def _write_names(
         left, top, right, bottom = draw.textbbox((int(column), int(row)), text, font=font, anchor="mm")
         shift = max(2 - left, 0) + min(overlay.width - 2 - right, 0)
         box = (left + shift - 3, top - 2, right + shift + 3, bottom + 2)
+        if (box[2] - box[0]) * (box[3] - box[1]) > _MAX_LABEL_SHARE * areas[segment.id]:
+            continue
         if any(box[0] < t[2] and t[0] < box[2] and box[1] < t[3] and t[1] < box[3] for t in taken):
             continue
         taken.append(box)

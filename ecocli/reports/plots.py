@@ -5,6 +5,7 @@ PQ is drawn in points (0 to 100), cost in GFLOPs.
 """
 
 import io
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ MODEL_COLORS = ("#2a7f9e", "#d1495b", "#c98a1b", "#6a4c93", "#3a7d44", "#8d5524"
 Offsets = tuple[tuple[int, int], ...]
 
 _LABEL_PT = 8.5
+_NARROW = (4.2, 4.6)
 # Offsets from the point in points (right, up), the favourite first.
 _BESIDE: Offsets = ((10, 5), (10, -15), (-10, 5), (-10, -15))
 _AROUND: Offsets = ((0, -18), (0, 8), (9, -14), (9, 6), (-9, -14), (-9, 6), (0, -28), (0, 18))
@@ -70,9 +72,14 @@ class Tradeoff:
     attainable: Sequence[TradeoffPoint] = ()
 
 
-def draw_tradeoff(tradeoff: Tradeoff) -> bytes:
-    """Draw quality against GFLOPs and return a PNG."""
-    figure, axes = _new_figure(8.0, 5.0)
+def draw_tradeoff(tradeoff: Tradeoff, *, narrow: bool = False) -> bytes:
+    """Draw quality against GFLOPs and return a PNG.
+
+    Args:
+        tradeoff: What it shows.
+        narrow: Draw it for a screen as narrow as a phone's: letters as large as beside it.
+    """
+    figure, axes = _new_figure(*(_NARROW if narrow else (8.0, 5.0)))
     _line(axes, tradeoff.oracles, ORACLE_COLOR, "oracle (best exit of every image)", marker="^", linewidth=1.6)
     _line(axes, tradeoff.attainable, ATTAINABLE_COLOR, "attainable (mirror's truth)", marker="v", linewidth=1.4)
     _line(axes, tradeoff.blends, BLEND_COLOR, "random choice between exits", linestyle="--", linewidth=1.4)
@@ -99,7 +106,7 @@ def draw_tradeoff(tradeoff: Tradeoff) -> bytes:
     axes.set_ylabel(tradeoff.measure)
     axes.set_title(tradeoff.title, fontsize=10)
     axes.margins(x=0.09, y=0.13)
-    axes.legend(loc="best", frameon=False, fontsize=9)
+    _legend(figure, axes, narrow)
     # The evaluated gate and the fixed exits come first: where there is no room, others stay without a label.
     labels = [(point, GATE_COLOR, _BESIDE) for point in (gate,) if point is not None]
     labels += [(point, FIXED_COLOR, _AROUND) for point in tradeoff.fixed]
@@ -141,7 +148,12 @@ def draw_comparison(
 
 
 def draw_exit_histogram(
-    title: str, exit_depths: Sequence[int], best_shares: Sequence[float], gate_shares: Sequence[float] | None
+    title: str,
+    exit_depths: Sequence[int],
+    best_shares: Sequence[float],
+    gate_shares: Sequence[float] | None,
+    *,
+    narrow: bool = False,
 ) -> bytes:
     """Draw how often each exit is an image's best, and how often the gate takes it; return a PNG.
 
@@ -150,8 +162,9 @@ def draw_exit_histogram(
         exit_depths: Depth of each exit.
         best_shares: Share of the images whose best exit it is.
         gate_shares: Share of the images the gate sends there; None without a gate.
+        narrow: Draw it for a screen as narrow as a phone's.
     """
-    figure, axes = _new_figure(8.0, 3.4)
+    figure, axes = _new_figure(*(_NARROW if narrow else (8.0, 3.4)))
     groups = [("best exit of the image", best_shares, ORACLE_COLOR)]
     if gate_shares is not None:
         groups.append(("exit the gate takes", gate_shares, GATE_COLOR))
@@ -160,11 +173,13 @@ def draw_exit_histogram(
         places = [index - 0.4 + width * (number + 0.5) for index in range(len(exit_depths))]
         bars = axes.bar(places, [100 * share for share in shares], width * 0.94, label=label, color=color)
         axes.bar_label(bars, fmt="%.0f", padding=2, fontsize=9, color=color)
-    axes.set_xticks(range(len(exit_depths)), [f"exit {depth}" for depth in exit_depths])
+    word = "" if narrow else "exit "
+    axes.set_xticks(range(len(exit_depths)), [f"{word}{depth}" for depth in exit_depths])
+    axes.set_xlabel("exit" if narrow else "")
     axes.set_ylabel("% of images")
     axes.set_title(title, fontsize=10)
     axes.margins(y=0.15)
-    axes.legend(loc="best", frameon=False, fontsize=9)
+    _legend(figure, axes, narrow)
     return _png(figure)
 
 
@@ -179,6 +194,15 @@ def _new_figure(width: float, height: float) -> "tuple[Figure, Axes]":
     axes.grid(axis="y", alpha=0.25)
     axes.set_axisbelow(True)
     return figure, axes
+
+
+def _legend(figure: "Figure", axes: "Axes", narrow: bool) -> None:
+    """Write the legend: inside where there is room, above the axes on narrow plots."""
+    if narrow:
+        figure.legend(loc="outside upper left", frameon=False, fontsize=9)
+        axes.set_title("")
+    else:
+        axes.legend(loc="best", frameon=False, fontsize=9)
 
 
 def _line(axes: "Axes", points: Sequence[TradeoffPoint], color: str, label: str, **style: Any) -> None:
@@ -199,6 +223,7 @@ def _write_labels(
     half = 6.0 * per_point
     places = axes.transData.transform([(mark.gflops, 100 * mark.pq) for mark in marks])
     taken = [(x - half, y - half, x + half, y + half) for x, y in places.tolist()]
+    taken += _boxes_of_lines(axes, per_point)
     for point, color, offsets in labels:
         if not point.label:
             continue
@@ -208,7 +233,8 @@ def _write_labels(
             left = x + right * per_point - (width / 2 if right == 0 else width if right < 0 else 0.0)
             bottom = y + up * per_point
             box = (left, bottom, left + width, bottom + height)
-            if any(box[0] < t[2] and t[0] < box[2] and box[1] < t[3] and t[1] < box[3] for t in taken):
+            crosses = any(box[0] < t[2] and t[0] < box[2] and box[1] < t[3] and t[1] < box[3] for t in taken)
+            if crosses or left < axes.bbox.x0:
                 continue
             taken.append(box)
             axes.annotate(
@@ -222,6 +248,21 @@ def _write_labels(
                 color=color,
             )
             break
+
+
+def _boxes_of_lines(axes: "Axes", per_point: float) -> list[tuple[float, float, float, float]]:
+    """Cover the drawn lines with small boxes, in pixels: labels are not written across them."""
+    boxes = []
+    for line in axes.get_lines():
+        if line.get_linestyle() == "None":
+            continue
+        corners = axes.transData.transform(line.get_xydata()).tolist()
+        for (x0, y0), (x1, y1) in itertools.pairwise(corners):
+            steps = 1 + int(max(abs(x1 - x0), abs(y1 - y0)) / (4.0 * per_point))
+            for step in range(steps + 1):
+                x, y = x0 + (x1 - x0) * step / steps, y0 + (y1 - y0) * step / steps
+                boxes.append((x - per_point, y - per_point, x + per_point, y + per_point))
+    return boxes
 
 
 def _png(figure: "Figure") -> bytes:

@@ -86,20 +86,21 @@ def run(config: ReportConfig, inputs: Mapping[str, str], store: Store, runtime: 
     table = read_exit_table(images, summary.exit_depths, counts, task.image_quality)
     rows = summary.by_name
     gate_shares = rows["gate"].exit_shares if "gate" in rows else None
-    pictures = {
-        "tradeoff.png": draw_tradeoff(_tradeoff(store, evaluation, table)),
-        "exits.png": draw_exit_histogram(_title(summary), summary.exit_depths, rows["oracle"].exit_shares, gate_shares),
-    }
+    plotted = _tradeoff(store, evaluation, table)
+    tradeoff = draw_tradeoff(plotted), draw_tradeoff(plotted, narrow=True)
+    shares = (_title(summary), summary.exit_depths, rows["oracle"].exit_shares, gate_shares)
+    histogram = draw_exit_histogram(*shares), draw_exit_histogram(*shares, narrow=True)
+    pictures = {"tradeoff.png": tradeoff[0], "exits.png": histogram[0]}
     examples = _examples(config, evaluation, store, runtime, images, table.quality)
     for number, example in enumerate(examples, start=1):
-        pictures[f"example-{number}.png"] = example.png
+        pictures[f"example-{number}.png"] = example.sheet
     timings: Any = store.read_provenance(evaluation.digest).get("ms_per_image") or {}
     page = build_page(
         PageContent(
             summary=summary,
             ms_per_image=timings,
-            tradeoff=pictures["tradeoff.png"],
-            histogram=pictures["exits.png"],
+            tradeoff=tradeoff,
+            histogram=histogram,
             examples=examples,
             classes=_class_scores(classes, summary, task.class_quality),
             origins=[("evaluation", evaluation.digest), *sorted(evaluation.manifest.inputs.items())],
@@ -308,6 +309,7 @@ def _draw_example(scene: _Scene, example: "PickedExample") -> "ShownExample":
     from ecocli.inference.predictor import predict_exits, predict_gated
     from ecocli.reports.evaluation_page import Example as ShownExample
     from ecocli.reports.overlays import drawing_scale, enlarge
+    from ecocli.reports.page import Panel as PagePanel
     from ecocli.reports.sheet import Panel, draw_sheet
     from ecocli.scoring.batches import load_batch
 
@@ -331,6 +333,11 @@ def _draw_example(scene: _Scene, example: "PickedExample") -> "ShownExample":
     for title, prediction in zip(titles, predictions, strict=True):
         overlay, note = pictures.draw_prediction(image, prediction, truth, scale)
         panels.append(Panel(overlay, title, note))
+    shown_panels = [PagePanel(_png(panel.picture), panel.title, panel.note) for panel in panels]
+    return ShownExample(_png(draw_sheet([panels])), shown_panels, f"Image {record.image_id}: {example.reason}.")
+
+
+def _png(picture: "Image.Image") -> bytes:
     buffer = io.BytesIO()
-    draw_sheet([panels]).save(buffer, format="PNG")
-    return ShownExample(buffer.getvalue(), f"Image {record.image_id}: {example.reason}.")
+    picture.save(buffer, format="PNG")
+    return buffer.getvalue()

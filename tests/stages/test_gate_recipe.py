@@ -144,7 +144,7 @@ def test_report_and_sweep__mirror_images_derived__draw_what_is_attainable(
     evaluation = run_stage(evaluate, asked, inputs, bench.store)
     assert evaluation.manifest.inputs["mirror"] == derived
     drawn: list[Tradeoff] = []
-    monkeypatch.setattr(plots, "draw_tradeoff", lambda tradeoff: drawn.append(tradeoff) or b"")
+    monkeypatch.setattr(plots, "draw_tradeoff", lambda tradeoff, narrow=False: drawn.append(tradeoff) or b"")
     report.run(
         ReportConfig(out=str(tmp_path), examples=0), {"evaluation": evaluation.digest}, bench.store, Runtime.quiet()
     )

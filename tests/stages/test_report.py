@@ -41,7 +41,8 @@ def test_run__evaluation__writes_page_and_pictures(bench: Bench, evaluation: str
     names = ["tradeoff.png", "exits.png", "example-1.png", "example-2.png"]
     assert page.pictures == tuple(tmp_path / "out" / name for name in names)
     text = page.index.read_text(encoding="utf-8")
-    assert text.count("data:image/png;base64") == 4
+    # Two plots for two widths each, and five panels of two examples.
+    assert text.count("data:image/png;base64") == 2 * 2 + 2 * 5
     assert evaluation in text
     assert bench.inputs["gate"] in text
     # Five panels in a row: image, truth, exit 1, exit 3, gate; 64 pixels enlarged to 384, margins of 12.
@@ -78,9 +79,11 @@ def test_run__other_gates_of_the_table__are_drawn_by_arithmetic(
         bench.store.put(manifest, files, action=None, provenance={})
     drawn = []
     original = plots.draw_tradeoff
-    monkeypatch.setattr(plots, "draw_tradeoff", lambda tradeoff: drawn.append(tradeoff) or original(tradeoff))
+    monkeypatch.setattr(
+        plots, "draw_tradeoff", lambda tradeoff, narrow=False: drawn.append(tradeoff) or original(tradeoff)
+    )
     make_page(bench, evaluation, tmp_path, examples=0)
-    (tradeoff,) = drawn
+    tradeoff = drawn[0]  # for wide screens; the same for narrow ones
     assert tradeoff.evaluated is not None
     # At its own price the second gate decides like the evaluated one, and costs the same but for the gate itself.
     own = [point for point in tradeoff.gates if point.label == "β 0.5"]

@@ -30,8 +30,9 @@ def test_segment_colors__several_instances__start_with_the_categorys_and_differ(
     assert colors == segment_colors([Listed(6, 4), Listed(7, 9), Listed(2, 4), Listed(5, 4)], CATEGORIES)
 
 
-def test_draw_overlay__two_segments_and_void__blends_darkens_and_outlines() -> None:
-    # By hand: grey 100, opacity 0.6 (100 * 0.4 + 200 * 0.6 = 160, ...), void 100 * 0.35 = 35.
+def test_draw_overlay__two_segments_and_void__blends_hatches_and_outlines() -> None:
+    # By hand: grey 100, opacity 0.6 (100 * 0.4 + 200 * 0.6 = 160, ...), void (100 + 128) / 2 = 114, white
+    # where row + column is 0 or 1 more than a multiple of 8.
     panoptic_map = np.zeros((6, 8), np.int32)
     panoptic_map[:, :3], panoptic_map[:, 3:6] = 2, 7
     picture = PanopticPicture(panoptic_map, [Listed(2, 4), Listed(7, 9)])
@@ -43,9 +44,10 @@ def test_draw_overlay__two_segments_and_void__blends_darkens_and_outlines() -> N
         [46, 52, 184],
         [46, 52, 184],
         [255, 255, 255],
-        [35, 35, 35],
-        [35, 35, 35],
+        [114, 114, 114],
+        [114, 114, 114],
     ]
+    assert drawn[1, 6:].tolist() == [[114, 114, 114], [255, 255, 255]]
 
 
 def test_draw_overlay__large_and_small_segment__names_the_large_one_alone() -> None:
@@ -83,3 +85,11 @@ def test_draw_sheet__rows_of_different_length__holds_every_panel() -> None:
     # Captions are written below the pictures.
     below = np.asarray(sheet)[32:70]
     assert (below.sum(axis=2) < 300).any()
+
+
+def test_draw_overlay__name_larger_than_its_segment__left_out() -> None:
+    panoptic_map = np.full((60, 120), 7, np.int32)
+    panoptic_map[20:40, 50:70] = 2  # deep enough for a name, but not much larger than one
+    plain = np.full((60, 120, 3), 100, np.uint8)
+    drawn = np.asarray(draw_overlay(plain, PanopticPicture(panoptic_map, [Listed(2, 4), Listed(7, 9)]), CATEGORIES))
+    assert not (drawn[20:40, 50:70] == (20, 20, 24)).all(axis=2).any()

@@ -7,7 +7,7 @@ import pytest
 
 from ecocli.artifacts.summaries import EvaluatedGate, EvaluationRow, EvaluationSummary, LeadSummary
 from ecocli.reports.evaluation_page import ClassScore, Example, PageContent, build_page
-from ecocli.reports.page import Card, Figure, Section, Table, render_page
+from ecocli.reports.page import Card, Panel, Plot, Section, Strip, Table, render_page
 
 PNG = b"\x89PNG not really"
 
@@ -24,9 +24,9 @@ class Reader(HTMLParser):
         assert self.open == []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag not in ("meta", "img"):
+        if tag not in ("meta", "img", "source", "input"):
             self.open.append(tag)
-        self.sources += [value or "" for name, value in attrs if name in ("src", "href")]
+        self.sources += [value or "" for name, value in attrs if name in ("src", "href", "srcset")]
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
@@ -37,11 +37,12 @@ class Reader(HTMLParser):
 
 def test_render_page__special_characters__are_escaped_and_nothing_is_loaded() -> None:
     table = Table(["<a>", "b"], [["1 & 2", "<script>"], ["3", "4"]], strong=[1])
-    page = render_page("T <x>", "sub", [Card("9", "m & n")], [Section("S", "text", [table, Figure(PNG, "c", "alt")])])
+    content = [table, Plot(PNG, PNG, "alt"), Strip([Panel(PNG, "p", "<n>")], "c")]
+    page = render_page("T <x>", "sub", [Card("9", "m & n")], [Section("S", "text", content)])
     reader = Reader(page)
     assert "<script" not in page
     assert {"T <x>", "m & n", "1 & 2", "<script>"} <= set(reader.texts)
-    assert [source.split(",")[0] for source in reader.sources] == ["data:image/png;base64"]
+    assert [source.split(",")[0] for source in reader.sources] == 3 * ["data:image/png;base64"]
     assert page.count('<tr class="strong">') == 1
     assert not re.search(r"https?://|url\(|@import", page)
 
@@ -70,7 +71,8 @@ def content(lead: LeadSummary | None, gate: bool = True) -> PageContent:
     )
     scores = [ClassScore("zebra", "thing", {"gate": None}), ClassScore("ant", "thing", {"gate": 0.25})]
     ms = {"exit 3": 20.0, "gate": 15.0} if gate else {}
-    return PageContent(summary, ms, PNG, PNG, [Example(PNG, "Image 1: why.")], scores, [("parent", "sha256:1")])
+    examples = [Example(PNG, [Panel(PNG, "truth", "4 segments")], "Image 1: why.")]
+    return PageContent(summary, ms, (PNG, PNG), (PNG, PNG), examples, scores, [("parent", "sha256:1")])
 
 
 def lead_of(low: float, high: float) -> LeadSummary:
