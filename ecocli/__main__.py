@@ -26,6 +26,7 @@ from ecocli.runtime.formats import plain_text
 # What a shell reports for a process that SIGINT or SIGPIPE ended.
 _INTERRUPTED = 130
 _BROKEN_PIPE = 141
+_COMPLETE = "_ECO_COMPLETE"
 # What a machine may answer anywhere; any other error of a file that nobody foresaw is a bug.
 _SURROUNDINGS = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE),
@@ -82,6 +83,10 @@ def _expanded(argument: str) -> str:
 
 
 def _run(arguments: Sequence[str]) -> int:
+    if _COMPLETE in os.environ:
+        # The shell asks for completions; the line so far is in its variables.
+        words = os.environ.get("_TYPER_COMPLETE_ARGS", os.environ.get("COMP_WORDS", "")).split()[1:]
+        typer.main.get_command(build_app(words)).main([], prog_name="eco")
     if not arguments:
         with redirect_stdout(sys.stderr):
             _run(["--help"])

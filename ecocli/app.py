@@ -5,12 +5,13 @@ function; only the module of the command that was typed is imported.
 """
 
 import importlib
-import importlib.metadata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
+
+from ecocli.commands._sections import SectionedCommand
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,11 @@ COMMANDS = (
     CommandEntry("sweep", "sweep", "sweep", "Trade quality against compute over beta and exits."),
     CommandEntry("compare", "compare", "compare", "Compare several parents and gates on one split."),
     CommandEntry("report", "report", "report", "Write one HTML page with plots and example images."),
-    CommandEntry("import", "import_weights", "import_weights", "Take published Mask2Former weights in."),
+    CommandEntry("import", "import_weights", "import_weights", "Import published Mask2Former weights."),
     CommandEntry(
         "export", "export_weights", "export_weights", "Write a parent for Hugging Face, or with the original names."
     ),
-    CommandEntry("data", "data", "app", "Draw the shapes; convert exports of drawing tools; check a data set."),
+    CommandEntry("data", "data", "app", "Draw shapes, convert exports of drawing tools, check data."),
     CommandEntry("store", "store", "app", "List, show, verify, clean and copy artifacts."),
     CommandEntry("env", "env", "env", "Print versions, devices and places, for reports of bugs."),
 )
@@ -56,7 +57,9 @@ COMMANDS = (
 
 def _print_version(wanted: bool) -> bool:
     if wanted:
-        typer.echo(f"eco {importlib.metadata.version('ecocli')}")
+        from ecocli.runtime.version import version
+
+        typer.echo(f"eco {version()}")
         raise typer.Exit
     return wanted
 
@@ -68,7 +71,7 @@ def _root(
 ) -> None:
     """Early-exit Mask2Former: train once, re-target to any compute budget in seconds.
 
-    Exit codes: 0 done, 2 wrong usage, 3 bad input data, 4 damaged artifact, 5 interrupted (run again to go on),
+    Exit codes: 0 done, 2 wrong usage, 3 bad input data, 4 damaged artifact, 5 interrupted (run again to resume),
     1 a bug.
     """
 
@@ -90,7 +93,6 @@ def build_app(arguments: Sequence[str]) -> typer.Typer:
     """
     app = typer.Typer(
         name="eco",
-        add_completion=False,
         pretty_exceptions_enable=False,
         # Plain help loads no rich, can be searched with grep, and fits a log.
         rich_markup_mode=None,
@@ -103,5 +105,5 @@ def build_app(arguments: Sequence[str]) -> typer.Typer:
         if isinstance(target, typer.Typer):
             app.add_typer(target, name=entry.name, help=entry.help)
         else:
-            app.command(entry.name)(target)
+            app.command(entry.name, cls=SectionedCommand)(target)
     return app

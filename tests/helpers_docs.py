@@ -53,6 +53,9 @@ def parse(arguments: list[str]) -> None:
         typer.TyperException: The command, an option or an argument is unknown, missing or wrong.
     """
     command = typer.main.get_command(build_app(arguments))
+    if arguments and arguments[0].endswith("-completion"):  # would be carried out while it is parsed
+        assert any(arguments[0] in param.opts for param in command.params)
+        return
     context = command.make_context("eco", list(arguments))
     while isinstance(command, typer.core.TyperGroup):
         rest = [*context._protected_args, *context.args]

@@ -49,7 +49,7 @@ ConfigOption = Annotated[
 ]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override one setting; may be repeated, goes last."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Override one setting; may be repeated, applied last."),
 ]
 NameOption = Annotated[
     list[str] | None,
@@ -67,13 +67,17 @@ PrecisionOption = Annotated[
 CompileOption = Annotated[
     bool, typer.Option("--compile", help="Let torch compile the backbone; every new image size compiles anew.")
 ]
-SeedOption = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of all random numbers.")]
+SeedOption = Annotated[
+    int | None, typer.Option("--seed", metavar="N", min=0, help="Seed of all random numbers.  [default: 0]")
+]
 DeviceOption = Annotated[
     str, typer.Option("--device", metavar="auto|cpu|cuda", help="Where to compute; auto takes a GPU if there is one.")
 ]
 ThreadsOption = Annotated[
     int | None,
-    typer.Option("--threads", min=1, help="CPU threads.  [default: $OMP_NUM_THREADS, else all usable cores]"),
+    typer.Option(
+        "--threads", metavar="N", min=1, help="CPU threads.  [default: $OMP_NUM_THREADS, else all usable cores]"
+    ),
 ]
 DataRootOption = Annotated[
     Path | None,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from ecocli.commands._sections import SectionedCommand
 from ecocli.commands.common import (
     ConfigOption,
     JsonOption,
@@ -65,14 +66,21 @@ def _resolve(
     )
 
 
-@app.command("shapes")
+@app.command("shapes", cls=SectionedCommand)
 def shapes(
     root: RootOption = None,
-    train: Annotated[int | None, typer.Option("--train", min=1, help="Training images.  [default: 3000]")] = None,
-    val: Annotated[int | None, typer.Option("--val", min=1, help="Validation images.  [default: 512]")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed of all scenes.  [default: 0]")] = None,
+    train: Annotated[
+        int | None, typer.Option("--train", metavar="N", min=1, help="Training images.  [default: 3000]")
+    ] = None,
+    val: Annotated[
+        int | None, typer.Option("--val", metavar="N", min=1, help="Validation images.  [default: 512]")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", metavar="N", min=0, help="Seed of all scenes.  [default: 0]")
+    ] = None,
     size: Annotated[
-        int | None, typer.Option("--size", min=48, max=1024, help="Height and width in pixels.  [default: 128]")
+        int | None,
+        typer.Option("--size", metavar="PX", min=48, max=1024, help="Height and width in pixels.  [default: 128]"),
     ] = None,
     preview: Annotated[
         Path | None,
@@ -152,7 +160,7 @@ def _write_preview(dataset: "PanopticDataset", path: Path) -> None:
         ) from error
 
 
-@app.command("convert")
+@app.command("convert", cls=SectionedCommand)
 def convert(
     folder: Annotated[Path, typer.Argument(metavar="EXPORT", help="Folder that a drawing tool exported, extracted.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; its data.toml names the data set.")],
@@ -247,7 +255,7 @@ def _propose(folder: Path, as_json: bool) -> None:
     emit_result(World(), {"dataset": str(folder), "toml": text}, text=text.rstrip(), as_json=as_json)
 
 
-@app.command("check")
+@app.command("check", cls=SectionedCommand)
 def check(
     name: Annotated[
         str,
@@ -257,7 +265,9 @@ def check(
         ),
     ],
     root: RootOption = None,
-    split: Annotated[list[str] | None, typer.Option("--split", help="Check only this split; may be repeated.")] = None,
+    split: Annotated[
+        list[str] | None, typer.Option("--split", metavar="NAME", help="Check only this split; may be repeated.")
+    ] = None,
     task: Annotated[
         str | None,
         typer.Option(

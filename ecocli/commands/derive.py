@@ -51,9 +51,12 @@ def derive(
     mirror: Annotated[
         bool, typer.Option("--mirror", help="Measure each image's mirror image too: what a gate can attain.")
     ] = False,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Images per batch.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", metavar="N", min=1, help="Images per batch.  [default: 4]")
+    ] = None,
     part_images: Annotated[
-        int | None, typer.Option("--part-images", min=1, help="Images between two saved states.  [default: 256]")
+        int | None,
+        typer.Option("--part-images", metavar="N", min=1, help="Images between two saved states.  [default: 256]"),
     ] = None,
     shard: Annotated[
         str | None,
@@ -78,7 +81,7 @@ def derive(
 ) -> None:
     """Measure every image at every exit (Step B) and print the digest of the tables.
 
-    Finished parts survive a kill; the same command goes on. Processes of torchrun share the parts; with --shard, runs
+    Finished parts survive a kill; the same command resumes. Processes of torchrun share the parts; with --shard, runs
     started apart on one store do. A shard that leaves work to others prints nothing and exits with 0.
     """
     mine = _read_shard(shard, os.environ)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from ecocli.commands.common import JsonOption, StoreOption, emit_result, environment_data_root, open_store
 from ecocli.runtime.device import limit_threads
 from ecocli.runtime.distributed import World
+from ecocli.runtime.version import version
 
 _VARIABLES = (
     "ECO_STORE",
@@ -36,7 +37,7 @@ def env(store: StoreOption = None, as_json: JsonOption = False) -> None:
 
 def _describe(store: StoreOption) -> Iterator[tuple[str, object]]:
     given = {f"${name}": os.environ[name] for name in _VARIABLES if name in os.environ}  # limit_threads sets one
-    yield "eco", importlib.metadata.version("ecocli")
+    yield "eco", version()
     yield "python", platform.python_version()
     yield "system", platform.platform()
     threads = _threads()  # before torch is loaded, which reads the number then

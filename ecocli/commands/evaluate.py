@@ -71,10 +71,14 @@ def evaluate(
         ),
     ] = None,
     split: Annotated[str | None, typer.Option("--split", metavar="NAME", help="Split.  [default: val]")] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Images per batch.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", metavar="N", min=1, help="Images per batch.  [default: 4]")
+    ] = None,
     metrics: Annotated[
         str | None,
-        typer.Option("--metrics", metavar="pq|miou,ap", help="Metrics beside PQ; pq means none.  [default: miou,ap]"),
+        typer.Option(
+            "--metrics", metavar="pq|miou,ap", help="Metrics in addition to PQ; `pq` for PQ alone.  [default: miou,ap]"
+        ),
     ] = None,
     gate_only: Annotated[
         bool, typer.Option("--gate-only", help="Measure mIoU and AP of the gate alone: quicker, no controls for them.")

@@ -83,7 +83,9 @@ def fit_gate(
     ] = None,
     loss: Annotated[
         str | None,
-        typer.Option("--loss", metavar="hard-ce|u-ce|soft-ce|soft-mse", help="Of the class head."),
+        typer.Option(
+            "--loss", metavar="hard-ce|u-ce|soft-ce|soft-mse", help="Loss of the class head.  [default: the recipe's]"
+        ),
     ] = None,
     cost: Annotated[
         str | None,
@@ -91,7 +93,9 @@ def fit_gate(
     ] = None,
     feature: Annotated[
         str | None,
-        typer.Option("--feature", metavar="res5|projected|tokens", help="What the gate reads."),
+        typer.Option(
+            "--feature", metavar="res5|projected|tokens", help="What the gate reads.  [default: the recipe's]"
+        ),
     ] = None,
     compare_heads: Annotated[
         bool, typer.Option("--compare-heads", help="Also score the other head and a small MLP.")
@@ -111,7 +115,7 @@ def fit_gate(
         typer.Option("--exit-ms", metavar="M,M,..", help="Milliseconds of each of the parent's exits instead."),
     ] = None,
     l2: Annotated[
-        float | None, typer.Option("--l2", help="Regularisation.  [default: chosen by cross-validation]")
+        float | None, typer.Option("--l2", metavar="L2", help="Regularisation.  [default: chosen by cross-validation]")
     ] = None,
     store: StoreOption = None,
     config: ConfigOption = None,

@@ -57,7 +57,7 @@ def import_weights(
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Take published Mask2Former weights in as a parent with one exit, at full depth.
+    """Import published Mask2Former weights as a parent with one exit, at full depth.
 
     A checkpoint of ECO-M2F becomes a parent with its exits, and a gate of the name "gate".
 

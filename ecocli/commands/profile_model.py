@@ -85,8 +85,12 @@ def profile_model(
     exits: Annotated[
         str | None, typer.Option("--exits", metavar="D,D", help="Exits to show.  [default: the parent's; 2,3,4,5,6]")
     ] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Images per measured run.")] = None,
-    repetitions: Annotated[int | None, typer.Option("--repetitions", min=2, help="Measured runs per exit.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", metavar="N", min=1, help="Images per measured run.")
+    ] = None,
+    repetitions: Annotated[
+        int | None, typer.Option("--repetitions", metavar="N", min=2, help="Measured runs per exit.")
+    ] = None,
     precision: PrecisionOption = None,
     compiled: CompileOption = False,
     data_root: DataRootOption = None,

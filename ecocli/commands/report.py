@@ -34,7 +34,8 @@ def report(
         typer.Option("--evaluation", metavar="EVALUATION", help="Of `eco eval`.  [default: the latest]"),
     ] = None,
     examples: Annotated[
-        int | None, typer.Option("--examples", min=0, help="Example images; 0 needs no data.  [default: 6]")
+        int | None,
+        typer.Option("--examples", metavar="N", min=0, help="Example images; 0 needs no data.  [default: 6]"),
     ] = None,
     data_root: DataRootOption = None,
     store: StoreOption = None,

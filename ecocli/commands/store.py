@@ -1,6 +1,6 @@
 """``eco store``: list, show, verify, clean and copy artifacts.
 
-stdout carries the table or the JSON object. ``verify`` leaves with code 4 when anything is damaged. One process runs
+stdout carries the table or the JSON object. ``verify`` exits with 4 when anything is damaged. One process runs
 these commands; none of them loads torch.
 """
 
@@ -13,6 +13,7 @@ import typer
 
 from ecocli.artifacts import checking, collecting, listing, references, transfer
 from ecocli.artifacts.store import Store
+from ecocli.commands._sections import SectionedCommand
 from ecocli.commands.common import JsonOption, StoreOption, emit_result, open_store
 from ecocli.commands.tables import make_list
 from ecocli.errors import ArtifactError
@@ -37,7 +38,7 @@ def _open(store: Path | None) -> Store:
     return open_store(store)
 
 
-@app.command("ls")
+@app.command("ls", cls=SectionedCommand)
 def list_artifacts(
     kind: Annotated[str | None, typer.Option("--kind", metavar="KIND", help="List only this kind.")] = None,
     store: StoreOption = None,
@@ -55,7 +56,7 @@ def list_artifacts(
     emit_result(World(), data, table=table, as_json=as_json)
 
 
-@app.command("show")
+@app.command("show", cls=SectionedCommand)
 def show(reference: ReferenceArgument, store: StoreOption = None, as_json: JsonOption = False) -> None:
     """Show one artifact: its names, manifest, files and where it was made."""
     opened = _open(store)
@@ -84,13 +85,13 @@ def show(reference: ReferenceArgument, store: StoreOption = None, as_json: JsonO
     emit_result(World(), data, text="\n".join(lines), table=table, as_json=as_json)
 
 
-@app.command("verify")
+@app.command("verify", cls=SectionedCommand)
 def verify(
     reference: Annotated[str | None, typer.Argument(metavar="[REF]", help="Verify only this artifact.")] = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Read everything and list all damage; leaves with code 4 if there is any."""
+    """Read everything and list all damage; exits with 4 if there is any."""
     opened = _open(store)
     faults = checking.verify(opened, reference)
     table = make_list("problem", "of", "file", "expected", "found")
@@ -107,10 +108,10 @@ def verify(
     emit_result(World(), data, text=f"{what} is intact", as_json=as_json)
 
 
-@app.command("gc")
+@app.command("gc", cls=SectionedCommand)
 def collect(
     grace_days: Annotated[
-        float, typer.Option("--grace-days", min=0.0, help="Keep what was made or used in so many days.")
+        float, typer.Option("--grace-days", metavar="DAYS", min=0.0, help="Keep what was made or used in so many days.")
     ] = 14.0,
     damaged: Annotated[
         bool, typer.Option("--damaged", help="Remove damaged artifacts too, with their names, whatever their age.")
@@ -141,7 +142,7 @@ def collect(
     emit_result(World(), data, text=text, table=table if rows else None, as_json=as_json)
 
 
-@app.command("push")
+@app.command("push", cls=SectionedCommand)
 def push(
     reference: ReferenceArgument,
     target: Annotated[Path, typer.Argument(metavar="DIR", help="A store, an OCI layout, or a folder to be made.")],
@@ -155,7 +156,7 @@ def push(
     emit_result(World(), {"digest": digest, "target": str(target)}, text=digest, as_json=as_json)
 
 
-@app.command("pull")
+@app.command("pull", cls=SectionedCommand)
 def pull(
     source: Annotated[Path, typer.Argument(metavar="DIR", help="A store or an OCI layout.")],
     reference: ReferenceArgument,

@@ -52,10 +52,12 @@ def train_parent(
         typer.Option(
             "--init",
             metavar="PARENT|FILE|FOLDER",
-            help="Start from a parent, published Mask2Former weights, or a backbone's; an existing path goes first.",
+            help="Start from a parent, published weights or a backbone's; paths go first.  [default: random weights]",
         ),
     ] = None,
-    layers: Annotated[int | None, typer.Option("--layers", min=1, help="Encoder layers.  [default: 6]")] = None,
+    layers: Annotated[
+        int | None, typer.Option("--layers", metavar="N", min=1, help="Encoder layers.  [default: 6]")
+    ] = None,
     exits: Annotated[
         str | None,
         typer.Option("--exits", metavar="K,K,..", help="Encoder depths of the exits.  [default: 2 to the deepest]"),
@@ -90,13 +92,18 @@ def train_parent(
             help="Keep this share of the images out, for a gate to be fitted on.  [default: the data set's]",
         ),
     ] = None,
-    steps: Annotated[int | None, typer.Option("--steps", min=0, help="Optimisation steps.")] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", metavar="N", min=0, help="Optimisation steps.  [default: the data set's]")
+    ] = None,
     epochs: Annotated[
         float | None,
         typer.Option("--epochs", metavar="E", help="Passes over the images, in place of --steps; such as 0.5."),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option("--batch-size", min=1, help="Images per step, over all processes.")
+        int | None,
+        typer.Option(
+            "--batch-size", metavar="N", min=1, help="Images per step, over all processes.  [default: the data set's]"
+        ),
     ] = None,
     precision: Annotated[
         str | None,
@@ -106,23 +113,36 @@ def train_parent(
             help="Number format of the forward pass.  [default: the data set's]",
         ),
     ] = None,
-    lr: Annotated[float | None, typer.Option("--lr", help="Peak learning rate.")] = None,
+    lr: Annotated[
+        float | None, typer.Option("--lr", metavar="RATE", help="Peak learning rate.  [default: the data set's]")
+    ] = None,
     eval_every: Annotated[
         int | None,
         typer.Option(
             "--eval-every",
             min=0,
             metavar="STEPS",
-            help="PQ of every exit every so many steps, 0 for never.  [default: the data set's]",
+            help="Evaluate every exit each STEPS steps; 0 disables.  [default: the data set's]",
         ),
     ] = None,
     eval_images: Annotated[
         int | None,
         typer.Option(
-            "--eval-images", min=1, metavar="N", help="On so many images of the split val.  [default: the data set's]"
+            "--eval-images",
+            min=1,
+            metavar="N",
+            help="Images of the val split used for --eval-every.  [default: the data set's]",
         ),
     ] = None,
-    workers: Annotated[int | None, typer.Option("--workers", min=0, help="Processes that load images.")] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            metavar="N",
+            min=0,
+            help="Processes that load images, at most one per core.  [default: the data set's]",
+        ),
+    ] = None,
     data_root: DataRootOption = None,
     store: StoreOption = None,
     config: ConfigOption = None,
@@ -137,7 +157,7 @@ def train_parent(
 ) -> None:
     """Train the parent model with all its exits (Step A) and print its digest.
 
-    A run that was interrupted or killed goes on when the same command is given again.
+    The same command resumes a run that was interrupted or killed.
     """
     opened = open_store(store)
     with make_runtime(device, threads) as runtime:

@@ -301,7 +301,7 @@ class Trainer:
         reason = self._runtime.stop.reason or "A signal to another process"
         return InterruptedRunError(
             f"{reason} stopped the {work} after step {self._state.step} of {self._config.steps}. The state is saved in "
-            f"{path}; the same command goes on from there."
+            f"{path}; the same command resumes there."
         )
 
     def _backward(self, part: TrainingPart, exits: StepExits, num_objects: float, class_weight_sum: float) -> StepLoss:

@@ -421,7 +421,7 @@ def test_run__sigterm__exits_5_and_same_command_completes(disturbed: tuple[Path,
     assert stopped.statuses == [5]
     assert stopped.out == ""
     assert "error: SIGTERM stopped the training after step 2 of 6. The state is saved in" in stopped.err
-    assert "the same command goes on from there." in stopped.err
+    assert "the same command resumes there." in stopped.err
     # A signal stops the evaluation after step 3 between its batches; the next run makes up for it.
     assert evaluating.statuses == [5]
     assert "error: SIGTERM stopped the evaluation after step 3 of 6. The state is saved in" in evaluating.err
