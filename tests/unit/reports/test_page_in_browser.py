@@ -45,7 +45,16 @@ def png_of(size: tuple[int, int], tmp_path: Path) -> bytes:
 def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     picture = png_of((384, 384), tmp_path_factory.mktemp("pictures"))
     points = [TradeoffPoint(f"exit {depth}", 50.0 + 4 * depth, 0.5 + 0.01 * depth) for depth in range(2, 7)]
-    tradeoff = Tradeoff("shapes, val", points, points, points[1:3], points[2], None, points)
+    tradeoff = Tradeoff(
+        title="shapes, val",
+        measure="PQ",
+        fixed=points,
+        blends=points,
+        gates=points[1:3],
+        evaluated=points[2],
+        pq_interval=None,
+        oracles=points,
+    )
     shares = ("shapes, val", (2, 3, 4, 5, 6), (0.2,) * 5, (0.2,) * 5)
     heads = ["", "PQ", "SQ", "RQ", "PQ things", "PQ stuff", "mIoU", "AP", "GFLOPs", "encoder", "ms", "layers"]
     heads.append("% at exits 2 3 4 5 6")  # as in the page of an evaluation
