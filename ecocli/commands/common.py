@@ -250,6 +250,8 @@ def emit_result(
         if table is not None:
             from rich.console import Console
 
+            from ecocli.commands.tables import print_table
+
             class _PipedConsole(Console):
                 def on_broken_pipe(self) -> None:
                     # Rich would leave with 1 and no word.
@@ -262,7 +264,7 @@ def emit_result(
             if not console.is_terminal:
                 unbounded = console.options.update(width=_WIDEST_TABLE)
                 console.width = max(console.width, console.measure(table, options=unbounded).maximum)
-            console.print(table)
+            print_table(console, table)
     # A reader that has gone away is noticed here, not when the interpreter shuts down.
     sys.stdout.flush()
 

@@ -74,6 +74,12 @@ def evaluate(
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", metavar="N", min=1, help="Images per batch.  [default: 4]")
     ] = None,
+    timed_images: Annotated[
+        int | None,
+        typer.Option(
+            "--timed-images", metavar="N", min=0, help="Images that ms are measured on; 0 measures none.  [default: 16]"
+        ),
+    ] = None,
     metrics: Annotated[
         str | None,
         typer.Option(
@@ -137,6 +143,7 @@ def evaluate(
                 "batch_size": batch_size,
                 "precision": precision,
                 "execution.compile": compiled or None,
+                "execution.timed_images": timed_images,
                 "metrics": None if metrics is None else _read_metrics(metrics),
                 "every_exit": False if gate_only else None,
                 "predictions": False if no_predictions else None,

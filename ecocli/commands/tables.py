@@ -7,6 +7,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+_LEAST_SHARE = 0.005  # less is 0 % when it is written
+
 
 def make_table(title: str, left: Sequence[str], right: Iterable[str], caption: str = "") -> Table:
     """Make a table of results.
@@ -43,12 +45,21 @@ def write_to_stderr(table: Table) -> None:
     console = Console(file=sys.stderr)
     if not console.is_terminal:
         console.width = max(console.width, 160)
+    print_table(console, table)
+
+
+def print_table(console: Console, table: Table) -> None:
+    """Print a table, and its caption as wide as the console: rich breaks it at the width of the table."""
+    caption, table.caption = table.caption, None
     console.print(table)
+    table.caption = caption
+    if caption:
+        console.print(caption)
 
 
 def points(value: float | None, digits: int = 2, *, signed: bool = False) -> str:
     """Write a ratio in points, or a dash."""
-    return "-" if value is None else f"{100 * value:{'+' if signed else ''}.{digits}f}"
+    return "-" if value is None else f"{100 * value:{'+' if signed else ''}z.{digits}f}"
 
 
 def interval(ends: Sequence[float | None], *, signed: bool = False) -> str:
@@ -71,7 +82,7 @@ def mixture(values: Iterable[float], exit_depths: Iterable[int], *, all_exits: b
     return joint.join(
         f"{100 * share:.0f} % exit {depth}"
         for share, depth in zip(values, exit_depths, strict=True)
-        if all_exits or share > 0
+        if all_exits or share >= _LEAST_SHARE
     )
 
 

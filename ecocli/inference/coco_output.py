@@ -50,14 +50,16 @@ def segment_entries(
 
 
 def instance_entries(image_id: int, instances: Instances, categories: Sequence[Category]) -> list[dict[str, object]]:
-    """Instance results of an image, best first, masks as compressed RLE; empty masks are left out."""
+    """Instance results of an image, best first, masks as compressed RLE; empty masks are left out.
+
+    Without boxes: where there is one, pycocotools takes it for the area of the mask.
+    """
     from pycocotools import mask as coco_mask
 
     # One encoding per distinct mask: several instances may share one.
     # Mask by mask, because each is copied to the column-major bytes that pycocotools wants.
     masks = instances.masks.cpu().numpy()
     encoded: list[dict[str, Any]] = [coco_mask.encode(np.asfortranarray(mask, np.uint8)) for mask in masks]
-    boxes = coco_mask.toBbox(encoded).tolist() if encoded else []
     areas = coco_mask.area(encoded).tolist() if encoded else []
     entries: list[dict[str, object]] = []
     columns = (instances.class_index.tolist(), instances.score.tolist(), instances.mask_index.tolist())
@@ -70,7 +72,6 @@ def instance_entries(image_id: int, instances: Instances, categories: Sequence[C
                 "image_id": image_id,
                 "category_id": categories[class_index].id,
                 "score": score,
-                "bbox": boxes[mask_index],
                 "segmentation": {"size": rle["size"], "counts": rle["counts"].decode("ascii")},
             }
         )

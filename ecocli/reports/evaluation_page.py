@@ -122,8 +122,8 @@ def _cards(summary: EvaluationSummary, ms: Mapping[str, float]) -> list[Card]:
             cards.append(Card(f"{100 * (1 - ms['gate'] / ms[deepest.name]):.1f} %", "milliseconds saved"))
         lead = summary.gate_lead
         if lead is not None:
-            interval = f"95 % [{100 * lead.low:+.2f}, {100 * lead.high:+.2f}]"
-            cards.append(Card(f"{100 * lead.lead:+.2f}", f"{measure} above random choice at equal cost, {interval}"))
+            interval = f"95 % [{100 * lead.low:+z.2f}, {100 * lead.high:+z.2f}]"
+            cards.append(Card(f"{100 * lead.lead:+z.2f}", f"{measure} above random choice at equal cost, {interval}"))
     cards.append(Card(_points(summary.quality(rows["oracle"])), f"{measure} of the oracle"))
     return cards
 
@@ -135,7 +135,7 @@ def _tradeoff_text(summary: EvaluationSummary) -> str:
     blend = " and ".join(
         f"{100 * share:.0f} % of the images at exit {depth}"
         for share, depth in zip(lead.mixture, summary.exit_depths, strict=True)
-        if share > 0
+        if share >= 0.005
     )
     worth = (
         "The interval lies above zero: the gate beats choosing blindly."
@@ -146,8 +146,8 @@ def _tradeoff_text(summary: EvaluationSummary) -> str:
     )
     return (
         f"Blindly choosing at the gate's cost, the best is {blend}: {summary.measure} {_points(lead.control_pq)}. The "
-        f"gate's lead is {100 * lead.lead:+.2f} {summary.measure}, 95 % bootstrap interval "
-        f"[{100 * lead.low:+.2f}, {100 * lead.high:+.2f}]. {worth} The bar at the gate is this interval, drawn "
+        f"gate's lead is {100 * lead.lead:+z.2f} {summary.measure}, 95 % bootstrap interval "
+        f"[{100 * lead.low:+z.2f}, {100 * lead.high:+z.2f}]. {worth} The bar at the gate is this interval, drawn "
         "around the gate."
     )
 
