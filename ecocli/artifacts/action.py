@@ -150,7 +150,7 @@ def execute(
         action.check_manifest(artifact.manifest)
     except ValueError as error:
         # The entry is no part of the artifact, and any file may come to stand in its place.
-        _log.warning("The action entry of %s stands for another request (%s): its stage runs again.", digest, error)
+        _log.warning("The action entry of %s belongs to another request (%s): its stage runs again.", digest, error)
         with store.lock(action.digest, lambda: runtime.stop.requested) if world.is_main else nullcontext():
             return _compute(plan, store, runtime, True, all_names)
     if world.is_main:

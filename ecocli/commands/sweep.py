@@ -98,7 +98,7 @@ def sweep(
 ) -> None:
     """Fit and score gates over beta and K from the derived tables alone, and print the trade-off.
 
-    Each gate stands beside the best fixed mixture of equal cost, the best fixed exit and the oracle.
+    Each gate is printed beside the best fixed mixture of equal cost, the best fixed exit and the oracle.
     """
     opened = open_store(store)
     with make_runtime("cpu", threads) as runtime:

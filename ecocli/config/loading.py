@@ -59,7 +59,7 @@ def merge_alternatives(*layers: Mapping[str, object], alternatives: Sequence[str
     for layer in layers:
         chosen = [key for key in alternatives if key in layer]
         if len(chosen) > 1:
-            raise UsageError(f"Both {' and '.join(chosen)} are given, and one says what the other does: leave one out.")
+            raise UsageError(f"Both {' and '.join(chosen)} are given, and each determines the other: leave one out.")
         kept = {key: value for key, value in merged.items() if not chosen or key not in alternatives}
         merged = deep_merge(kept, layer)
     return merged

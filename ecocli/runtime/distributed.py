@@ -72,7 +72,7 @@ class World:
         local_rank = _read_count(environment, "LOCAL_RANK", 0, 0)
         if rank >= world_size:
             raise ValueError(
-                f"The environment says RANK={rank} and WORLD_SIZE={world_size}, expected a rank below the "
+                f"The environment has RANK={rank} and WORLD_SIZE={world_size}, expected a rank below the "
                 "world size. Start the processes with torchrun, or unset both for a single process."
             )
         return cls(rank, world_size, local_rank)

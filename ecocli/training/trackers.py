@@ -107,9 +107,9 @@ def _open_wandb(project: str | None, log: logging.Logger) -> list[Tracker]:
         _report_missing("wandb", log)
     except Exception as error:  # its own errors share no base class with those of its network client
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        log.warning("Weights & Biases does not start, so training goes on without it: %s", reason)
+        log.warning("Weights & Biases does not start, so training continues without it: %s", reason)
     return []
 
 
 def _report_missing(package: str, log: logging.Logger) -> None:
-    log.warning("%s is not installed: training goes on without it. `pip install %s` adds it.", package, package)
+    log.warning("%s is not installed: training continues without it. `pip install %s` adds it.", package, package)

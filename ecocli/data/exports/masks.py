@@ -91,7 +91,7 @@ class MaskExport:
         if size is not None and values.shape != size:
             raise DataError(
                 f"The mask {path} is {values.shape[1]} x {values.shape[0]} pixels, its photo {size[1]} x {size[0]}, "
-                "upright as EXIF says. Export the masks at the size of the photos."
+                "turned upright by its EXIF mark. Export the masks at the size of the photos."
             )
         return values
 

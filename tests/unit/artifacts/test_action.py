@@ -239,5 +239,5 @@ def test_execute__entry_of_another_request__warns_and_computes_again(
 
     artifact = execute(Plan(action, GateManifest, work), store, Runtime.quiet())
     assert artifact.manifest.stage_config == {"beta": 0.1}
-    assert "stands for another request" in caplog.text
+    assert "belongs to another request" in caplog.text
     assert store.find_action(action.digest) == artifact.digest

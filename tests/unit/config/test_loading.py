@@ -74,7 +74,7 @@ def test_merge_alternatives__two_layers__the_last_said_goes_alone() -> None:
 
 
 def test_merge_alternatives__both_in_one_layer__refused() -> None:
-    with pytest.raises(UsageError, match="Both steps and epochs are given, and one says what the other does"):
+    with pytest.raises(UsageError, match="Both steps and epochs are given, and each determines the other"):
         merge_alternatives({}, {"epochs": 2.0, "steps": 3}, alternatives=("steps", "epochs"))
 
 

@@ -60,8 +60,8 @@ def test_open_trackers__packages_missing__each_named_once(
     monkeypatch.setitem(sys.modules, "wandb", None)
     assert opened(tensorboard="events", wandb="eco") == []
     assert [record.getMessage() for record in caplog.records] == [
-        "tensorboard is not installed: training goes on without it. `pip install tensorboard` adds it.",
-        "wandb is not installed: training goes on without it. `pip install wandb` adds it.",
+        "tensorboard is not installed: training continues without it. `pip install tensorboard` adds it.",
+        "wandb is not installed: training continues without it. `pip install wandb` adds it.",
     ]
 
 
@@ -104,7 +104,7 @@ def test_open_trackers__wandb_fails__warns_and_goes_on(
     install(monkeypatch, init=refuse)
     assert opened(wandb="eco") == []
     assert [record.getMessage() for record in caplog.records] == [
-        "Weights & Biases does not start, so training goes on without it: no API key configured"
+        "Weights & Biases does not start, so training continues without it: no API key configured"
     ]
 
 
