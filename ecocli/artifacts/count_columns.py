@@ -85,5 +85,5 @@ def read_counts(table: pa.Table, num_exits: int, num_classes: int | None = None)
 
 def flat_values(table: pa.Table, name: str) -> Any:
     """All values of a list column, one list after the other."""
-    column = table[name].combine_chunks()
-    return column.flatten() if isinstance(column, pa.ListArray) else pa.array([], column.type.value_type)
+    column: Any = table[name].combine_chunks()
+    return column.flatten()

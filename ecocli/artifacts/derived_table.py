@@ -142,6 +142,9 @@ def read_split(derived: Artifact[DerivedManifest], split: str, feature: str) -> 
     def read(name: str) -> DerivedTable:
         path, rows = derived.path_of(f"{name}.parquet"), manifest.rows[split]
         table = read_derived(path, split=name, feature=feature, exit_depths=manifest.exit_depths, rows=rows)
+        found, expected = table.features.shape[1], manifest.feature_sizes[feature]
+        if found != expected:
+            raise _fault(name, f"its feature {feature} has {found} numbers, expected {expected} as its manifest says")
         return (
             replace(table, quality=table.quality / -np.nanmean(table.quality)) if manifest.quality == "loss" else table
         )

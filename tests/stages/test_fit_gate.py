@@ -13,7 +13,7 @@ from helpers_gate import derived_records, put_derived
 from helpers_stages import run_stage
 
 from ecocli.artifacts.artifact import Artifact
-from ecocli.artifacts.derived_table import DerivedRecord, read_derived
+from ecocli.artifacts.derived_table import DerivedRecord, read_derived, read_split
 from ecocli.artifacts.lineage import check_tables
 from ecocli.artifacts.manifest import DerivedManifest, GateManifest
 from ecocli.artifacts.store import Store
@@ -400,3 +400,15 @@ def test_fit_gate__table_of_before_there_was_seen__does_not_say(
     )
     fitted_on = fit((store, digest), beta=0.001).manifest.metrics.fit.fitted_on
     assert fitted_on == "train, 48 images; the parent does not say whether it has seen them"
+
+
+def test_read_split__stored_features__are_read_whole_or_refused(
+    tmp_path: Path, records: dict[str, list[DerivedRecord]]
+) -> None:
+    store, some = Store(tmp_path / "store"), {"train": records["train"][:20]}
+    derived = store.get(put_derived(store, tmp_path, some), DerivedManifest)
+    found = read_split(derived, "train", "res5").features
+    np.testing.assert_array_equal(found, np.stack([record.features["res5"] for record in some["train"]]))
+    other = put_derived(store, tmp_path, some, feature_sizes={"res5": 9})
+    with pytest.raises(ArtifactError, match="its feature res5 has 8 numbers, expected 9 as its manifest says"):
+        read_split(store.get(other, DerivedManifest), "train", "res5")
