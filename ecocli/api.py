@@ -159,7 +159,7 @@ class Result:
     @cached_property
     def instances(self) -> tuple[Instance, ...]:
         """At most 100 objects, best first; they may overlap."""
-        p = self._prediction
+        p = self._segmentation
         found = instance_inference(p.pred_logits, p.pred_masks, p.geometry, self._predictor.rule.is_thing)
         masks = found.masks.cpu().numpy()
         columns = (found.class_index.tolist(), found.score.tolist(), found.mask_index.tolist())

@@ -42,7 +42,8 @@ def parent_dataset_preset(store: "Store", parent: str, settings: Mapping[str, ob
     # An imported parent says no more than its categories.
     names = [entry.name for entry in manifest.categories]
     for known, table in (("coco", COCO), ("cityscapes", CITYSCAPES), ("shapes", SHAPES)):
-        if names == [category.name for category in table]:
+        things = [category.name for category in table if category.is_thing]
+        if names in ([category.name for category in table], things):
             return deep_merge({"dataset": {"name": known}}, root)
     raise UsageError(
         f"The parent {parent} does not say which data set it belongs to, and its categories are none of the built-in "

@@ -170,14 +170,23 @@ def _locate_coco(root: Path, split: str) -> PanopticPlace:
         if inner is not None
         else "It comes as an inner archive of panoptic_annotations_trainval2017.zip: unzip that too.",
     )
-    images = first_existing(
-        [base / year_split, base / "images" / year_split],
-        "COCO's image folder",
-        f"Download {year_split}.zip from cocodataset.org and extract it beside annotations/.",
-    )
+    images = coco_images(base, year_split)
     instances = annotations.with_name(f"instances_{year_split}.json")
     return PanopticPlace(
         "coco", annotations, panoptic, images, COCO, instances=instances if instances.is_file() else None
+    )
+
+
+def coco_images(base: Path, year_split: str) -> Path:
+    """Find COCO's image folder beside its annotations.
+
+    Raises:
+        DataError: It is missing.
+    """
+    return first_existing(
+        [base / year_split, base / "images" / year_split],
+        "COCO's image folder",
+        f"Download {year_split}.zip from cocodataset.org and extract it beside annotations/.",
     )
 
 
@@ -225,8 +234,6 @@ def describe_custom(path: Path) -> CustomDataset:
 def _locate_custom(path: Path, split: str) -> PanopticPlace:
     description = describe_custom(path)
     named = description.splits[split]
-    base = path.parent
-    hint = f"Correct the path in [splits.{split}] of {path}; paths are relative to that file."
     if named.annotations is None or named.panoptic is None:
         raise DataError(
             f"[splits.{split}] of {path} names no panoptic annotations, which segmentation needs. Give both "
@@ -234,13 +241,23 @@ def _locate_custom(path: Path, split: str) -> PanopticPlace:
         )
     return PanopticPlace(
         description.name,
-        first_existing([base / user_path(named.annotations)], "The annotation file", hint),
-        first_existing([base / user_path(named.panoptic)], "The folder of panoptic PNG files", hint),
-        first_existing([base / user_path(named.images)], "The image folder", hint),
+        custom_path(path, split, named.annotations, "The annotation file"),
+        custom_path(path, split, named.panoptic, "The folder of panoptic PNG files"),
+        custom_path(path, split, named.images, "The image folder"),
         instances=None
         if named.instances is None
-        else first_existing([base / user_path(named.instances)], "The file of instance annotations", hint),
+        else custom_path(path, split, named.instances, "The file of instance annotations"),
     )
+
+
+def custom_path(file: Path, split: str, named: str, what: str) -> Path:
+    """Find what the TOML file of a user's own data set names for a split.
+
+    Raises:
+        DataError: It is missing.
+    """
+    hint = f"Correct the path in [splits.{split}] of {file}; paths are relative to that file."
+    return first_existing([file.parent / user_path(named)], what, hint)
 
 
 def first_existing(candidates: Sequence[Path], what: str, hint: str) -> Path:

@@ -13,6 +13,8 @@ from ecocli.data.boxes import BoxAnnotations, DetectionDataset, boxes_of_things,
 from ecocli.data.categories import Category
 from ecocli.data.datasets import (
     check_file_names,
+    coco_images,
+    custom_path,
     data_root,
     describe_custom,
     first_existing,
@@ -81,22 +83,15 @@ def _instances(config: DatasetConfig, split: str) -> tuple[str, Path, Path] | No
             "Download annotations_trainval2017.zip from cocodataset.org, or name the folder that holds coco/ with "
             "--data-root or ECO_DATASETS.",
         )
-        base = file.parent.parent
-        images = first_existing(
-            [base / year_split, base / "images" / year_split],
-            "COCO's image folder",
-            f"Download {year_split}.zip from cocodataset.org and extract it beside annotations/.",
-        )
-        return "coco", file, images
+        return "coco", file, coco_images(file.parent.parent, year_split)
     if config.name.endswith(".toml"):
         path = user_path(config.name)
         description = describe_custom(path)
         named = description.splits[split]
         if named.instances is None:
             return None
-        hint = f"Correct the path in [splits.{split}] of {path}; paths are relative to that file."
-        file = first_existing([path.parent / user_path(named.instances)], "The file of instance annotations", hint)
-        return description.name, file, first_existing([path.parent / user_path(named.images)], "The image folder", hint)
+        file = custom_path(path, split, named.instances, "The file of instance annotations")
+        return description.name, file, custom_path(path, split, named.images, "The image folder")
     return None
 
 

@@ -37,7 +37,9 @@ def verdict_summary(verdict: Verdict, exit_depths: Sequence[int]) -> VerdictSumm
     )
 
 
-def warnings_of(verdict: Verdict, exit_depths: Sequence[int], scored_images: int, blind: bool = False) -> list[str]:
+def warnings_of(
+    verdict: Verdict, exit_depths: Sequence[int], scored_images: int, blind: bool = False, measure: str = "PQ"
+) -> list[str]:
     """Say in plain words where a gate's result is not what it seems."""
     if blind:
         shares = zip(exit_depths, verdict.gate.exit_shares, strict=True)
@@ -50,8 +52,9 @@ def warnings_of(verdict: Verdict, exit_depths: Sequence[int], scored_images: int
     if not verdict.beats_blend:
         low, high = (100.0 * value for value in verdict.lead_interval)
         found.append(
-            f"The gate is no better than a fixed mixture of equal cost: its lead is {100.0 * verdict.lead:+.2f} PQ, "
-            f"95 % interval [{low:+.2f}, {high:+.2f}] over {scored_images} images. Its exits could be drawn by chance."
+            f"The gate is no better than a fixed mixture of equal cost: its lead is {100.0 * verdict.lead:+.2f} "
+            f"{measure}, 95 % interval [{low:+.2f}, {high:+.2f}] over {scored_images} images. Its exits could be drawn "
+            "by chance."
         )
     taken = [depth for depth, share in zip(exit_depths, verdict.gate.exit_shares, strict=True) if share > 0.0]
     if len(taken) == 1 and len(exit_depths) > 1:

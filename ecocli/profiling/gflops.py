@@ -27,6 +27,7 @@ from ecocli.config.profile_model import ConventionName
 from ecocli.exits import ExitPlan
 from ecocli.model.builders import build_detr, build_model
 from ecocli.model.contracts import ExitNetwork
+from ecocli.model.detr import Detr
 from ecocli.model.gate import Gate, pool_features
 from ecocli.model.hybrid import AttentionLayer
 from ecocli.model.layers import FrozenBatchNorm2d, NormedConv2d
@@ -96,14 +97,20 @@ def _meta_model(architecture: Segmentation) -> ExitNetwork:
         return build_model(architecture).eval().requires_grad_(False)
 
 
-@functools.lru_cache(maxsize=1024)
-def _detr_costs(config: DetrConfig, padded_size: Size) -> _NetworkCosts:
+@functools.lru_cache(maxsize=4)
+def _meta_detr(config: DetrConfig) -> Detr:
     with torch.device("meta"):
         model = build_detr(config).eval().requires_grad_(False)
     for module in model.modules():
         # The original's frozen norm is a product and a sum, which the source's tool does not see.
         if isinstance(module, NormedConv2d) and isinstance(module.norm, FrozenBatchNorm2d):
             module.norm = nn.Identity()
+    return model
+
+
+@functools.lru_cache(maxsize=4096)
+def _detr_costs(config: DetrConfig, padded_size: Size) -> _NetworkCosts:
+    model = _meta_detr(config)
     readings: list[Reading] = []
 
     def note(*_hook_arguments: object) -> None:

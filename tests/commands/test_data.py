@@ -209,3 +209,25 @@ def test_data_convert__wrong_use__says_what_to_do(tmp_path: Path, capsys: pytest
     (tmp_path / "empty").rename(tmp_path / "other")
     assert main(["data", "check", str(tmp_path / "other")]) == 3
     assert "holds no data set that is known" in capsys.readouterr().err
+
+
+def test_data_check__boxes__by_the_annotations_or_as_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    box = {"id": 1, "image_id": 1, "category_id": 3, "bbox": [2, 2, 50, 4], "area": 20, "iscrowd": 0}
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "height": 16, "width": 16}],
+        "annotations": [box],
+        "categories": [{"id": 3, "name": "cup"}],
+    }
+    (tmp_path / "boxes.json").write_text(json.dumps(content))
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
+    file = tmp_path / "own.toml"
+    file.write_text('name = "own"\n[splits.val]\nimages = "."\ninstances = "boxes.json"\n')
+    assert main(["data", "check", str(file)]) == 3
+    captured = capsys.readouterr()
+    assert "boxes" in captured.out
+    assert "reaches 36 pixels beyond the image of 16 x 16" in captured.out
+    assert main(["data", "check", str(file), "--task", "panoptic"]) == 3
+    assert "names no panoptic annotations" in capsys.readouterr().out
+    assert main(["data", "shapes", "--root", str(tmp_path), *SMALL]) == 0
+    assert main(["data", "check", "shapes", "--root", str(tmp_path), "--task", "detection"]) == 0
+    assert main(["data", "check", "shapes", "--task", "boxes"]) == 2

@@ -19,6 +19,7 @@ from helpers_stages import run_stage
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from ecocli.api import load
 from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.derived_table import read_splits
 from ecocli.artifacts.detection_columns import read_detections
@@ -30,7 +31,9 @@ from ecocli.artifacts.tensors import load_tensors
 from ecocli.config.dataset import DatasetConfig
 from ecocli.config.derive import DeriveConfig
 from ecocli.config.evaluate import EvaluateConfig, EvaluateExecutionConfig
+from ecocli.config.export_weights import ExportWeightsConfig
 from ecocli.config.fit_gate import FitGateConfig
+from ecocli.config.import_weights import ImportWeightsConfig
 from ecocli.config.loading import resolve_config
 from ecocli.config.predict import PredictConfig
 from ecocli.config.recipes import train_parent_preset
@@ -48,7 +51,16 @@ from ecocli.model.contracts import ExitModel
 from ecocli.runtime.context import Runtime
 from ecocli.scoring.batches import LabelledBatch, load_batch
 from ecocli.scoring.score_boxes import BoxScorer
-from ecocli.stages import derive, evaluate, fit_gate, predict, report, train_parent
+from ecocli.stages import (
+    derive,
+    evaluate,
+    export_weights,
+    fit_gate,
+    import_weights,
+    predict,
+    report,
+    train_parent,
+)
 from ecocli.training.metrics_log import evaluation_lines, parse_metrics
 
 EXITS = (1, 2, 3)
@@ -60,6 +72,11 @@ class Bench:
     dataset: DatasetConfig
     parent: Artifact[ParentManifest]
     derived: Artifact[DerivedManifest]
+
+    @property
+    def instances(self) -> str:
+        """Path of the instance annotations of the validation split."""
+        return str(Path(self.dataset.name).parent / "val.json")
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +235,7 @@ def test_evaluate__predictions_and_tables__say_what_the_rows_say(
     bench: Bench, gate: Artifact[GateManifest], evaluation: Artifact[EvaluationManifest]
 ) -> None:
     truth = COCO()
-    truth.dataset = json.loads((Path(bench.dataset.name).parent / "val.json").read_text())
+    truth.dataset = json.loads(Path(bench.instances).read_text())
     results = json.loads(evaluation.path_of("detections.json").read_text())
     with contextlib.redirect_stdout(io.StringIO()):
         truth.createIndex()
@@ -322,3 +339,47 @@ def test_train_parent_preset__detr_on_coco__the_original_recipe() -> None:
     assert config.steps == -(-300 * 118_287 // 16)
     assert config.dataset.augmentation.scale_range is None
     assert config.dataset.augmentation.window is not None
+
+
+def test_load__detector__its_detections_best_first_and_no_maps(
+    bench: Bench, validation: Validation, gate: Artifact[GateManifest]
+) -> None:
+    model = load(bench.parent.digest, gate=gate.digest, store=bench.store.root)
+    image = validation.dataset.load_image(validation.dataset.records[0])
+    result, prediction = model(image), gated(validation, gate)[0][0]
+    assert result.exit_depth == prediction.exit_depth
+    found = prediction.detections()
+    order = np.argsort(-found.score, kind="stable")
+    assert [one.score for one in result.detections] == pytest.approx(found.score[order].tolist(), abs=1e-6)
+    np.testing.assert_allclose([one.box for one in result.detections], found.boxes[order], atol=1e-3)
+    for attribute in ("panoptic", "semantic", "instances", "mask_logits"):
+        with pytest.raises(UsageError, match="detr-shapes is a detector, which predicts boxes"):
+            getattr(result, attribute)
+
+
+@pytest.mark.parametrize("depth", [2, 3])
+def test_export__what_is_imported_again__the_parent_at_that_exit(bench: Bench, depth: int, tmp_path: Path) -> None:
+    file = tmp_path / "detr.pth"
+    config = ExportWeightsConfig(out=str(file), format="original", exit_depth=depth)
+    export_weights.run(config, {"parent": bench.parent.digest}, bench.store, Runtime.quiet())
+    # As the original keeps them: under "model", with torchvision's names of the backbone.
+    names = torch.load(file, weights_only=True)["model"].keys()
+    assert "backbone.0.body.layer1.0.conv1.weight" in names
+    again = run_stage(
+        import_weights, ImportWeightsConfig(source=str(file), categories=bench.instances), {}, bench.store
+    )
+    architecture = again.manifest.architecture
+    assert (architecture.kind, architecture.encoder_layers, again.manifest.exit_depths) == ("detr", depth, (depth,))
+    assert [one.name for one in again.manifest.categories] == [one.name for one in bench.parent.manifest.categories]
+    found, whole = (load_tensors(one.path_of("model.safetensors")) for one in (again, bench.parent))
+    left = {
+        name for name in whole if name.startswith(tuple(f"transformer.encoder.layers.{i}." for i in range(depth, 3)))
+    }
+    assert found.keys() == whole.keys() - left
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in found.items())
+
+
+def test_export__detector_that_transformers_lacks__refused(bench: Bench, tmp_path: Path) -> None:
+    config = ExportWeightsConfig(out=str(tmp_path / "folder"), format="hf", exit_depth=3)
+    with pytest.raises(UsageError, match="transformers builds a DETR on a ResNet with batch norm"):
+        export_weights.run(config, {"parent": bench.parent.digest}, bench.store, Runtime.quiet())

@@ -10,6 +10,7 @@ from ecocli.artifacts.derived_table import read_splits
 from ecocli.artifacts.lineage import GATE_FILE
 from ecocli.artifacts.manifest import DerivedManifest, GateManifest
 from ecocli.artifacts.summaries import (
+    MEASURES,
     BudgetSummary,
     FitSummary,
     GateMetrics,
@@ -93,7 +94,7 @@ def fit(
         scored_on=tables.scored_on,
         images=images,
         undefined_images=int((~tables.held_out.usable).sum()),
-        warnings=tuple(warnings_of(taken.verdict, depths, images, gate.blind)),
+        warnings=tuple(warnings_of(taken.verdict, depths, images, gate.blind, MEASURES[derived.manifest.task])),
         fit=FitSummary(
             fitted_on=tables.fitted_on,
             training_images=len(tables.rows.split.features),

@@ -48,7 +48,7 @@ _DOCS = {
     "target_pq": ("quality of each image at its target exit: the oracle at this beta", "ratio 0..1"),
     "target_gflops": ("its mean GFLOPs", "GFLOPs"),
     "attainable_pq": (
-        "PQ where the truth about mirror images chooses, at the gate's cost; null without --mirror",
+        "quality where the truth about mirror images chooses, at the gate's cost; null without --mirror",
         "ratio 0..1",
     ),
     "attainable_gflops": ("its mean GFLOPs", "GFLOPs"),

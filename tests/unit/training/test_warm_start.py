@@ -2,6 +2,7 @@ import pytest
 import torch
 from helpers_training import tiny_config, tiny_model
 
+from ecocli.config.detr import DetrConfig
 from ecocli.errors import ArtifactError
 from ecocli.model.builders import build_model
 from ecocli.model.mask2former import Mask2Former
@@ -31,6 +32,20 @@ def test_start_from__fewer_layers_and_other_classes__takes_the_rest() -> None:
     assert torch.equal(model.state_dict()[HEAD], head)
     for name in (f"{LAYERS}.1.linear1.weight", "backbone.stem.conv1.weight"):
         assert torch.equal(model.state_dict()[name], weights[name])
+
+
+def test_start_from__model_of_another_kind__takes_the_backbone_alone() -> None:
+    sizes = {"hidden_dim": 32, "heads": 4, "feedforward_dim": 32, "num_queries": 6, "num_classes": 8}
+    torch.manual_seed(0)
+    model = build_model(DetrConfig(name="small", backbone=tiny_config().architecture.backbone, **sizes))
+    before, weights = {name: t.clone() for name, t in model.state_dict().items()}, tiny_model(1).state_dict()
+    (note,) = start_from(model, weights, "here")
+    assert note == "The backbone alone is taken: here is of another architecture."
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, weights[name] if name.startswith("backbone.") else before[name])
+    del weights["backbone.stem.conv1.weight"]
+    with pytest.raises(ArtifactError, match=r"do not fit the architecture: backbone\.stem\.conv1\.weight is missing"):
+        start_from(model, weights, "here")
 
 
 @pytest.mark.parametrize(
