@@ -7,6 +7,7 @@ import typer
 from rich.table import Table
 
 from ecocli.artifacts.store import Store
+from ecocli.artifacts.summaries import MEASURES, QUALITIES
 from ecocli.commands.common import (
     ConfigOption,
     JsonOption,
@@ -40,9 +41,9 @@ def compare(
     assignments: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare parents on one split from their derived tables: PQ, GFLOPs, and mIoU, AP and ms where measured.
+    """Compare parents on one split from their derived tables: PQ or AP, GFLOPs, and mIoU, AP and ms where measured.
 
-    Every fixed exit and every gate named is a row. A star marks rows that no other row beats in PQ and GFLOPs.
+    Every fixed exit and every gate named is a row. A star marks rows that no other row beats in quality and GFLOPs.
     """
     opened = open_store(store)
     with make_runtime("cpu") as runtime:
@@ -82,12 +83,16 @@ def _contestants(texts: list[str], store: Store, runtime: Runtime) -> list[stage
 
 
 def _table(comparison: stage.Comparison) -> Table:
+    measure = MEASURES[comparison.task]
+    further = {heading: name for heading, name in QUALITIES[comparison.task].items() if name in ("miou", "ap")}
+    further.pop(measure, None)
     table = make_table(
         f"Split {comparison.split}, {comparison.images} images",
         ("model", "choice"),
-        ("PQ", "mIoU", "AP", "GFLOPs", "encoder", "ms", "depth", ""),
-        "PQ, mIoU and AP in points (0 to 100). GFLOPs: mean over the images, one multiply-add counts once; encoder: "
-        "the whole pixel decoder. ms: of one machine. A star: no other row has this PQ for these GFLOPs.",
+        (measure, *further, "GFLOPs", "encoder", "ms", "depth", ""),
+        f"{', '.join((measure, *further))} in points (0 to 100). GFLOPs: mean over the images, one multiply-add counts "
+        "once; encoder: the whole pixel decoder. ms: of one machine. A star: no other row has this quality for these "
+        "GFLOPs.",
     )
     previous = None
     for row in comparison.rows:
@@ -98,8 +103,7 @@ def _table(comparison: stage.Comparison) -> Table:
             row.model,
             row.choice,
             points(row.pq),
-            points(row.miou),
-            points(row.ap),
+            *(points(getattr(row, name)) for name in further.values()),
             plain(row.gflops),
             plain(row.encoder_gflops),
             plain(row.ms),

@@ -1,7 +1,7 @@
 """Plots of a report (quality against compute; how often each exit is best and is chosen) and of a comparison.
 
 Axes: E exits. PNG bytes, the same for the same numbers and the same matplotlib, which is imported only when drawing.
-PQ is drawn in points (0 to 100), cost in GFLOPs.
+Quality is drawn in points (0 to 100), cost in GFLOPs.
 """
 
 import io
@@ -118,10 +118,11 @@ def draw_tradeoff(tradeoff: Tradeoff, *, narrow: bool = False) -> bytes:
 
 def draw_comparison(
     title: str,
+    measure: str,
     models: Sequence[tuple[str, Sequence[TradeoffPoint], Sequence[TradeoffPoint]]],
     frontier: Sequence[TradeoffPoint],
 ) -> bytes:
-    """Draw several models' PQ against GFLOPs and return a PNG.
+    """Draw several models' quality against GFLOPs and return a PNG.
 
     Args:
         title: What they were scored on.
@@ -139,7 +140,7 @@ def draw_comparison(
         labels += [(point, color, _BESIDE) for point in gates]
         labels += [(point, color, _AROUND) for point in fixed]
     axes.set_xlabel("GFLOPs per image (one multiply-add counts once)")
-    axes.set_ylabel("PQ")
+    axes.set_ylabel(measure)
     axes.set_title(title, fontsize=10)
     axes.margins(x=0.09, y=0.13)
     axes.legend(loc="best", frameon=False, fontsize=9)

@@ -1,8 +1,9 @@
 """Several parents on one split: every fixed exit and every gate named, beside what they cost.
 
-Inputs: digests of parents, each with gates or none. PQ and GFLOPs are arithmetic on the derived tables in the store;
-mIoU and AP are those of an evaluation of that parent and gate, milliseconds those of a profile or an evaluation, where
-the store has them. Files: ``compare.parquet``, one row per choice; ``compare.png``, the plot. No artifact is made.
+Inputs: digests of parents of one task, each with gates or none. PQ, of detectors AP, and GFLOPs are arithmetic on the
+derived tables in the store; mIoU and AP of masks are those of an evaluation of that parent and gate, milliseconds those
+of a profile or an evaluation, where the store has them. Files: ``compare.parquet``, one row per choice;
+``compare.png``, the plot. No artifact is made.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,9 +16,10 @@ from ecocli.artifacts.lineage import open_gate
 from ecocli.artifacts.listing import list_artifacts
 from ecocli.artifacts.manifest import DerivedManifest, EvaluationManifest, ParentManifest
 from ecocli.artifacts.store import Store
-from ecocli.artifacts.summaries import EvaluationRow
+from ecocli.artifacts.summaries import MEASURES, EvaluationRow
 from ecocli.config.base import Config
 from ecocli.config.compare import CompareConfig
+from ecocli.config.derive import TaskName
 from ecocli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -28,14 +30,14 @@ _DOCS = {
     "model": ("what the user called the parent", ""),
     "architecture": ("name of its architecture", ""),
     "choice": ("a fixed exit, or a gate at its price", ""),
-    "pq": ("panoptic quality of the split", "ratio 0..1"),
+    "pq": ("quality of the split: PQ, of detectors AP", "ratio 0..1"),
     "miou": ("mean IoU, where the store has an evaluation", "ratio 0..1"),
     "ap": ("mask AP, where the store has an evaluation", "ratio 0..1"),
     "gflops": ("mean GFLOPs of an image, one multiply-add counted once", "GFLOPs"),
     "encoder_gflops": ("the pixel decoder's share of it", "GFLOPs"),
     "ms": ("milliseconds of an image, where the store has them; a gate's own, or the mean of its exits", "ms"),
     "mean_depth": ("mean encoder layers run", "layers"),
-    "on_frontier": ("whether no other row has at least this PQ for at most these GFLOPs", ""),
+    "on_frontier": ("whether no other row has at least this quality for at most these GFLOPs", ""),
 }
 
 
@@ -76,12 +78,14 @@ class Comparison:
 
     Attributes:
         split: The split.
+        task: Of the parents; it decides what quality is.
         images: Number of its images.
         rows: In the order asked.
         files: What was written.
     """
 
     split: str
+    task: TaskName
     images: int
     rows: tuple[CompareRow, ...]
     files: tuple[Path, ...]
@@ -97,6 +101,7 @@ def run(config: CompareConfig, contestants: Sequence[Contestant], store: Store) 
     """
     rows: list[CompareRow] = []
     images: dict[str, tuple[str, int]] = {}
+    tasks: dict[str, TaskName] = {}
     for contestant in contestants:
         parent = store.get(contestant.parent, ParentManifest)
         derived = _tables(store, parent, contestant, config.split)
@@ -104,7 +109,13 @@ def run(config: CompareConfig, contestants: Sequence[Contestant], store: Store) 
             derived.manifest.dataset_fingerprints.get(config.split, ""),
             derived.manifest.rows[config.split],
         )
+        tasks[contestant.label] = derived.manifest.task
         rows += _rows(store, parent, contestant, derived, config.split)
+    if len(set(tasks.values())) > 1:
+        listed = ", ".join(f"{label}: {MEASURES[task]}" for label, task in tasks.items())
+        raise UsageError(
+            f"The parents are of different tasks and measured by different numbers ({listed}). Compare those of one."
+        )
     if len({fingerprint for fingerprint, _ in images.values()}) > 1:
         listed = ", ".join(f"{label}: {count} images" for label, (_, count) in images.items())
         raise UsageError(
@@ -113,7 +124,9 @@ def run(config: CompareConfig, contestants: Sequence[Contestant], store: Store) 
         )
     marked = _mark_frontier(rows)
     count = next(iter(images.values()))[1] if images else 0
-    return Comparison(config.split, count, marked, _write(config, marked, count))
+    usual: TaskName = "panoptic"
+    task = next(iter(tasks.values()), usual)
+    return Comparison(config.split, task, count, marked, _write(config, marked, count, MEASURES[task]))
 
 
 def _tables(
@@ -233,7 +246,7 @@ def _evaluations(store: Store, parent: str, fingerprint: str) -> dict[tuple[str 
 
 
 def _mark_frontier(rows: Sequence[CompareRow]) -> tuple[CompareRow, ...]:
-    """Mark the rows that no other row beats: with more PQ for no more GFLOPs, or fewer GFLOPs for no less PQ."""
+    """Mark the rows that no other row beats: of more quality for no more GFLOPs, or fewer GFLOPs for no less of it."""
 
     def beaten(row: CompareRow) -> bool:
         return row.pq is None or any(
@@ -247,7 +260,7 @@ def _mark_frontier(rows: Sequence[CompareRow]) -> tuple[CompareRow, ...]:
     return tuple(row.model_copy(update={"on_frontier": not beaten(row)}) for row in rows)
 
 
-def _write(config: CompareConfig, rows: Sequence[CompareRow], images: int) -> tuple[Path, ...]:
+def _write(config: CompareConfig, rows: Sequence[CompareRow], images: int, measure: str) -> tuple[Path, ...]:
     if config.out is None:
         return ()
     import pyarrow as pa
@@ -278,5 +291,5 @@ def _write(config: CompareConfig, rows: Sequence[CompareRow], images: int) -> tu
     series = [(model, points(model, False), points(model, True)) for model in dict.fromkeys(row.model for row in rows)]
     frontier = [TradeoffPoint("", row.gflops, row.pq) for row in rows if row.on_frontier and row.pq is not None]
     title = f"Split {config.split}: {images} images"
-    write_bytes(folder / "compare.png", draw_comparison(title, series, frontier), folder)
+    write_bytes(folder / "compare.png", draw_comparison(title, measure, series, frontier), folder)
     return (folder / "compare.parquet", folder / "compare.png")

@@ -37,7 +37,7 @@ class DetectionPictures:
             DrawnBox(tuple(box), self._categories[label])
             for box, label in zip(truth.boxes.tolist(), labels, strict=True)
         ]
-        return draw_boxes(image, boxes, scale), "truth", f"{len(boxes)} boxes"
+        return draw_boxes(image, boxes, scale), "truth", "1 box" if len(boxes) == 1 else f"{len(boxes)} boxes"
 
     def draw_prediction(
         self, image: UInt8[np.ndarray, "H W 3"], prediction: ImagePrediction, truth: TrueBoxes, scale: int

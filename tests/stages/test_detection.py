@@ -28,6 +28,7 @@ from ecocli.artifacts.store import Store
 from ecocli.artifacts.summaries import EvaluationRow
 from ecocli.artifacts.tables import read_table
 from ecocli.artifacts.tensors import load_tensors
+from ecocli.config.compare import CompareConfig
 from ecocli.config.dataset import DatasetConfig
 from ecocli.config.derive import DeriveConfig
 from ecocli.config.evaluate import EvaluateConfig, EvaluateExecutionConfig
@@ -52,6 +53,7 @@ from ecocli.runtime.context import Runtime
 from ecocli.scoring.batches import LabelledBatch, load_batch
 from ecocli.scoring.score_boxes import BoxScorer
 from ecocli.stages import (
+    compare,
     derive,
     evaluate,
     export_weights,
@@ -383,3 +385,21 @@ def test_export__detector_that_transformers_lacks__refused(bench: Bench, tmp_pat
     config = ExportWeightsConfig(out=str(tmp_path / "folder"), format="hf", exit_depth=3)
     with pytest.raises(UsageError, match="transformers builds a DETR on a ResNet with batch norm"):
         export_weights.run(config, {"parent": bench.parent.digest}, bench.store, Runtime.quiet())
+
+
+def test_compare__detectors__rows_are_the_tables_ap(
+    bench: Bench, gate: Artifact[GateManifest], evaluation: Artifact[EvaluationManifest]
+) -> None:
+    contestant = compare.Contestant("detr", bench.parent.digest, (gate.digest,))
+    found = compare.run(CompareConfig(split="val"), [contestant], bench.store)
+    assert (found.task, found.images) == ("detection", 6)
+    rows = evaluation.manifest.summary.by_name
+    expected = [*(rows[f"exit {depth}"].ap for depth in EXITS), rows["gate"].ap]
+    assert [row.pq for row in found.rows] == pytest.approx(expected, abs=1e-9)
+    whole = bench.parent.manifest
+    other = bench.store.put(whole.model_copy(update={"steps": 9, "files": ()}), {"model.safetensors": b"weights"})
+    tables = {name: bench.derived.path_of(name) for name in ("train.parquet", "val.parquet")}
+    changed = {"task": "panoptic", "inputs": {"parent": other.digest}, "files": ()}
+    bench.store.put(bench.derived.manifest.model_copy(update=changed), tables)
+    with pytest.raises(UsageError, match=r"different tasks and measured by different numbers \(detr: AP, m2f: PQ\)"):
+        compare.run(CompareConfig(split="val"), [contestant, compare.Contestant("m2f", other.digest, ())], bench.store)
