@@ -8,7 +8,9 @@ from pydantic import BeforeValidator
 
 from ecocli.config.base import Config
 from ecocli.config.derive import TaskName
+from ecocli.config.exported import EngineName
 from ecocli.config.fit_gate import CostName, CostUnit, FeatureName, HeadName
+from ecocli.config.precision import GraphPrecision
 from ecocli.config.profile_model import ConventionName
 
 
@@ -323,6 +325,8 @@ class EvaluationSummary(Config):
         gate: The gate; None without one.
         rows: The fixed exits, the gate, a random mixture like the gate's, what is attainable, the oracle.
         gate_lead: The gate against the best blend; None without a gate, or where the quality is undefined.
+        engine: What computed.
+        precision: What it computed in.
     """
 
     task: TaskName = "panoptic"
@@ -335,6 +339,8 @@ class EvaluationSummary(Config):
     gate: EvaluatedGate | None
     rows: tuple[EvaluationRow, ...]
     gate_lead: LeadSummary | None
+    engine: EngineName = "torch"
+    precision: GraphPrecision = "float32"
 
     @property
     def by_name(self) -> dict[str, EvaluationRow]:

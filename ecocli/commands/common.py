@@ -64,6 +64,18 @@ PrecisionOption = Annotated[
     str | None,
     typer.Option("--precision", metavar="float32|bfloat16", help="Type of the network's products.  [default: float32]"),
 ]
+ExportedOption = Annotated[
+    Path | None,
+    typer.Option("--exported", metavar="DIR", help="Run the graphs that `eco export` wrote, with their gate."),
+]
+EngineOption = Annotated[
+    str | None,
+    typer.Option(
+        "--engine",
+        metavar="torch|onnxruntime|openvino",
+        help="What computes.  [default: torch, for graphs that of their format]",
+    ),
+]
 CompileOption = Annotated[
     bool, typer.Option("--compile", help="Let torch compile the backbone; every new image size compiles anew.")
 ]
@@ -85,20 +97,6 @@ DataRootOption = Annotated[
         "--data-root", metavar="DIR", help="Folder of the data sets.  [default: $ECO_DATASETS, $DETECTRON2_DATASETS]"
     ),
 ]
-
-
-def check_engine(engine: str | None, exported: Path | None) -> None:
-    """Check that an engine and a folder of graphs are named together.
-
-    Raises:
-        UsageError: They are not, or there is no such engine.
-    """
-    if engine not in (None, "torch", "onnxruntime", "openvino"):
-        raise UsageError(f"--engine is {engine!r}, expected torch, onnxruntime or openvino.")
-    if exported is None and engine not in (None, "torch"):
-        raise UsageError(f"{engine} runs exported graphs. Write them with `eco export` and name them with --exported.")
-    if exported is not None and engine == "torch":
-        raise UsageError("torch runs parents of the store, not exported graphs. Drop --exported or --engine.")
 
 
 def open_store(store: Path | None) -> Store:

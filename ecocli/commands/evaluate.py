@@ -13,6 +13,7 @@ from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.manifest import EvaluationManifest, ParentManifest
 from ecocli.artifacts.store import Store
 from ecocli.artifacts.summaries import EvaluationRow, EvaluationSummary
+from ecocli.commands._exported import check_engine, inputs_of_graphs, open_graphs
 from ecocli.commands._parent_dataset import parent_dataset_preset
 from ecocli.commands.common import (
     CompileOption,
@@ -20,6 +21,8 @@ from ecocli.commands.common import (
     DataRootOption,
     DeviceOption,
     DryRunOption,
+    EngineOption,
+    ExportedOption,
     ForceOption,
     JsonOption,
     NameOption,
@@ -100,6 +103,8 @@ def evaluate(
         str | None,
         typer.Option("--check-with", metavar="panopticapi", help="Compute PQ by the official package as well."),
     ] = None,
+    exported: ExportedOption = None,
+    engine: EngineOption = None,
     data_root: DataRootOption = None,
     store: StoreOption = None,
     config: ConfigOption = None,
@@ -126,11 +131,19 @@ def evaluate(
         raise UsageError("--beta is a price for the gate, which --no-gate leaves out: give one of them.")
     if no_predictions and (predictions is not None or check_with is not None):
         raise UsageError("--predictions and --check-with need the predictions that --no-predictions leaves out.")
+    check_engine(engine, exported, parent=parent, gate=gate, precision=precision, compile=compiled)
     if check_with is not None:
         _require_panopticapi()
     opened = open_store(store)
-    with make_runtime(device, threads) as runtime:
-        inputs = _inputs(opened, parent, gate, no_gate, runtime.log)
+    with make_runtime(device if exported is None else "cpu", threads) as runtime:
+        graphs = None
+        if exported is None:
+            inputs = _inputs(opened, parent, gate, no_gate, runtime.log)
+        else:
+            exported_plan, graphs = open_graphs(exported, engine)
+            inputs = inputs_of_graphs(opened, exported_plan, exported, no_gate)
+            if beta is None and "gate" in inputs:
+                beta = exported_plan.gate_beta
         resolved = resolve(
             EvaluateConfig,
             preset=lambda settings: _preset(opened, inputs["parent"], settings),
@@ -148,6 +161,7 @@ def evaluate(
                 "every_exit": False if gate_only else None,
                 "predictions": False if no_predictions else None,
                 "seed": seed,
+                **({} if graphs is None else {f"graphs.{key}": value for key, value in graphs}),
             },
             assignments=assignments,
         )
@@ -285,7 +299,8 @@ def _milliseconds(ms: Mapping[str, object], row: EvaluationRow, depths: Sequence
 
 def _caption(summary: EvaluationSummary) -> str:
     names = list(summary.qualities)
-    lines = [
+    lines = [] if summary.engine == "torch" else [f"Graphs run by {summary.engine} in {summary.precision}."]
+    lines += [
         f"{names[0]} to {names[-1]} in points (0 to 100). GFLOPs: mean over the images, one multiply-add counts once; "
         "encoder: the whole pixel decoder."
     ]

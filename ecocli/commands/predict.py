@@ -6,17 +6,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ecocli.artifacts.lineage import parent_of_gate
+from ecocli.commands._exported import check_engine
 from ecocli.commands.common import (
     CompileOption,
     ConfigOption,
     DeviceOption,
     DryRunOption,
+    EngineOption,
+    ExportedOption,
     JsonOption,
     PrecisionOption,
     SetOption,
     StoreOption,
     ThreadsOption,
-    check_engine,
     emit_result,
     make_runtime,
     open_store,
@@ -63,18 +65,8 @@ def predict(
     instances: Annotated[
         bool | None, typer.Option("--instances/--no-instances", help="Write scored instances, COCO's result format.")
     ] = None,
-    exported: Annotated[
-        Path | None,
-        typer.Option("--exported", metavar="DIR", help="Run the graphs that `eco export` wrote, with their gate."),
-    ] = None,
-    engine: Annotated[
-        str | None,
-        typer.Option(
-            "--engine",
-            metavar="torch|onnxruntime|openvino",
-            help="What computes.  [default: torch, for graphs that of their format]",
-        ),
-    ] = None,
+    exported: ExportedOption = None,
+    engine: EngineOption = None,
     store: StoreOption = None,
     config: ConfigOption = None,
     assignments: SetOption = None,
@@ -96,9 +88,7 @@ def predict(
         raise UsageError("--gate chooses the exit of each image and --exit fixes it. Give one of them.")
     if beta is not None and gate is None and exported is None:
         raise UsageError("--beta is a price for the gate to choose exits at. Name a gate with --gate.")
-    check_engine(engine, exported)
-    if exported is not None and (parent is not None or gate is not None):
-        raise UsageError("--exported brings its own parent and gate. Drop --parent and --gate.")
+    check_engine(engine, exported, parent=parent, gate=gate, precision=precision, compile=compiled)
     opened = open_store(store)
     with make_runtime(device, threads) as runtime:
         resolved = resolve(

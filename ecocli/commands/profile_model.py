@@ -10,6 +10,7 @@ from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.manifest import ProfileManifest
 from ecocli.artifacts.store import Store
 from ecocli.artifacts.summaries import ExpectedCost, ProfiledInput, ProfileSummary
+from ecocli.commands._exported import check_engine, open_graphs
 from ecocli.commands._parent_dataset import parent_dataset_preset
 from ecocli.commands.common import (
     CompileOption,
@@ -17,6 +18,8 @@ from ecocli.commands.common import (
     DataRootOption,
     DeviceOption,
     DryRunOption,
+    EngineOption,
+    ExportedOption,
     ForceOption,
     JsonOption,
     NameOption,
@@ -41,6 +44,8 @@ from ecocli.tasks.registry import task_of
 
 if TYPE_CHECKING:
     import logging
+
+    from ecocli.config.exported import ExportedPlan
 
 
 # Parts of the table: heading, key of the GFLOPs, keys of the milliseconds (added up).
@@ -91,6 +96,8 @@ def profile_model(
     repetitions: Annotated[
         int | None, typer.Option("--repetitions", metavar="N", min=2, help="Measured runs per exit.")
     ] = None,
+    exported: ExportedOption = None,
+    engine: EngineOption = None,
     precision: PrecisionOption = None,
     compiled: CompileOption = False,
     data_root: DataRootOption = None,
@@ -109,13 +116,17 @@ def profile_model(
     GFLOPs need neither images nor weights: one multiply-add counts once, as in published tables. Milliseconds are
     medians on this machine, with the quartiles beside them.
     """
+    check_engine(engine, exported, parent=parent, arch=arch, gate=gate, precision=precision, compile=compiled)
     opened = open_store(store)
-    with make_runtime(device, threads) as runtime:
-        inputs = _inputs(opened, parent, arch, gate, runtime.log)
+    with make_runtime(device if exported is None else "cpu", threads) as runtime:
         sizes = None if not size else [_read_size(text) for text in size]
+        exported_plan, graphs = (None, None) if exported is None else open_graphs(exported, engine)
+        inputs = {} if exported_plan is not None else _inputs(opened, parent, arch, gate, runtime.log)
+        if exported_plan is not None and sizes is None and dataset is None:
+            sizes = list(exported_plan.sizes) or None
         resolved = resolve(
             ProfileModelConfig,
-            preset=lambda settings: _preset(opened, inputs.get("parent"), arch, settings),
+            preset=lambda settings: _preset(opened, inputs.get("parent"), arch, exported_plan, settings),
             config_path=config,
             flags={
                 "dataset.name": dataset,
@@ -123,7 +134,8 @@ def profile_model(
                 "sizes": sizes,
                 "convention": convention,
                 "exit_depths": None if exits is None else _read_exits(exits),
-                "execution.latency": True if latency else None,
+                "execution.latency": True if latency or exported is not None else None,
+                **({} if graphs is None else {f"graphs.{key}": value for key, value in graphs}),
                 "execution.batch_size": batch_size,
                 "execution.repetitions": repetitions,
                 "precision": precision,
@@ -156,12 +168,19 @@ def _inputs(
     return {}
 
 
-def _preset(store: Store, parent: str | None, arch: str | None, settings: Mapping[str, object]) -> Mapping[str, object]:
+def _preset(
+    store: Store, parent: str | None, arch: str | None, graphs: "ExportedPlan | None", settings: Mapping[str, object]
+) -> Mapping[str, object]:
     """The parent's data and exits, or the architecture's; nothing of a data set where sizes are given."""
     layer: dict[str, object] = {}
     named = settings.get("dataset")
     named = named.get("name") if isinstance(named, Mapping) else None
-    if arch is not None:
+    if graphs is not None:
+        layer = {"architecture": graphs.architecture.model_dump(mode="json"), "exit_depths": list(graphs.exit_depths)}
+        data = str(named or ("shapes" if graphs.architecture.name.endswith("-shapes") else "coco"))
+        if "sizes" not in settings:
+            layer["dataset"] = {"name": data, "root": environment_data_root()}
+    elif arch is not None:
         data = str(named or ("shapes" if arch.endswith("-shapes") else "coco"))
         layer["architecture"] = _with_classes(arch, data)
         layer["exit_depths"] = list(ALL_ARCHITECTURES[arch].exits.default_depths())
@@ -227,7 +246,8 @@ def _gflops(value: float) -> str:
 def _ms_cells(times: Mapping[str, Any]) -> list[str]:
     cells = []
     for _, _, parts in _COLUMNS:
-        cells.append(f"{sum(times['parts'][part]['median_ms'] for part in parts):.1f}" if parts else "")
+        known = bool(parts) and set(parts) <= set(times["parts"])
+        cells.append(f"{sum(times['parts'][part]['median_ms'] for part in parts):.1f}" if known else "")
     total = times["total"]
     return [*cells, f"{total['median_ms']:.1f} ({total['low_ms']:.1f} to {total['high_ms']:.1f})"]
 
@@ -269,6 +289,13 @@ def _latency_lines(latency: Mapping[str, Any], device: str) -> list[str]:
     height, width = latency["padded_size"]
     memory = latency["peak_memory_bytes"] / 2**30
     runs = f"batch {latency['batch_size']}, {latency['dtype']}, {device}, {latency['threads']} threads"
+    if latency["engine"] != "torch":
+        parts = latency["exits"][-1]["parts"]
+        runs += (
+            f", graphs run by {latency['engine']} (extract, that is backbone and projections, "
+            f"{parts['extract']['median_ms']:.1f}; decode, all that follows the encoder, "
+            f"{parts['decode']['median_ms']:.1f})"
+        )
     return [
         f"ms per image: median (quartiles) at {height} x {width}, {runs}; peak memory {memory:.2f} GiB. One layer "
         f"{latency['ms_per_layer']:.1f} ms, exits within {100 * latency['line_error']:.1f} % of a line; gate "

@@ -6,6 +6,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from ecocli.config.base import Config
 from ecocli.config.dataset import DatasetConfig
+from ecocli.config.exported import GraphsConfig
 from ecocli.config.precision import InferencePrecision
 
 MetricName = Literal["miou", "ap"]
@@ -33,7 +34,8 @@ class EvaluateConfig(Config):
         split: The split to evaluate on.
         beta: Price of compute for a gate that predicts quality; None for the one it was fitted at.
         batch_size: Images per batch; it decides the last digits of floating-point results.
-        precision: Type of the network's products.
+        precision: Type of the network's products in torch.
+        graphs: Exported graphs to evaluate instead of the parent's modules.
         metrics: Metrics beside the task's own; a detector has none.
         every_exit: Run the network at every fixed exit, so that every metric has its control. Without it the network
             runs at the gate's exits alone, and the controls' quality comes from the derived table.
@@ -49,6 +51,7 @@ class EvaluateConfig(Config):
     beta: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] | None = None
     batch_size: PositiveInt = 4
     precision: InferencePrecision = "float32"
+    graphs: GraphsConfig | None = None
     metrics: tuple[MetricName, ...] = ("miou", "ap")
     every_exit: bool = True
     predictions: bool = True

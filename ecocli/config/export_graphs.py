@@ -7,7 +7,7 @@ from pydantic import Field, PositiveInt
 from ecocli.config.base import Config
 from ecocli.config.dataset import ResizeConfig
 from ecocli.config.exported import GraphFormat
-from ecocli.config.precision import InferencePrecision
+from ecocli.config.precision import GraphPrecision
 
 
 class ExportGraphsConfig(Config):
@@ -28,7 +28,7 @@ class ExportGraphsConfig(Config):
     format: GraphFormat
     exit_depth: PositiveInt | None = None
     beta: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] | None = None
-    precision: InferencePrecision = "float32"
+    precision: GraphPrecision = "float32"
     size: tuple[PositiveInt, PositiveInt] | None = None
     test_resize: ResizeConfig | None = None
     replace: bool = False

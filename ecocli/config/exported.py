@@ -14,13 +14,28 @@ from ecocli.config.base import Config
 from ecocli.config.category import CategoryConfig
 from ecocli.config.dataset import ResizeConfig
 from ecocli.config.fit_gate import FeatureName, HeadName
-from ecocli.config.precision import InferencePrecision
+from ecocli.config.precision import GraphPrecision
 
 PLAN_FILE = "plan.json"
 PLAN_SCHEMA = 1
 
 GraphFormat = Literal["onnx", "openvino"]
-Engine = Literal["torch", "onnxruntime", "openvino"]
+Engine = Literal["onnxruntime", "openvino"]
+EngineName = Literal["torch", "onnxruntime", "openvino"]
+
+
+class GraphsConfig(Config):
+    """Exported graphs that take the network's place in an evaluation or a profile.
+
+    Attributes:
+        engine: What runs them.
+        plan: SHA-256 of ``plan.json``, which has that of every graph.
+        folder: Where they are; no part of the serialised settings.
+    """
+
+    engine: Engine
+    plan: str
+    folder: str = Field(exclude=True)
 
 
 class GraphEntry(Config):
@@ -78,7 +93,7 @@ class ExportedPlan(Config):
 
     schema_version: Literal[1] = 1
     format: GraphFormat
-    precision: InferencePrecision
+    precision: GraphPrecision
     parent: str
     exits: Annotated[dict[str, tuple[str, ...]], Field(min_length=1)]
     graphs: dict[str, GraphEntry]
@@ -89,6 +104,11 @@ class ExportedPlan(Config):
     size_divisor: PositiveInt = 32
     smallest_side_px: PositiveInt = 64
     sizes: tuple[tuple[PositiveInt, PositiveInt], ...] = ()
+
+    @property
+    def gate_beta(self) -> float | None:
+        """The price that the gate was exported at, where it has one and not one only."""
+        return self.gate.beta if self.gate is not None and self.gate.head == "quality" else None
 
     @property
     def exit_depths(self) -> tuple[int, ...]:

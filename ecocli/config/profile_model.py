@@ -7,6 +7,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from ecocli.config.any_architecture import AnyArchitecture
 from ecocli.config.base import Config
 from ecocli.config.dataset import DatasetConfig
+from ecocli.config.exported import GraphsConfig
 from ecocli.config.precision import InferencePrecision
 
 Size = tuple[PositiveInt, PositiveInt]
@@ -41,6 +42,7 @@ class ProfileModelConfig(Config):
         sizes: Or these image sizes one by one, height and width in pixels, taken as they are without resizing.
         convention: What counts as an operation: as published, or with what published figures leave out.
         precision: Type of the network's products where times are measured; no part of the serialised settings.
+        graphs: Exported graphs to time instead of torch; no part of the serialised settings.
         execution: How times are measured; no part of the serialised settings.
     """
 
@@ -50,6 +52,7 @@ class ProfileModelConfig(Config):
     sizes: tuple[Size, ...] = ()
     convention: ConventionName = "paper"
     precision: InferencePrecision = Field(default="float32", exclude=True)
+    graphs: GraphsConfig | None = Field(default=None, exclude=True)
     execution: ProfileExecutionConfig = Field(default=ProfileExecutionConfig(), exclude=True)
 
     @model_validator(mode="after")

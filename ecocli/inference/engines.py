@@ -16,9 +16,11 @@ from torch import Tensor
 
 from ecocli.artifacts.digest import sha256_file
 from ecocli.config.exported import PLAN_FILE, PLAN_SCHEMA, Engine, ExportedPlan, GraphEntry
+from ecocli.config.precision import GraphPrecision
 from ecocli.errors import ArtifactError, DataError, UsageError
 from ecocli.model.contracts import ExitModel, Size
 from ecocli.model.mask2former import Predictions
+from ecocli.model.parts import Part
 from ecocli.model.pixel_decoder import Features
 from ecocli.weights.files import read_json
 
@@ -77,6 +79,7 @@ def open_engine(folder: Path, engine: str | None = None, threads: int | None = N
     if name not in _EXTRA:
         raise UsageError(f"{name} runs no folder of graphs. Name onnxruntime or openvino.")
     opener = _onnxruntime_opener(threads) if name == "onnxruntime" else _openvino_opener(threads, plan.precision)
+    precision = plan.precision if name == "onnxruntime" else _openvino_precision(plan.precision)
     sessions = {}
     for graph, entry in plan.graphs.items():
         path = _checked(folder, graph, entry)
@@ -88,7 +91,7 @@ def open_engine(folder: Path, engine: str | None = None, threads: int | None = N
                 f"{name} cannot load {path} ({' '.join(str(error).split())[:200]}). Export the model again, or "
                 "install the pinned version of the engine."
             ) from error
-    return EngineModel(plan, cast(Engine, name), sessions)
+    return EngineModel(plan, cast(Engine, name), sessions, precision)
 
 
 def _checked(folder: Path, graph: str, entry: GraphEntry) -> Path:
@@ -152,6 +155,14 @@ def _openvino_opener(threads: int | None, precision: str) -> Callable[[Path, Gra
     return load
 
 
+def _openvino_precision(wanted: GraphPrecision) -> GraphPrecision:
+    """What OpenVINO computes in: without the processor's instructions for bfloat16 it takes float32."""
+    import openvino
+
+    has_bfloat16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "float32" if wanted == "bfloat16" and not has_bfloat16 else wanted
+
+
 class EngineModel(ExitModel):
     """Exported graphs with a model's methods.
 
@@ -159,14 +170,18 @@ class EngineModel(ExitModel):
         plan: How they fit together.
         engine: What runs them.
         sessions: A function of named inputs for every graph.
+        precision: What the engine computes in, where the machine has no bfloat16 not what the plan asks for.
     """
 
     size_divisor = 32
 
-    def __init__(self, plan: ExportedPlan, engine: Engine, sessions: Mapping[str, Session]) -> None:
+    def __init__(
+        self, plan: ExportedPlan, engine: Engine, sessions: Mapping[str, Session], precision: GraphPrecision
+    ) -> None:
         super().__init__(plan.architecture.pixel_mean, plan.architecture.pixel_std)
         self.plan = plan
         self.engine = engine
+        self.precision = precision
         self._sessions = sessions
 
     @property
@@ -191,8 +206,7 @@ class EngineModel(ExitModel):
             UsageError: The graphs do not take images of this size.
         """
         self._check_size(images.shape[2], images.shape[3])
-        rows = [self._run("extract", {"image": image[None]}) for image in images]
-        tokens, lateral, res5 = (torch.cat(column) for column in zip(*rows, strict=True))
+        tokens, lateral, res5 = self._each("extract", {"image": images})
         height, width = res5.shape[2:]
         shapes = tuple((factor * height, factor * width) for factor in (1, 2, 4))
         return Features({"res5": res5}, tokens, shapes, lateral)
@@ -210,12 +224,7 @@ class EngineModel(ExitModel):
         """
         if all_layers:
             raise UsageError("Exported graphs give final predictions only. Run the parent in torch.")
-        images = len(features.tokens)
-        rows = [
-            self._run("decode", {"tokens": row[None], "lateral": features.lateral[index % images, None]})
-            for index, row in enumerate(tokens)
-        ]
-        logits, masks = (torch.cat(column) for column in zip(*rows, strict=True))
+        logits, masks = self._each("decode", {"tokens": tokens, "lateral": features.lateral})
         return Predictions(logits[None], masks[None])
 
     def predict_at(self, features: Features, depths: Int[Tensor, " B"]) -> Predictions:
@@ -228,12 +237,8 @@ class EngineModel(ExitModel):
         """Scores of the gate's exits from the graph ``gate``."""
         rows = []
         for index, size in enumerate(image_sizes):
-            values = {
-                "tokens": features.tokens[index, None],
-                "res5": features.maps["res5"][index, None],
-                "image_size": torch.tensor(size),
-            }
-            rows += self._run("gate", values)
+            values = {"tokens": features.tokens[index, None], "res5": features.maps["res5"][index, None]}
+            rows += self._run("gate", {**values, "image_size": torch.tensor(size)})
         return torch.cat(rows)
 
     def _encode_image(self, features: Features, image: int, depths: Sequence[int]) -> list[Float[Tensor, "1 N C"]]:
@@ -245,6 +250,36 @@ class EngineModel(ExitModel):
                 if names[:end] not in done:
                     (done[names[:end]],) = self._run(names[end - 1], {"tokens": done[names[: end - 1]], "res5": res5})
         return [done[self.plan.exits[str(depth)]] for depth in depths]
+
+    def parts(self, exit_depth: int, all_layers: bool = False) -> tuple[Part, ...]:
+        """The steps of one exit: ``extract`` (backbone and projections), ``encoder``, ``decode`` (all that follows)."""
+
+        def extract(images: Tensor) -> tuple[Tensor, ...]:
+            return self._each("extract", {"image": images})
+
+        def encode(tokens: Tensor, res5: Tensor) -> tuple[Tensor, ...]:
+            for layer in self.plan.exits[str(exit_depth)]:
+                (tokens,) = self._each(layer, {"tokens": tokens, "res5": res5})
+            return (tokens,)
+
+        def decode(tokens: Tensor, lateral: Tensor) -> tuple[Tensor, ...]:
+            logits, masks = self._each("decode", {"tokens": tokens, "lateral": lateral})
+            return logits[None], masks[None]
+
+        return (
+            Part("extract", extract, ("images",), ("tokens", "lateral", "res5")),
+            Part("encoder", encode, ("tokens", "res5"), ("tokens",)),
+            Part("decode", decode, ("tokens", "lateral"), ("pred_logits", "pred_masks")),
+        )
+
+    def _each(self, graph: str, values: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """Run a graph on every row of a batch; shorter inputs start again from their first row."""
+        longest = max(map(len, values.values()))
+        rows = [
+            self._run(graph, {name: value[row % len(value), None] for name, value in values.items()})
+            for row in range(longest)
+        ]
+        return tuple(torch.cat(column) for column in zip(*rows, strict=True))
 
     def _run(self, graph: str, values: Mapping[str, Tensor]) -> list[Tensor]:
         arrays = {name: np.ascontiguousarray(values[name].numpy()) for name in self.plan.graphs[graph].inputs}

@@ -136,6 +136,15 @@ class ExitModel(nn.Module, ABC):
             depths: Encoder layers to run, per image.
         """
 
+    @abstractmethod
+    def parts(self, exit_depth: int, all_layers: bool = False) -> tuple[Part, ...]:
+        """The steps of one exit, from ``images`` to its prediction, for those who time, count or write them.
+
+        Args:
+            exit_depth: The exit.
+            all_layers: As in ``decode``, with every layer's prediction at full size.
+        """
+
 
 class ExitNetwork(ExitModel):
     """An exit model whose layers are at hand: to be trained, timed, counted, written as graphs."""
@@ -162,15 +171,6 @@ class ExitNetwork(ExitModel):
     @abstractmethod
     def transformer_layers(self) -> Iterator[nn.Module]:
         """All layers of encoder and decoder, whose activations may be recomputed in training."""
-
-    @abstractmethod
-    def parts(self, exit_depth: int, all_layers: bool = False) -> tuple[Part, ...]:
-        """The steps of one exit, from ``images`` to its prediction, for those who time, count or write them.
-
-        Args:
-            exit_depth: The exit.
-            all_layers: As in ``decode``, with every layer's prediction at full size.
-        """
 
     @abstractmethod
     def layer_parts(self, exit_depth: int) -> tuple[Part, ...]:

@@ -18,12 +18,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ecocli.config.exported import EngineName
 from ecocli.config.fit_gate import FeatureName
-from ecocli.model.contracts import ExitNetwork
+from ecocli.config.precision import GraphPrecision
+from ecocli.model.contracts import ExitModel
 from ecocli.model.gate import Gate, pool_features
 from ecocli.model.parts import run_parts
-
-PARTS = ("backbone", "projections", "encoder", "mask_features", "transformer_decoder", "post_processing")
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ class Latency:
         padded_size: The network's input.
         batch_size: Images per run.
         dtype: Type the products are computed in.
+        engine: What computes them.
         threads: CPU threads.
         peak_memory_bytes: Largest memory: of the device on a GPU, of the whole process otherwise.
     """
@@ -80,13 +81,14 @@ class Latency:
     padded_size: tuple[int, int]
     batch_size: int
     dtype: str
+    engine: EngineName
     threads: int
     peak_memory_bytes: int
 
 
 @torch.inference_mode()
 def measure_latency(
-    model: ExitNetwork,
+    model: ExitModel,
     images: Float[Tensor, "B 3 H W"],
     exit_depths: Sequence[int],
     *,
@@ -94,7 +96,8 @@ def measure_latency(
     gate_feature: FeatureName = "res5",
     repetitions: int = 10,
     warm_up: int = 2,
-    dtype: torch.dtype = torch.float32,
+    dtype: GraphPrecision = "float32",
+    engine: EngineName = "torch",
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Latency:
     """Time every exit, part by part.
@@ -107,7 +110,8 @@ def measure_latency(
         gate_feature: Pooled feature whose gate is timed.
         repetitions: Measured runs per exit, at least 2.
         warm_up: Runs per exit that do not count.
-        dtype: float32, or bfloat16 for autocast.
+        dtype: float32, or bfloat16 for autocast; exported graphs have their own.
+        engine: What computes, for the record.
         should_stop: Asked before every run; the runs so far count if there are two of every exit.
     """
     device = images.device
@@ -126,17 +130,19 @@ def measure_latency(
         if repetition > 1 and should_stop():
             break
         for depth in exit_depths:
-            precision = torch.autocast(device.type, dtype) if dtype != torch.float32 else nullcontext()
+            autocast = engine == "torch" and dtype == "bfloat16"
+            precision = torch.autocast(device.type, torch.bfloat16) if autocast else nullcontext()
             with precision:
                 readings, gate_seconds = _run(model, images, depth, post_process, run_gate)
             if repetition >= 0:
                 runs[depth].append(readings)
                 gate_runs.append(gate_seconds)
-    return _summarise(runs, gate_runs, images, dtype)
+    names = [part.name for part in model.parts(exit_depths[0])] + ["post_processing"]
+    return _summarise(names, runs, gate_runs, images, dtype, engine)
 
 
 def _run(
-    model: ExitNetwork,
+    model: ExitModel,
     images: Tensor,
     depth: int,
     post_process: Callable[[Mapping[str, Tensor]], None],
@@ -170,13 +176,18 @@ class _Clock:
 
 
 def _summarise(
-    runs: dict[int, list[tuple[float, ...]]], gate_runs: Sequence[float], images: Tensor, dtype: torch.dtype
+    names: Sequence[str],
+    runs: dict[int, list[tuple[float, ...]]],
+    gate_runs: Sequence[float],
+    images: Tensor,
+    dtype: str,
+    engine: EngineName,
 ) -> Latency:
     batch = len(images)
     exits = tuple(
         ExitTimes(
             depth,
-            {name: Spread.of(seconds, batch) for name, seconds in zip(PARTS, zip(*of_depth, strict=True), strict=True)},
+            {name: Spread.of(seconds, batch) for name, seconds in zip(names, zip(*of_depth, strict=True), strict=True)},
             Spread.of([sum(parts) for parts in of_depth], batch),
         )
         for depth, of_depth in runs.items()
@@ -189,7 +200,8 @@ def _summarise(
         line_error=error,
         padded_size=(images.shape[2], images.shape[3]),
         batch_size=batch,
-        dtype=str(dtype).removeprefix("torch."),
+        dtype=dtype,
+        engine=engine,
         threads=torch.get_num_threads(),
         peak_memory_bytes=_peak_memory(images.device),
     )

@@ -72,6 +72,7 @@ def build_page(content: PageContent) -> str:
     subtitle = (
         f"{summary.dataset}, split {summary.split}, {summary.images} images; exits after "
         f"{', '.join(map(str, summary.exit_depths))} encoder layers"
+        + (f"; graphs run by {summary.engine} in {summary.precision}" if summary.engine != "torch" else "")
         + (f"; gate on {gate.feature}, fitted at price {gate.beta:g} per unit of cost" if gate else "")
     )
     sections = [
@@ -96,6 +97,8 @@ def build_page(content: PageContent) -> str:
     if content.examples:
         strips = [Strip(example.panels, example.caption) for example in content.examples]
         text = f"{_EXAMPLES[summary.task]} A click shows a picture large, another one closes it."
+        if summary.engine != "torch":
+            text += " The pictures were computed by torch."
         sections.append(Section("Examples", text, strips))
     sections.append(Section("Classes", f"{measure} in points, sorted by name.", [_class_table(content.classes)]))
     origins = Table(["input", "digest"], [list(origin) for origin in content.origins])

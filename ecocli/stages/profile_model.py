@@ -260,16 +260,22 @@ def _latency(
 ) -> "Latency":
     import torch
 
+    from ecocli.inference.engines import EngineModel, open_engine
+    from ecocli.model.contracts import ExitModel
     from ecocli.profiling.latency import measure_latency
 
     execution = config.execution
-    model = _model(subject, runtime.device)
+    model: ExitModel
+    if config.graphs is not None:
+        model = open_engine(Path(config.graphs.folder), config.graphs.engine, runtime.threads)
+    else:
+        network = model = _model(subject, runtime.device)
+        if execution.compile:
+            from ecocli.model.compiled import compile_backbone
+
+            compile_backbone(network, runtime.log.warning)
     generator = torch.Generator().manual_seed(derive_seed(STAGE, "images"))
     images = torch.randn(execution.batch_size, 3, *padded, generator=generator).to(runtime.device)
-    if execution.compile:
-        from ecocli.model.compiled import compile_backbone
-
-        compile_backbone(model, runtime.log.warning)
     return measure_latency(
         model,
         images,
@@ -277,7 +283,8 @@ def _latency(
         post_process=task_of(subject.architecture).timed_post_processing(subject.architecture, padded, original),
         repetitions=execution.repetitions,
         warm_up=execution.warm_up,
-        dtype=getattr(torch, config.precision),
+        dtype=model.precision if isinstance(model, EngineModel) else config.precision,
+        engine="torch" if config.graphs is None else config.graphs.engine,
         should_stop=lambda: runtime.stop.requested,
     )
 

@@ -32,7 +32,7 @@ from ecocli.model.compiled import compile_backbone
 from ecocli.model.deformable import SamplingMethod
 from ecocli.model.mask2former import Mask2Former
 from ecocli.profiling.gflops import count_gflops
-from ecocli.profiling.latency import PARTS, line_through, measure_latency
+from ecocli.profiling.latency import line_through, measure_latency
 from ecocli.runtime.memory import keep_freed_memory
 from ecocli.weights.huggingface import architecture_from_folder
 from ecocli.weights.loading import load_initial_weights

@@ -145,6 +145,53 @@ def test_predict__exported__writes_what_torch_writes(
         assert (pair[0] != pair[1]).any(axis=-1).mean() < 0.001
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_eval__exported__rows_are_torchs_and_name_the_engine(
+    place: Path, engine: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "eval.toml").write_text(
+        f'bootstrap_replicates = 10\ndataset = {{name = "shapes", root = "{place}/data", '
+        "shapes = {train = 1, val = 4, scenes = {size = 64}}}\n"
+    )
+    common = ["--config", str(tmp_path / "eval.toml"), "--store", str(place / "store"), "--metrics", "miou", "--json"]
+    found = []
+    for choice in (["--gate", "gate", "--device", "cpu"], ["--exported", str(place / "graphs"), "--engine", engine]):
+        assert main(["eval", *common, *choice, "--set", "execution.timed_images=1"]) == 0
+        found.append(json.loads(capsys.readouterr().out))
+    assert [(one["engine"], one["precision"]) for one in found] == [("torch", "float32"), (engine, "float32")]
+    for a, b in zip(found[0]["rows"], found[1]["rows"], strict=True):
+        assert a["exit_shares"] == b["exit_shares"]
+        assert a["gflops"] == b["gflops"]
+        # Of the share of pixels that may differ, see the maps above.
+        assert a["miou"] == pytest.approx(b["miou"], abs=2e-3)
+    assert max(row["miou"] for row in found[1]["rows"]) > 0
+    assert set(found[1]["ms_per_image"]) == {"exit 1", "exit 2", "exit 3", "gate"}
+    assert found[0]["digest"] != found[1]["digest"]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_profile__exported__ms_of_every_exit_in_that_engine(
+    place: Path, engine: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    graphs = ["--exported", str(place / "graphs"), "--engine", engine, "--store", str(tmp_path)]
+    assert main(["profile", *graphs, "--size", "96x128", "--repetitions", "2"]) == 0
+    assert f"graphs run by {engine} (extract" in capsys.readouterr().out
+    assert main(["profile", *graphs, "--size", "96x128", "--repetitions", "2", "--json"]) == 0
+    (latency,) = json.loads(capsys.readouterr().out)["latency"]
+    assert latency["engine"] == engine
+    assert [one["exit_depth"] for one in latency["exits"]] == [1, 2, 3]
+    for one in latency["exits"]:
+        assert set(one["parts"]) == {"extract", "encoder", "decode", "post_processing"}
+        assert all(part["median_ms"] > 0 for part in one["parts"].values())
+
+
+def test_eval__graphs_of_a_parent_that_is_elsewhere__exit_code_4(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["eval", "--exported", str(place / "graphs"), "--store", str(tmp_path / "empty")]) == 4
+    assert "was exported from it. Name the store" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("folder", ["graphs", "openvino"])
 def test_runner__without_torch__finds_what_eco_finds(
     place: Path, openvino_graphs: Path, folder: str, tmp_path: Path
@@ -216,7 +263,7 @@ def test_predict__folder_that_does_not_fit__one_paragraph_and_its_code(
         (["--engine", "onnxruntime"], "name them with --exported"),
         (["--engine", "tensorrt"], "expected torch, onnxruntime or openvino"),
         (["--exported", "{graphs}", "--engine", "torch"], "torch runs parents"),
-        (["--exported", "{graphs}", "--gate", "gate"], "brings its own parent and gate"),
+        (["--exported", "{graphs}", "--gate", "gate"], "brings its own parent, gate and precision. Drop --gate"),
         (["--exported", "{graphs}", "--exit", "7"], "no exit at depth 7"),
     ],
 )

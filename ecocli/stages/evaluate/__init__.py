@@ -22,8 +22,9 @@ from ecocli.artifacts.lineage import open_gate
 from ecocli.artifacts.manifest import DerivedManifest, EvaluationManifest, GateManifest, ParentManifest
 from ecocli.artifacts.store import Store
 from ecocli.config.evaluate import EvaluateConfig
+from ecocli.config.exported import PLAN_FILE, GraphsConfig
 from ecocli.data.categories import check_trained_categories
-from ecocli.errors import UsageError
+from ecocli.errors import ArtifactError, UsageError
 from ecocli.runtime.context import Runtime
 from ecocli.stages.evaluate.subject import EvaluationSubject
 from ecocli.tasks.registry import task_of
@@ -44,7 +45,7 @@ def plan(config: EvaluateConfig, inputs: Mapping[str, str], store: Store, runtim
     Raises:
         ArtifactError: An input is damaged, or the gate was fitted for another parent.
         DataError: The data set is missing, faulty, or of other categories than the parent.
-        UsageError: There is no such data set, or no gate that chooses at this price.
+        UsageError: There is no such data set, no such engine, or no gate that chooses at this price.
         InterruptedRunError: From the work: a signal stopped the evaluation; finished parts are kept.
     """
     parent = store.get(inputs["parent"], ParentManifest)
@@ -60,7 +61,9 @@ def plan(config: EvaluateConfig, inputs: Mapping[str, str], store: Store, runtim
     dataset = task.open(config.dataset, config.split)
     check_trained_categories(parent.digest, parent.manifest.categories, dataset.name, dataset.categories)
     fingerprint = runtime.world.broadcast_object(dataset.fingerprint if runtime.world.is_main else "")
-    found = None if gate is None else _find_derived(store, gate, config, fingerprint)
+    depths = parent.manifest.exit_depths if config.graphs is None else _exits_of_graphs(config.graphs)
+    # The table has torch's results, so graphs run at every exit.
+    found = None if gate is None or config.graphs is not None else _find_derived(store, gate, config, fingerprint)
     derived = None if config.every_exit else found
     mirror = found if found is not None and found.manifest.mirrored else None
     added = {"derived": derived, "mirror": mirror}
@@ -69,7 +72,7 @@ def plan(config: EvaluateConfig, inputs: Mapping[str, str], store: Store, runtim
     if "ap" in config.metrics and (instances := getattr(dataset, "instance_file", None)) is not None:
         fingerprints[f"{config.split}-instances"] = sha256_file(instances)
     action = Action(STAGE, SCHEMA_VERSION, config, roles, fingerprints)
-    subject = EvaluationSubject(parent, gate, dataset, derived, mirror)
+    subject = EvaluationSubject(parent, gate, dataset, depths, derived, mirror)
 
     def work(folder: Path) -> Made[EvaluationManifest] | None:
         # torch is loaded only where something is computed; a result that is there is returned without it.
@@ -78,6 +81,16 @@ def plan(config: EvaluateConfig, inputs: Mapping[str, str], store: Store, runtim
         return evaluate(action, config, subject, runtime, folder)
 
     return Plan(action, EvaluationManifest, work)
+
+
+def _exits_of_graphs(graphs: GraphsConfig) -> tuple[int, ...]:
+    """The exits of a folder that is still the one that was asked for."""
+    from ecocli.inference.engines import read_plan
+
+    folder = Path(graphs.folder)
+    if sha256_file(folder / PLAN_FILE) != graphs.plan:
+        raise ArtifactError(f"{folder} is another export than the one asked for. Run the command again.")
+    return read_plan(folder).exit_depths
 
 
 def _find_derived(

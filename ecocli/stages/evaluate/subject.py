@@ -18,6 +18,7 @@ class EvaluationSubject:
         parent: The model.
         gate: Chooses exits; None for the fixed exits alone.
         dataset: The images.
+        exit_depths: The fixed exits: the parent's, or those that the graphs have.
         mirror: Tells what each exit is worth on the mirror images; None where that is not known.
         derived: Tells the fixed exits' results where only the gate is run; None where every exit is.
     """
@@ -25,6 +26,7 @@ class EvaluationSubject:
     parent: Artifact[ParentManifest]
     gate: Artifact[GateManifest] | None
     dataset: ImageDataset
+    exit_depths: tuple[int, ...]
     derived: Artifact[DerivedManifest] | None
     mirror: Artifact[DerivedManifest] | None
 

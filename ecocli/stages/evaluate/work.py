@@ -18,10 +18,14 @@ from ecocli.artifacts.tables import ColumnDoc, document_columns, write_table
 from ecocli.artifacts.tensors import load_tensors
 from ecocli.config.evaluate import EvaluateConfig
 from ecocli.errors import InterruptedRunError
+from ecocli.inference.engines import EngineModel
 from ecocli.inference.loading import restore_gate, restore_model
+from ecocli.inference.opening import exported_model
+from ecocli.inference.predictor import ExitGate
 from ecocli.metrics.exit_table import ExitTable
 from ecocli.metrics.results import ResultTable
 from ecocli.metrics.scorecard import GateLead, GateRun, gate_lead, score_rows
+from ecocli.model.contracts import ExitModel
 from ecocli.profiling.gflops import count_gflops
 from ecocli.runtime.context import Runtime
 from ecocli.scoring.batches import cut_batches, load_batch, plan_dataset
@@ -57,30 +61,18 @@ def evaluate(
     files = dict(_write_tables(evaluation, images, classes, folder))
     if config.predictions:
         files |= evaluation.predictions(scores, task, folder)
-    summary = _summary(config, subject, table, summaries, lead, evaluation.ap_truth)
+    summary = _summary(config, subject, table, summaries, lead, evaluation.ap_truth, task.model)
     timings: dict[str, JsonValue] = dict(_timings(config, task, evaluation, runtime))
     return Made(EvaluationManifest(**action.recorded, summary=summary), files, {"ms_per_image": timings})
 
 
 def _scoring_task(config: EvaluateConfig, subject: EvaluationSubject, runtime: Runtime) -> ScoringTask:
     """Load model and gate, and say what is to be scored."""
-    parent, gate = subject.parent, subject.gate
-    weights = load_tensors(parent.path_of(WEIGHTS_FILE))
+    model, gate = _model_and_gate(config, subject, runtime)
     return ScoringTask(
-        model=restore_model(
-            subject.architecture,
-            weights,
-            runtime.device,
-            parent.digest,
-            config.precision,
-            runtime.log.warning if config.execution.compile else None,
-        ),
-        gate=None
-        if gate is None
-        else restore_gate(
-            load_tensors(gate.path_of(GATE_FILE)), gate.manifest, runtime.device, gate.digest, config.beta
-        ),
-        exit_depths=parent.manifest.exit_depths,
+        model=model,
+        gate=gate,
+        exit_depths=subject.exit_depths,
         every_exit=subject.derived is None,
         dataset=subject.dataset,
         resize=config.dataset.test_resize,
@@ -88,6 +80,28 @@ def _scoring_task(config: EvaluateConfig, subject: EvaluationSubject, runtime: R
         part_images=config.execution.part_images,
         keep_predictions=config.predictions,
     )
+
+
+def _model_and_gate(
+    config: EvaluateConfig, subject: EvaluationSubject, runtime: Runtime
+) -> tuple[ExitModel, ExitGate | None]:
+    parent, gate = subject.parent, subject.gate
+    if config.graphs is not None:
+        graphs = exported_model(Path(config.graphs.folder), None, config.beta, engine=config.graphs.engine)
+        opened = graphs(runtime.threads)
+        return opened.model, None if gate is None else opened.gate
+    model = restore_model(
+        subject.architecture,
+        load_tensors(parent.path_of(WEIGHTS_FILE)),
+        runtime.device,
+        parent.digest,
+        config.precision,
+        runtime.log.warning if config.execution.compile else None,
+    )
+    if gate is None:
+        return model, None
+    state = load_tensors(gate.path_of(GATE_FILE))
+    return model, restore_gate(state, gate.manifest, runtime.device, gate.digest, config.beta)
 
 
 def _exit_table(
@@ -182,6 +196,7 @@ def _summary(
     rows: Sequence[EvaluationRow],
     lead: GateLead | None,
     ap_truth: str | None,
+    model: ExitModel,
 ) -> EvaluationSummary:
     gate = subject.gate
     return EvaluationSummary(
@@ -202,4 +217,6 @@ def _summary(
         ),
         rows=tuple(rows),
         gate_lead=None if lead is None else LeadSummary(**asdict(lead)),
+        engine="torch" if config.graphs is None else config.graphs.engine,
+        precision=model.precision if isinstance(model, EngineModel) else config.precision,
     )

@@ -7,7 +7,7 @@ import torch
 from helpers_inference import tiny_model
 from torch import Tensor
 
-from ecocli.profiling.latency import PARTS, Spread, line_through, measure_latency
+from ecocli.profiling.latency import Spread, line_through, measure_latency
 
 
 def test_spread__five_runs_of_two_images__median_and_quartiles_per_image() -> None:
@@ -38,7 +38,14 @@ def test_measure_latency__tiny_model__every_exit_and_part_of_a_batch() -> None:
     assert len(finals) == 8
     assert all(final["pred_masks"].shape == (1, 2, 8, 16, 24) for final in finals)
     for entry in latency.exits:
-        assert tuple(entry.parts) == PARTS
+        assert tuple(entry.parts) == (
+            "backbone",
+            "projections",
+            "encoder",
+            "mask_features",
+            "transformer_decoder",
+            "post_processing",
+        )
         assert all(part.low_ms <= part.median_ms <= part.high_ms for part in entry.parts.values())
         assert max(part.low_ms for part in entry.parts.values()) <= entry.total.high_ms
     assert (latency.padded_size, latency.batch_size, latency.dtype) == ((64, 96), 2, "float32")
@@ -53,7 +60,7 @@ def test_measure_latency__slow_warm_up__only_later_runs_count(monkeypatch: pytes
 
     def run(*_: object) -> tuple[tuple[float, ...], float]:
         part = next(seconds)
-        return (part,) * len(PARTS), part
+        return (part,) * 6, part
 
     monkeypatch.setattr("ecocli.profiling.latency._run", run)
     found = measure_latency(
@@ -77,7 +84,7 @@ def test_measure_latency__bfloat16__final_predictions_come_from_autocast() -> No
         post_process=finals.append,
         repetitions=2,
         warm_up=0,
-        dtype=torch.bfloat16,
+        dtype="bfloat16",
     )
     assert finals[0]["pred_masks"].dtype == torch.bfloat16
 
