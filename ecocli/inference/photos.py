@@ -78,12 +78,18 @@ class PhotoPredictor:
             size = shortest_edge_size(height, width, self.resize.short_edge_px, self.resize.long_edge_px)
             # A very long and thin picture would shrink to nothing.
             resized = resize_image(image, (max(1, size[0]), max(1, size[1])))
+        return self.run(resized, (height, width), image_id)
+
+    def run(
+        self, resized: UInt8[np.ndarray, "h w 3"], original_size: tuple[int, int], image_id: str = ""
+    ) -> ImagePrediction:
+        """Run the network on one RGB picture that has its size already; results have the original size."""
         batch = make_batch(
             [resized],
             self.model.pixel_mean,
             self.model.pixel_std,
             self.model.size_divisor,
-            original_sizes=[(height, width)],
+            original_sizes=[original_size],
             image_ids=[image_id],
             device=self.device,
         )
