@@ -1,12 +1,16 @@
 """``eco export``: writes a parent for other programs; prints the path."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.table import Table
 
+from ecocli.commands._parent_dataset import parent_dataset_preset
 from ecocli.commands.common import (
     ConfigOption,
+    DataRootOption,
     DryRunOption,
     JsonOption,
     SetOption,
@@ -19,7 +23,12 @@ from ecocli.commands.common import (
     resolve,
     resolve_input,
 )
+from ecocli.commands.tables import make_table, points
 from ecocli.errors import UsageError
+
+if TYPE_CHECKING:
+    from ecocli.artifacts.store import Store
+    from ecocli.stages.export_graphs import WrittenGraphs
 
 
 def export_weights(
@@ -50,12 +59,27 @@ def export_weights(
     ] = None,
     precision: Annotated[
         str | None,
-        typer.Option("--precision", metavar="float32|bfloat16", help="What graphs are run in.  [default: float32]"),
+        typer.Option("--precision", metavar="float32|bfloat16|int8", help="Of graphs.  [default: float32]"),
     ] = None,
     size: Annotated[
         str | None,
         typer.Option("--size", metavar="HxW", help="The one padded size of the graphs' images.  [default: any]"),
     ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            "--dataset", metavar="NAME", help="Images for int8 and for PQ before and after.  [default: the parent's]"
+        ),
+    ] = None,
+    calibration_images: Annotated[
+        int | None,
+        typer.Option("--calibration-images", min=1, help="Training images that set int8's scales.  [default: 64]"),
+    ] = None,
+    checked_images: Annotated[
+        int | None,
+        typer.Option("--checked-images", min=0, help="Validation images for PQ; 0 for none.  [default: 200]"),
+    ] = None,
+    data_root: DataRootOption = None,
     exit_depth: Annotated[
         int | None,
         typer.Option("--exit", min=1, metavar="K", help="Cut the encoder after K layers.  [default: deepest exit]"),
@@ -78,16 +102,32 @@ def export_weights(
 
     opened = open_store(store)
     shared = {"out": str(out), "exit_depth": exit_depth, "replace": force or None}
-    graph_flags = {"beta": beta, "precision": precision, "size": None if size is None else _parse_size(size)}
+    graph_flags = {
+        "beta": beta,
+        "precision": precision,
+        "size": None if size is None else _parse_size(size),
+        "dataset.name": dataset,
+        "dataset.root": None if data_root is None else str(data_root),
+        "calibration_images": calibration_images,
+        "checked_images": checked_images,
+    }
     settings = gather_settings(config, {"format": format_}, assignments)
     as_graphs = settings.get("format") in ("onnx", "openvino")
     if not as_graphs and (gate is not None or any(value is not None for value in graph_flags.values())):
-        raise UsageError("--gate, --beta, --precision and --size belong to graphs. Add --format onnx or openvino.")
+        raise UsageError(
+            "--gate, --beta, --precision, --size and images are for graphs. Add --format onnx or openvino."
+        )
     with make_runtime("cpu") as runtime:
+        inputs = {} if gate is None else {"gate": resolve_input(opened, "gate", gate, runtime.log)}
+        if gate is not None and parent is None:
+            inputs["parent"] = parent_of_gate(opened, inputs["gate"])
+        else:
+            inputs["parent"] = resolve_input(opened, "parent", parent, runtime.log)
         resolved: ExportGraphsConfig | ExportWeightsConfig
         if as_graphs:
             resolved = resolve(
                 ExportGraphsConfig,
+                preset=lambda settings: _images_of(opened, inputs["parent"], settings),
                 config_path=config,
                 flags={**shared, "format": format_, **graph_flags},
                 assignments=assignments,
@@ -100,11 +140,6 @@ def export_weights(
                 flags={**shared, "format": format_},
                 assignments=assignments,
             )
-        inputs = {} if gate is None else {"gate": resolve_input(opened, "gate", gate, runtime.log)}
-        if gate is not None and parent is None:
-            inputs["parent"] = parent_of_gate(opened, inputs["gate"])
-        else:
-            inputs["parent"] = resolve_input(opened, "parent", parent, runtime.log)
         if dry_run:
             if isinstance(resolved, ExportGraphsConfig):
                 export_graphs.plan(resolved, inputs, opened)
@@ -112,11 +147,38 @@ def export_weights(
                 export_weights.plan(resolved, inputs, opened)
             print_dry_run(runtime.world, "export", resolved, inputs, as_json=as_json)
             return
-        if isinstance(resolved, ExportGraphsConfig):
-            path = export_graphs.run(resolved, inputs, opened, runtime)
-        else:
+        if isinstance(resolved, ExportWeightsConfig):
             path = export_weights.run(resolved, inputs, opened, runtime)
-        emit_result(runtime.world, {"path": str(path), **inputs}, text=str(path), as_json=as_json)
+            emit_result(runtime.world, {"path": str(path), **inputs}, text=str(path), as_json=as_json)
+            return
+        written = export_graphs.run(resolved, inputs, opened, runtime)
+        data: dict[str, object] = {"path": str(written.out), **inputs}
+        if written.images:
+            data |= {"images": written.images, "precision": written.precision}
+            data["pq"] = {f"exit {depth}": [written.before[depth], written.after[depth]] for depth in written.before}
+        table = _table(written, resolved.format) if written.images else None
+        emit_result(runtime.world, data, text=str(written.out), table=table, as_json=as_json)
+
+
+def _images_of(store: "Store", parent: str, settings: Mapping[str, object]) -> Mapping[str, object]:
+    """The parent's data set, where the precision needs images."""
+    if settings.get("precision", "float32") == "float32":
+        return {}
+    return parent_dataset_preset(store, parent, settings)
+
+
+def _table(written: "WrittenGraphs", format_: str) -> Table:
+    table = make_table(
+        f"PQ on {written.images} validation images",
+        ["exits"],
+        ("torch, float32", f"{format_} graphs, {written.precision}", "difference"),
+        "In points (0 to 100).",
+    )
+    for depth, before in written.before.items():
+        after = written.after[depth]
+        lost = None if before is None or after is None else after - before
+        table.add_row(f"exit {depth}", points(before), points(after), points(lost, signed=True))
+    return table
 
 
 def _parse_size(text: str) -> tuple[int, int]:

@@ -1,6 +1,6 @@
 """Write the graphs of a model as files: ONNX, or OpenVINO's format made of it.
 
-The encoder's layers differ in their weights alone, so one is traced and the others are its copies with other weights.
+Encoder layers of one kind differ in their weights alone, so one is traced and the others are its copies.
 """
 
 import logging
@@ -41,17 +41,17 @@ def write_graphs(
     """
     values = example_values(parts, torch.zeros(1, 3, *image_size))
     entries: dict[str, GraphEntry] = {}
-    traced_layer: tuple[GraphModule, Path] | None = None
+    traced: dict[str, tuple[GraphModule, Path]] = {}
     scratch = folder / "scratch"
     scratch.mkdir()
     for part in parts:
         path = scratch / f"{part.name}.onnx"
-        if part.layer is not None and traced_layer is not None:
-            _copy_layer(*traced_layer, part, path)
+        if part.alike is not None and part.alike in traced:
+            _copy_layer(*traced[part.alike], part, path)
         else:
             _write_onnx(part, values, fixed, path)
-            if part.layer is not None:
-                traced_layer = (part, path)
+            if part.alike is not None:
+                traced[part.alike] = (part, path)
         target = folder / f"{part.name}{_SUFFIX[format_]}"
         if format_ == "openvino":
             write_openvino(path, target)
@@ -66,8 +66,13 @@ def write_graphs(
 
 def graph_entry(part: GraphModule, path: Path) -> GraphEntry:
     """What ``plan.json`` says about a graph."""
+    return GraphEntry(files=file_digests(path), inputs=part.inputs, outputs=part.outputs)
+
+
+def file_digests(path: Path) -> dict[str, str]:
+    """SHA-256 of a graph's files by name, the one to open first."""
     files = [path] if path.suffix == ".onnx" else [path, path.with_suffix(".bin")]
-    return GraphEntry(files={file.name: sha256_file(file) for file in files}, inputs=part.inputs, outputs=part.outputs)
+    return {file.name: sha256_file(file) for file in files}
 
 
 def _write_onnx(part: GraphModule, values: Mapping[str, Tensor], fixed: bool, path: Path) -> None:
@@ -90,7 +95,7 @@ def _write_onnx(part: GraphModule, values: Mapping[str, Tensor], fixed: bool, pa
                 input_names=list(part.inputs),
                 output_names=list(part.outputs),
                 # A layer keeps its weights under their names; engines fold constants themselves.
-                optimize=part.layer is None,
+                optimize=part.alike is None,
                 verbose=False,
             )
         except ImportError as error:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from ecocli.inference.predictor import ExitGate
-from ecocli.model.deformable import SpatialShapes, level_positions
 from ecocli.model.mask2former import Mask2Former
 from ecocli.model.pixel_decoder import Features, PixelDecoder
+from ecocli.model.sampling import SpatialShapes
 
 _STRIDES = (32, 16, 8)
 _STRIDE = _STRIDES[0]
@@ -33,14 +33,14 @@ class GraphModule:
         module: Its code.
         inputs: Names of its inputs.
         outputs: Names of its outputs.
-        layer: Which encoder layer it is, counted from 0 as in state dicts; None for another part.
+        alike: Graphs of one word differ in their weights alone; None for a graph unlike any other.
     """
 
     name: str
     module: nn.Module
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    layer: int | None = None
+    alike: str | None = None
 
 
 class _Extract(nn.Module):
@@ -62,13 +62,14 @@ class _Layer(nn.Module):
         super().__init__()
         self.layer = decoder.encoder.layers[index]
         self.level_embed = decoder.transformer.level_embed
+        # A bound method is no module: the other layers' weights stay out of the graph.
+        self.positions = decoder.encoder.positions
 
     def forward(self, tokens: Float[Tensor, "1 N C"], res5: Float[Tensor, "1 _c h w"]) -> Float[Tensor, "1 N C"]:
         shapes = _shapes(res5.shape[2], res5.shape[3])
         # Tells the tracer that the number of tokens follows from the size.
         tokens = torch.cat(torch.split(tokens, [height * width for height, width in shapes], dim=1), dim=1)
-        assert self.level_embed is not None
-        encoded: Tensor = self.layer(tokens, level_positions(shapes, self.level_embed), shapes)
+        encoded: Tensor = self.layer(tokens, self.positions(shapes, self.level_embed), shapes)
         return encoded
 
 
@@ -137,22 +138,22 @@ def _shapes(height: int, width: int) -> SpatialShapes:
     return (height, width), (2 * height, 2 * width), (4 * height, 4 * width)
 
 
-def graph_modules(model: Mask2Former, gate: ExitGate | None, depth: int) -> list[GraphModule]:
+def graph_modules(model: Mask2Former, gate: ExitGate | None, depths: Sequence[int]) -> list[GraphModule]:
     """Cut a model into graphs: ``extract``, ``gate``, one for each encoder layer, ``decode``.
 
     Args:
         model: In evaluation mode.
         gate: Chooses the exit, if there is one.
-        depth: Encoder layers wanted.
+        depths: Exits wanted.
     """
     decoder = model.sem_seg_head.pixel_decoder
     parts = [GraphModule("extract", _Extract(model), ("image",), ("tokens", "lateral", "res5"))]
     if gate is not None:
         parts.append(GraphModule("gate", GateScores(gate), ("tokens", "res5", "image_size"), ("scores",)))
-    parts += [
-        GraphModule(layer_name(layer), _Layer(decoder, layer), ("tokens", "res5"), ("encoded",), layer)
-        for layer in range(depth)
-    ]
+    indices = sorted({index for depth in depths for index in model.exits.layers_of(depth)})
+    for index in indices:
+        alike = "tail" if index in model.exits.tail else "layer"
+        parts.append(GraphModule(layer_name(index), _Layer(decoder, index), ("tokens", "res5"), ("encoded",), alike))
     parts.append(GraphModule("decode", _Decode(model), ("tokens", "lateral"), ("class_logits", "mask_logits")))
     return parts
 

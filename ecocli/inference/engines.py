@@ -272,6 +272,17 @@ class EngineModel(ExitModel):
             Part("decode", decode, ("tokens", "lateral"), ("pred_logits", "pred_masks")),
         )
 
+    def inputs_of(self, graph: str, image: Float[Tensor, "1 3 H W"], exit_depth: int) -> dict[str, np.ndarray]:
+        """What a graph is given when an image passes the graphs of an exit, to which it belongs."""
+        values = {"image": image}
+        for name in ("extract", *self.plan.exits[str(exit_depth)], "decode"):
+            entry = self.plan.graphs[name]
+            if name == graph:
+                return {key: np.ascontiguousarray(values[key].numpy()) for key in entry.inputs}
+            values |= zip(entry.outputs, self._run(name, values), strict=True)
+            values["tokens"] = values.get("encoded", values["tokens"])
+        raise ValueError(f"{graph} is no graph of exit {exit_depth}")
+
     def _each(self, graph: str, values: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """Run a graph on every row of a batch; shorter inputs start again from their first row."""
         longest = max(map(len, values.values()))

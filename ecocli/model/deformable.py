@@ -89,7 +89,7 @@ class DeformableAttention(nn.Module):
         """Where the samples of the first tokens fall before their offsets."""
         # In a graph the level sizes are symbols, of which no whole table can be made.
         if torch.compiler.is_exporting():
-            return sample_centres(shapes, self.heads, self.points, query.device)
+            return sample_centres(shapes, self.heads, self.points, query.device)[: query.shape[1]]
         return self.table(shapes, query.device).of_first(query.shape[1]).centres
 
     def gathers(self, tokens: Tensor) -> bool:

@@ -18,6 +18,7 @@ from ecocli.data.datasets import take
 from ecocli.data.images import ImageDataset
 from ecocli.errors import DataError, EcoError
 from ecocli.inference.loading import restore_model
+from ecocli.model.contracts import ExitModel
 from ecocli.runtime.context import Runtime
 from ecocli.scoring.batches import TruthLoader, cut_batches, iterate_batches, plan_dataset
 from ecocli.scoring.score_stream import Score, stream_rows
@@ -95,9 +96,13 @@ class SubsetEvaluator:
         Raises:
             DataError: A file of the data set is missing or faulty.
         """
-        world, device = self._runtime.world, self._runtime.device
-        model = restore_model(self._architecture, weights, device, "in training")
+        model = restore_model(self._architecture, weights, self._runtime.device, "in training")
         model.autocast_dtype = None if self._dtype == torch.float32 else self._dtype
+        return self.score(model)
+
+    def score(self, model: ExitModel) -> dict[int, Mapping[str, float | None]] | None:
+        """Score a model on the runtime's device, as ``__call__`` does weights."""
+        world, device = self._runtime.world, self._runtime.device
         own = self._batches[world.rank :: world.world_size]
         batches = iterate_batches(self._dataset, own, self._resize, model, device, self._load_truth)
         counts: dict[int, tuple[Any, ...]] = {}

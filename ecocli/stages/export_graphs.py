@@ -9,20 +9,30 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import Tensor
+
 from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.lineage import GATE_FILE, WEIGHTS_FILE, exit_of, open_gate, size_rule
 from ecocli.artifacts.manifest import GateManifest, ParentManifest
 from ecocli.artifacts.store import Store
 from ecocli.artifacts.tensors import load_tensors, save_tensors
 from ecocli.config.architecture import ArchitectureConfig
+from ecocli.config.dataset import DatasetConfig, ResizeConfig
 from ecocli.config.export_graphs import ExportGraphsConfig
 from ecocli.config.exported import PLAN_FILE, ExportedPlan, GateEntry
-from ecocli.errors import UsageError
+from ecocli.config.precision import GraphPrecision
+from ecocli.data.datasets import open_dataset
+from ecocli.errors import InterruptedRunError, UsageError
 from ecocli.export.folder import write_graphs
 from ecocli.export.graphs import graph_modules, layer_name
+from ecocli.export.quantise import quantise_graphs
+from ecocli.inference.engines import EngineModel, open_engine
 from ecocli.inference.loading import restore_gate, restore_model
 from ecocli.model.mask2former import Mask2Former
 from ecocli.runtime.context import Runtime
+from ecocli.scoring.batches import load_batch
+from ecocli.scoring.subset_evaluator import SubsetEvaluator, spread_positions
+from ecocli.tasks.registry import task_of
 
 # Graphs for any size are traced with this one; no side equals a side of another level.
 _TRACED_SIZE = (128, 160)
@@ -66,10 +76,12 @@ def plan(config: ExportGraphsConfig, inputs: Mapping[str, str], store: Store) ->
         raise UsageError("ONNX Runtime has no bfloat16 on CPUs. Export with --format openvino, or in float32.")
     if config.size is not None and any(side % 32 for side in config.size):
         raise UsageError(f"The size {config.size[0]}x{config.size[1]} is no multiple of 32, as padded images are.")
+    if config.precision == "int8" and config.dataset is None:
+        raise UsageError("int8 needs images to set its scales on, and the parent names no data set. Add --dataset.")
     parent = store.get(inputs["parent"], ParentManifest)
     architecture = parent.manifest.architecture
-    if not isinstance(architecture, ArchitectureConfig) or architecture.pixel_decoder.encoder.kind != "deformable":
-        raise UsageError(f"A {architecture.name} cannot be written as graphs yet. Export a plain Mask2Former.")
+    if not isinstance(architecture, ArchitectureConfig):
+        raise UsageError(f"{architecture.name} detects boxes, and graphs are of segmentation alone. Export it as hf.")
     depth = exit_of(parent.manifest, config.exit_depth)
     gate = open_gate(store, inputs["gate"], parent, config.beta) if "gate" in inputs else None
     if gate is not None and max(gate.manifest.exit_depths) > depth:
@@ -80,21 +92,42 @@ def plan(config: ExportGraphsConfig, inputs: Mapping[str, str], store: Store) ->
     return GraphPlan(out, parent, gate, depth)
 
 
-def run(config: ExportGraphsConfig, inputs: Mapping[str, str], store: Store, runtime: Runtime) -> Path:
+@dataclass(frozen=True)
+class WrittenGraphs:
+    """What was written.
+
+    Attributes:
+        out: The folder.
+        precision: What its engine computes in on this machine.
+        images: How many images PQ was measured on.
+        before: PQ of torch in float32 by exit depth, 0..1; None where undefined.
+        after: PQ of the graphs.
+    """
+
+    out: Path
+    precision: GraphPrecision
+    images: int
+    before: Mapping[int, float | None]
+    after: Mapping[int, float | None]
+
+
+def run(config: ExportGraphsConfig, inputs: Mapping[str, str], store: Store, runtime: Runtime) -> WrittenGraphs:
     """Write the folder.
 
     Args:
         config: What to write and where.
         inputs: See ``plan``.
         store: Where they are.
-        runtime: For the log.
+        runtime: Where to measure, and the log.
 
     Returns:
-        The folder.
+        The folder, and what another precision than float32 costs.
 
     Raises:
         UsageError: See ``plan``; or the folder cannot be written, or the exporter is not installed.
         ArtifactError: Parent or gate are damaged or do not fit.
+        DataError: The data set is missing or faulty.
+        InterruptedRunError: A signal asked to stop while PQ was measured; nothing was written.
     """
     planned = plan(config, inputs, store)
     out, manifest, fitted = planned.out, planned.parent.manifest, planned.gate
@@ -122,17 +155,15 @@ def run(config: ExportGraphsConfig, inputs: Mapping[str, str], store: Store, run
     beside = out.with_name(f".{out.name}.{uuid.uuid4().hex}")
     try:
         beside.mkdir(parents=True)
-        parts = graph_modules(model, gate, planned.depth)
+        depths = [depth for depth in manifest.exit_depths if depth <= planned.depth]
+        parts = graph_modules(model, gate, depths)
         size = _TRACED_SIZE if config.size is None else config.size
         content = ExportedPlan(
             format=config.format,
-            precision=config.precision,
+            # Quantising begins with the float32 graphs.
+            precision="float32" if config.precision == "int8" else config.precision,
             parent=planned.parent.digest,
-            exits={
-                str(depth): tuple(map(layer_name, model.exits.layers_of(depth)))
-                for depth in manifest.exit_depths
-                if depth <= planned.depth
-            },
+            exits={str(depth): tuple(map(layer_name, model.exits.layers_of(depth))) for depth in depths},
             graphs=write_graphs(parts, size, config.size is not None, config.format, beside),
             gate=entry,
             architecture=architecture,
@@ -142,7 +173,15 @@ def run(config: ExportGraphsConfig, inputs: Mapping[str, str], store: Store, run
         )
         if gate is not None:
             (beside / GATE_FILE).write_bytes(save_tensors(gate.gate.state_dict()))
-        (beside / PLAN_FILE).write_text(content.model_dump_json(indent=1) + "\n")
+        _write_plan(beside, content)
+        if config.precision == "int8":
+            assert config.dataset is not None
+            floats = open_engine(beside, threads=runtime.threads)
+            images = _calibration_images(config, config.dataset, floats, content.resize)
+            graphs = quantise_graphs(beside, floats, images, runtime.log)
+            content = content.model_copy(update={"precision": "int8", "graphs": graphs})
+            _write_plan(beside, content)
+        written = _measured(config, out, beside, model, content, runtime)
         if out.exists():
             shutil.rmtree(out)
         beside.rename(out)
@@ -151,4 +190,52 @@ def run(config: ExportGraphsConfig, inputs: Mapping[str, str], store: Store, run
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     runtime.log.info("Wrote %d graphs with exits at %s to %s.", len(parts), content.exit_depths, out)
-    return out
+    return written
+
+
+def _write_plan(folder: Path, content: ExportedPlan) -> None:
+    (folder / PLAN_FILE).write_text(content.model_dump_json(indent=1) + "\n")
+
+
+def _calibration_images(
+    config: ExportGraphsConfig, dataset: DatasetConfig, model: EngineModel, resize: ResizeConfig
+) -> list[Tensor]:
+    """Training images spread over the split, each as the graphs take it."""
+    opened = open_dataset(dataset, "train")
+    positions = spread_positions(len(opened), config.calibration_images)
+    batches = [load_batch(opened, [position], resize, model, "cpu") for position in positions]
+    return [batch.images.images for batch in batches]
+
+
+def _measured(
+    config: ExportGraphsConfig, out: Path, folder: Path, model: Mask2Former, content: ExportedPlan, runtime: Runtime
+) -> WrittenGraphs:
+    """Measure PQ of torch in float32 and of the graphs on the same validation images."""
+    if config.precision == "float32" or config.checked_images == 0 or config.dataset is None:
+        return WrittenGraphs(out, config.precision, 0, {}, {})
+    graphs = open_engine(folder, threads=runtime.threads)
+    task, dataset = task_of(content.architecture), open_dataset(config.dataset, "val")
+    score, load_truth = task.scorer(content.architecture, dataset.categories, "ap")
+    evaluator = SubsetEvaluator(
+        dataset,
+        content.architecture,
+        content.exit_depths,
+        content.resize,
+        runtime,
+        score=score,
+        load_truth=load_truth,
+        qualities=lambda results: task.qualities(results, dataset.categories),
+        images=config.checked_images,
+        batch_size=1,
+        precision="float32",
+    )
+    runtime.log.info("Measuring PQ on %d images, in torch and as graphs.", evaluator.num_images)
+    found = []
+    for scored in (model, graphs):
+        qualities = evaluator.score(scored)
+        if qualities is None:
+            raise InterruptedRunError(
+                f"Stopped by {runtime.stop.reason} while PQ was measured; nothing was written. Run the command again."
+            )
+        found.append({depth: quality["pq"] for depth, quality in qualities.items()})
+    return WrittenGraphs(out, graphs.precision, evaluator.num_images, *found)

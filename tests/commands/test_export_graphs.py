@@ -1,16 +1,18 @@
 """Exported graphs: decisions and maps are torch's in either engine, from the command, Python and a bare runner."""
 
 import json
+import logging
 import os
 import shutil
 import subprocess
 import sys
+import venv
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers_export import pictures, put_tiny
+from helpers_export import FEATURES, pictures, put_tiny
 from PIL import Image
 
 import ecocli
@@ -196,30 +198,80 @@ def test_eval__graphs_of_a_parent_that_is_elsewhere__exit_code_4(
 def test_runner__without_torch__finds_what_eco_finds(
     place: Path, openvino_graphs: Path, folder: str, tmp_path: Path
 ) -> None:
-    # An environment with numpy, Pillow and the engine alone: no torch can be imported in it.
-    site = tmp_path / "site"
-    site.mkdir()
+    # A virtual environment with numpy, Pillow and the engine alone; links stand for their installation.
+    venv.EnvBuilder(symlinks=True).create(tmp_path / "venv")
+    (site,) = (tmp_path / "venv").glob("lib/python*/site-packages")
     engine = "onnxruntime" if folder == "graphs" else "openvino"
     for name in ("numpy", "numpy.libs", "PIL", "pillow.libs", engine, "flatbuffers", "google", "openvino_telemetry"):
         for entry in map(Path, sys.path):
             if (entry / name).exists():
                 (site / name).symlink_to(entry / name)
                 break
-    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
+    copied = shutil.copytree(place / folder, tmp_path / "copied")
 
     def python(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-S", *arguments], env=environment, capture_output=True, text=True, timeout=120
+            [str(tmp_path / "venv" / "bin" / "python"), "-I", *arguments],
+            env={"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=120,
         )
 
     assert "No module named 'torch'" in python("-c", "import torch").stderr
     model = ecocli.load("parent", gate="gate", store=place / "store", device="cpu")
-    for path in sorted((place / "pictures").iterdir()):
-        done = python(str(RUNNER), str(place / folder), str(path), str(tmp_path / "out.png"))
+    # The second one is padded.
+    for name in ("0", "5"):
+        path = place / "pictures" / f"{name}.png"
+        done = python(str(RUNNER), str(copied), str(path), str(tmp_path / "out.png"))
         assert done.returncode == 0, done.stderr
         expected = model(path)
         assert json.loads(done.stdout)["exit_depth"] == expected.exit_depth
         assert (np.asarray(Image.open(tmp_path / "out.png")) != expected.panoptic).mean() < 0.001
+
+
+def test_quantise_graphs__one_layer__int8_and_close_to_float32(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnx
+    import torch
+
+    from ecocli.export import quantise
+    from ecocli.inference.engines import open_engine
+
+    pytest.importorskip("nncf")
+    folder = shutil.copytree(place / "graphs", tmp_path / "graphs")
+    model = open_engine(folder, threads=1)
+    quantise_one = quantise._quantise
+    seen = {}
+
+    def only_layer1(path: Path, inputs: quantise.CalibrationInputs, in_float: tuple[str, ...]) -> None:
+        seen[path.stem] = [{name: value.shape for name, value in one.items()} for one in inputs]
+        if path.stem == "layer1":
+            quantise_one(path, inputs, in_float)
+
+    monkeypatch.setattr(quantise, "_quantise", only_layer1)
+    generator = torch.Generator().manual_seed(0)
+    images = [torch.randn(1, 3, 64, 96, generator=generator) for _ in range(2)]
+    entries = quantise.quantise_graphs(folder, model, images, logging.getLogger())
+    # 2 x 3 cells at stride 32, four times and sixteen times as many at 16 and 8.
+    layer = {"tokens": (1, 126, 32), "res5": (1, FEATURES, 2, 3)}
+    assert seen == {
+        "extract": [{"image": (1, 3, 64, 96)}] * 2,
+        **{f"layer{index}": [layer] * 2 for index in range(3)},
+        "decode": [{"tokens": (1, 126, 32), "lateral": (1, 32, 16, 24)}] * 2,
+    }
+    changed = {name for name, entry in entries.items() if entry.files != model.plan.graphs[name].files}
+    assert changed == {"layer1"}
+    assert "QuantizeLinear" in {node.op_type for node in onnx.load(folder / "layer1.onnx").graph.node}
+    plan = model.plan.model_copy(update={"precision": "int8", "graphs": entries})
+    (folder / "plan.json").write_text(plan.model_dump_json())
+    quantised = open_engine(folder, threads=1)
+    assert quantised.precision == "int8"
+    features = model.extract(images[0])
+    ((expected,), (found,)) = (one.encode(features, [2]) for one in (model, quantised))
+    # 127 steps to either side: a percent or so, and not nothing.
+    assert 1e-4 < float((found - expected).norm() / expected.norm()) < 0.05
 
 
 Damage = Callable[[Path], object]

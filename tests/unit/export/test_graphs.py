@@ -1,5 +1,8 @@
 """The gate as a graph pools as the gate does."""
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -30,3 +33,11 @@ def test_gate_scores__padding_at_the_right_and_below__left_out_as_in_pool_featur
     found = graph(features.tokens, features.maps["res5"], torch.tensor(size))
     # The order of sums differs, and with it at times the last bit of a float16.
     torch.testing.assert_close(found, gate(pooled), rtol=2e-3, atol=2e-3)
+
+
+def test_trace__layers_of_lite_and_rt__another_size_equals_the_encoder() -> None:
+    # On its own: inside torch.export sizes are symbols, which the tests' type checker takes for faults.
+    script = Path(__file__).parents[2] / "helpers_trace.py"
+    done = subprocess.run([sys.executable, "-W", "ignore", str(script)], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["interleaved", "hybrid"]
