@@ -81,7 +81,10 @@ def plan(config: ExportGraphsConfig, inputs: Mapping[str, str], store: Store) ->
     parent = store.get(inputs["parent"], ParentManifest)
     architecture = parent.manifest.architecture
     if not isinstance(architecture, ArchitectureConfig):
-        raise UsageError(f"{architecture.name} detects boxes, and graphs are of segmentation alone. Export it as hf.")
+        raise UsageError(
+            f"{architecture.name} is a {architecture.kind}, and graphs are of Mask2Former alone, with any of its encoders. "
+            "Run it in torch."
+        )
     depth = exit_of(parent.manifest, config.exit_depth)
     gate = open_gate(store, inputs["gate"], parent, config.beta) if "gate" in inputs else None
     if gate is not None and max(gate.manifest.exit_depths) > depth:

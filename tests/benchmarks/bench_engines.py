@@ -43,6 +43,8 @@ RES5 = {"m2f-r50": 2048, "m2f-swin-t": 768, "m2f-shapes": 256}
 EXITS = (2, 3, 4, 5, 6)
 WEIGHTS, GATE, TRANSFORMERS = "model.safetensors", "gate.safetensors", "transformers.onnx"
 CHOSEN = 3
+# Three of the exits: enough for a line.
+MEASURED = (2, 4, 6)
 
 
 def make(folder: Path, arch: str, side: int) -> None:
@@ -122,7 +124,8 @@ def choices(folder: Path) -> Iterator[Choice]:
         models[f"torch {precision}"] = restore_model(plan.architecture, state, "cpu", "drawn", precision)
     for engine in ("onnxruntime", "openvino"):
         for precision in ("float32", "int8"):
-            models[f"{engine} {precision}"] = open_engine(folder / precision, engine, 1)
+            if (folder / precision / PLAN_FILE).exists():
+                models[f"{engine} {precision}"] = open_engine(folder / precision, engine, 1)
     assert plan.gate is not None
     gate = restore_gate(load_tensors(folder / "float32" / GATE), plan.gate, "cpu", "drawn")
 
@@ -133,9 +136,10 @@ def choices(folder: Path) -> Iterator[Choice]:
         return lambda: predict_gated(model, gate, batch)
 
     for name, model in models.items():
-        for depth in EXITS:
+        for depth in MEASURED:
             yield f"{name} exit {depth}", at(model, depth)
-        yield f"{name} gate", gated(model)
+        taken = predict_gated(model, gate, batch)[0].exit_depth
+        yield f"{name} gate, which takes exit {taken}", gated(model)
     if (folder / TRANSFORMERS).exists():
         yield from transformers_choices(folder / TRANSFORMERS, images)
 
@@ -168,13 +172,14 @@ def run(folder: Path, rounds: int) -> None:
             if round_ >= 0:
                 seconds[name].append(time.process_time() - start)
         print(f"round {round_ + 1} of {rounds}", file=sys.stderr, flush=True)
-    base = np.array(seconds[f"torch float32 exit {EXITS[-1]}"])
+    base = np.array(seconds[f"torch float32 exit {MEASURED[-1]}"])
     print("| choice | ms | of torch, float32, deepest |\n| --- | --- | --- |")
     for name, values in seconds.items():
         print(f"| {name} | {1000 * statistics.median(values):.0f} | {np.median(np.array(values) / base):.2f} |")
-    for name in dict.fromkeys(name.rsplit(" exit ", 1)[0] for name in seconds if " exit " in name):
-        medians = [1000 * statistics.median(seconds[f"{name} exit {depth}"]) for depth in EXITS]
-        slope, error = line_through(EXITS, medians)
+    first = f" exit {MEASURED[0]}"
+    for name in (name.removesuffix(first) for name in seconds if name.endswith(first) and "gate" not in name):
+        medians = [1000 * statistics.median(seconds[f"{name} exit {depth}"]) for depth in MEASURED]
+        slope, error = line_through(MEASURED, medians)
         print(f"{name}: {slope:.1f} ms a layer, exits within {100 * error:.1f} % of a line")
 
 

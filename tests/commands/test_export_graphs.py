@@ -18,7 +18,10 @@ from PIL import Image
 import ecocli
 from ecocli.__main__ import main
 from ecocli.artifacts.digest import sha256_file
+from ecocli.artifacts.manifest import ParentManifest
 from ecocli.artifacts.store import Store
+from ecocli.config.any_architecture import ALL_ARCHITECTURES
+from ecocli.data.categories import SHAPES
 from ecocli.errors import UsageError
 
 pytest.importorskip("onnxruntime")
@@ -368,3 +371,23 @@ def test_export__settings_that_do_not_fit__exit_code_2(
     assert main(["export", str(tmp_path / "out"), "--store", str(place / "store"), *arguments]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["detr-shapes", "maskformer-shapes"])
+def test_export__another_model_than_mask2former__exit_code_2(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    architecture = ALL_ARCHITECTURES[name]
+    manifest = ParentManifest(
+        schema_version=1,
+        stage_config={},
+        inputs={},
+        dataset_fingerprints={},
+        architecture=architecture,
+        exit_depths=architecture.exits.depths,
+        categories=tuple(category.recorded for category in SHAPES),
+        steps=1,
+    )
+    Store(tmp_path / "store").put(manifest, {"model.safetensors": b"weights"}, names=["parent"])
+    assert main(["export", str(tmp_path / "out"), "--format", "onnx", "--store", str(tmp_path / "store")]) == 2
+    assert f"{name} is a {architecture.kind}, and graphs are of Mask2Former alone" in capsys.readouterr().err
