@@ -38,7 +38,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     put_tiny(Store(folder / "store"), pictures(folder / "pictures"))
     command = ["export", str(folder / "graphs"), "--format", "onnx", "--gate", "gate", "--store", str(folder / "store")]
     # On its own: inside torch.export sizes are symbols, which the tests' type checker takes for faults.
-    done = subprocess.run([sys.executable, "-m", "ecocli", *command], capture_output=True, text=True, timeout=600)
+    done = subprocess.run([sys.executable, "-m", "ecocli", *command], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{folder / 'graphs'}\n"
     return folder
@@ -218,7 +218,6 @@ def test_runner__without_torch__finds_what_eco_finds(
             env={"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1"},
             capture_output=True,
             text=True,
-            timeout=120,
         )
 
     assert "No module named 'torch'" in python("-c", "import torch").stderr

@@ -38,6 +38,6 @@ def test_gate_scores__padding_at_the_right_and_below__left_out_as_in_pool_featur
 def test_trace__layers_of_lite_and_rt__another_size_equals_the_encoder() -> None:
     # On its own: inside torch.export sizes are symbols, which the tests' type checker takes for faults.
     script = Path(__file__).parents[2] / "helpers_trace.py"
-    done = subprocess.run([sys.executable, "-W", "ignore", str(script)], capture_output=True, text=True, timeout=600)
+    done = subprocess.run([sys.executable, "-W", "ignore", str(script)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["interleaved", "hybrid"]
