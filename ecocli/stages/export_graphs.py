@@ -82,7 +82,7 @@ def plan(config: ExportGraphsConfig, inputs: Mapping[str, str], store: Store) ->
     architecture = parent.manifest.architecture
     if not isinstance(architecture, ArchitectureConfig):
         raise UsageError(
-            f"{architecture.name} is a {architecture.kind}, and graphs are of Mask2Former alone, with any of its encoders. "
+            f"{architecture.name} is a {architecture.kind}, and graphs are of Mask2Former alone, with any encoder. "
             "Run it in torch."
         )
     depth = exit_of(parent.manifest, config.exit_depth)
