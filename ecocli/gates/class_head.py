@@ -80,10 +80,14 @@ class HeadFit:
 
 
 def folds_of_rows(images: int, folds: int, seed: int, copies: int = 1) -> Int[Tensor, " N"]:
-    """Deal images into folds of equal size, give or take one, at random; all copies of an image into its fold."""
-    order = torch.randperm(images, generator=torch_generator("gate-folds", seed))
-    fold_of_image = torch.empty(images, dtype=torch.int64)
-    fold_of_image[order] = torch.arange(images) % folds
+    """Cut the images, in the data set's order, into runs of equal length, give or take one: one fold each.
+
+    Neighbours are often frames of one film: dealt out one by one, each would have its like in another fold, and what is
+    measured out of fold would be too good. Where the first run begins is drawn, and the last goes on at the start. All
+    copies of an image are in its fold.
+    """
+    start = torch.randint(images, (), generator=torch_generator("gate-folds", seed))
+    fold_of_image = (torch.arange(images) + start) % images * folds // images
     return fold_of_image.repeat(copies)
 
 

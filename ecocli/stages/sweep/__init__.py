@@ -17,7 +17,7 @@ from ecocli.errors import UsageError
 from ecocli.runtime.context import Runtime
 
 STAGE = "sweep"
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 def plan(config: SweepConfig, inputs: Mapping[str, str], store: Store, runtime: Runtime) -> Plan[SweepManifest]:
