@@ -11,6 +11,7 @@ from helpers_stages import run_stage
 from PIL import Image
 
 from ecocli.artifacts.artifact import Artifact
+from ecocli.artifacts.count_columns import read_counts
 from ecocli.artifacts.manifest import DerivedManifest, EvaluationManifest, GateManifest, ParentManifest
 from ecocli.artifacts.tables import column_docs, read_table
 from ecocli.config.dataset import ResizeConfig
@@ -28,7 +29,7 @@ from ecocli.runtime.context import Runtime
 from ecocli.scoring import part_scorer as scoring
 from ecocli.scoring import timing
 from ecocli.scoring.batches import load_batch
-from ecocli.scoring.evaluation_tables import read_exit_table, read_panoptic_counts
+from ecocli.scoring.evaluation_tables import read_exit_table
 from ecocli.scoring.score_exits import derive_rows
 from ecocli.stages import evaluate
 
@@ -193,7 +194,7 @@ def test_run__gate_only__takes_the_controls_pq_from_a_fitting_table_or_runs_for_
 
 def test_read_exit_table__written_images__gives_counts_and_costs_back(report: Artifact[EvaluationManifest]) -> None:
     images = read_table(report.path_of("images.parquet"))
-    counts = read_panoptic_counts(images, len(EXIT_DEPTHS), 13)
+    counts = read_counts(images, len(EXIT_DEPTHS), 13)
     table = read_exit_table(images, EXIT_DEPTHS, counts, "pq")
     np.testing.assert_array_equal(table.quality, image_qualities(counts))
     rows = rows_of(report)

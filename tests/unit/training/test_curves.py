@@ -46,7 +46,7 @@ def test_draw_loss_curve__evaluated__second_panel_with_the_points(monkeypatch: p
     found = draw_loss_curve(EVALUATED)
     # Labelled before they are drawn into; PQ in points; one colour for an exit in both panels.
     assert drawn == {
-        "Mask2Former loss of the exit": [([1, 2], [5.0, 4.0], "C0"), ([2], [3.0], "C1")],
+        "loss of the exit": [([1, 2], [5.0, 4.0], "C0"), ([2], [3.0], "C1")],
         "PQ on 4 images (val)": [([2], [25.0], "C0"), ([2], [50.0], "C1")],
     }
     with Image.open(io.BytesIO(found)) as picture:

@@ -33,7 +33,7 @@ class Recorder:
 
 
 def opened(first_step: int = 0, world: World | None = None, **targets: str) -> list[Tracker]:
-    return open_trackers(ExecutionConfig(**targets), logging.getLogger("test"), world or World(), first_step)
+    return open_trackers(ExecutionConfig(**targets), logging.getLogger("ecocli.test"), world or World(), first_step)
 
 
 def install(
