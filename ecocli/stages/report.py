@@ -27,6 +27,7 @@ from ecocli.tasks.task import TaskPictures
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
+    from PIL import Image
 
     from ecocli.data.images import ImageDataset
     from ecocli.inference.predictor import ExitGate
