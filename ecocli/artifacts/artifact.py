@@ -1,12 +1,15 @@
 """An artifact as its readers see it, and the messages about artifacts that do not fit."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic
+from typing import Generic, TypeVar
 
 from ecocli.artifacts.blobs import Blobs
 from ecocli.artifacts.manifest import ManifestT
-from ecocli.errors import ArtifactError
+from ecocli.errors import ArtifactError, EcoError
+
+ResultT = TypeVar("ResultT")
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,29 @@ class Artifact(Generic[ManifestT]):
             f"The {self.manifest.kind} {self.digest} has no file {name!r}; found {names}. "
             "It was made by another version of eco: run its stage again with --force."
         )
+
+    def read(self, name: str, reader: Callable[[Path], ResultT]) -> ResultT:
+        """Read one file: the one place where content that its digest fits, but that makes no sense, becomes an error.
+
+        Args:
+            name: The file.
+            reader: Reads it and checks what it says.
+
+        Raises:
+            ArtifactError: There is no such file, or the reader fails in whatever way.
+            EcoError: Of the reader.
+        """
+        path = self.path_of(name)
+        try:
+            return reader(path)
+        except (EcoError, MemoryError):
+            raise
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            raise ArtifactError(
+                f"The file {name} of the {self.manifest.kind} {self.digest} has its right digest, but not "
+                f"the content ({reason}). It was not written by this version of eco: make it again with --force."
+            ) from error
 
 
 def wrong_kind_error(reference: str, found: str, expected: str) -> ArtifactError:

@@ -1,6 +1,8 @@
 """Reading a whole store to find damage: bit flips, truncated and missing files, dangling names and entries."""
 
+import logging
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ecocli.artifacts.action_entries import digests_of_files
@@ -8,17 +10,21 @@ from ecocli.artifacts.blobs import NO_FILE, Fault
 from ecocli.artifacts.digest import is_digest
 from ecocli.artifacts.manifest import STAGES
 from ecocli.artifacts.names import Ref
-from ecocli.artifacts.oci import Descriptor, read_index
+from ecocli.artifacts.oci import Descriptor, index_entry, read_index
 from ecocli.artifacts.references import resolve
 from ecocli.artifacts.store import Store
 from ecocli.errors import ArtifactError, UsageError
+from ecocli.runtime.files import SEAL, check_sealed
 from ecocli.runtime.formats import read_json
+
+_log = logging.getLogger(__name__)
 
 
 def verify(store: Store, reference: str | None = None) -> tuple[Fault, ...]:
     """Return all damage; every file is read once.
 
-    An index that lags behind the names is no damage: the next writer brings it up to date.
+    An index that lags behind the names is no damage: it is brought up to date here, with a warning. Damage to what an
+    unfinished run has left is listed; its next start drops it and computes it again.
 
     Args:
         store: The store to read.
@@ -37,7 +43,7 @@ def verify(store: Store, reference: str | None = None) -> tuple[Fault, ...]:
             f"There is no store at {store.root}: expected a folder made by eco. Check --store and ECO_STORE; artifacts "
             "of a plain OCI layout are verified by `eco store pull`."
         )
-    return (*_layout_faults(store), *_blob_faults(store), *_entry_faults(store))
+    return (*_layout_faults(store), *_blob_faults(store), *_entry_faults(store), *_run_faults(store))
 
 
 def _contradiction(store: Store, digest: str) -> list[Fault]:
@@ -56,11 +62,37 @@ def _layout_faults(store: Store) -> list[Fault]:
         faults.append(Fault(store.layout.marker, "", "Damaged marker", "an OCI layout", str(error)))
     index = store.layout.index
     try:
-        read_index(index)
+        _heal_index(store, [raw for _, _, raw in read_index(index)])
     except FileNotFoundError:
         faults.append(Fault(index, "", "Missing index", "an OCI index", NO_FILE))
     except ArtifactError as error:
         faults.append(Fault(index, "", "Damaged index", "an OCI index", str(error)))
+    return faults
+
+
+def _heal_index(store: Store, entries: Sequence[Mapping[str, object]]) -> None:
+    expected = [index_entry(name, ref.digest, ref.size_bytes) for name, ref in store.refs.read_all().items()]
+    if sorted(map(repr, entries)) == sorted(map(repr, expected)):
+        return
+    try:
+        store.refs.rebuild_index()
+    except UsageError as error:
+        _log.warning("The index %s lags behind the names and cannot be written. %s", store.layout.index, error)
+    else:
+        _log.warning("The index %s lagged behind the names, as after a kill. It is up to date now.", store.layout.index)
+
+
+def _run_faults(store: Store) -> list[Fault]:
+    faults = []
+    for seal in sorted(store.layout.runs.glob(f"*/*/{SEAL}")):
+        path = seal.parent
+        try:
+            check_sealed(path)
+        except FileNotFoundError:
+            continue  # finished or dropped meanwhile
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            owner = f"the unfinished run {path.parent.name[:12]}, whose next start computes it again"
+            faults.append(Fault(path, owner, "Damaged part", "the files of its seal", str(error)))
     return faults
 
 

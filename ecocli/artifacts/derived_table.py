@@ -8,6 +8,7 @@ quality of any assignment of exits is arithmetic on the table (``ecocli.metrics.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -140,8 +141,9 @@ def read_split(derived: Artifact[DerivedManifest], split: str, feature: str) -> 
     manifest = derived.manifest
 
     def read(name: str) -> DerivedTable:
-        path, rows = derived.path_of(f"{name}.parquet"), manifest.rows[split]
-        table = read_derived(path, split=name, feature=feature, exit_depths=manifest.exit_depths, rows=rows)
+        depths, rows = manifest.exit_depths, manifest.rows[split]
+        reader = partial(read_derived, split=name, feature=feature, exit_depths=depths, rows=rows)
+        table = derived.read(f"{name}.parquet", reader)
         found, expected = table.features.shape[1], manifest.feature_sizes[feature]
         if found != expected:
             raise _fault(name, f"its feature {feature} has {found} numbers, expected {expected} as its manifest says")

@@ -15,7 +15,7 @@ from ecocli.artifacts.provenance import local_provenance
 from ecocli.artifacts.references import resolve
 from ecocli.artifacts.store import Store
 from ecocli.errors import ArtifactError, UsageError
-from ecocli.runtime.files import make_directory, write_bytes
+from ecocli.runtime.files import make_directory, open_output, write_bytes
 
 _INDEX_ATTEMPTS = 20
 
@@ -141,6 +141,8 @@ def _plain_layout(target: Path) -> Blobs:
     layout = Layout(target)
     if target.is_dir() and any(target.iterdir()):
         layout.check_marker()
+    for folder in (target, layout.blobs.parent):
+        open_output(folder)
     make_directory(layout.blobs)
     if not layout.marker.exists():
         write_bytes(layout.marker, LAYOUT_BYTES, layout.blobs.parent)

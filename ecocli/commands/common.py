@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -23,12 +23,12 @@ from ecocli.artifacts.manifest import ManifestT
 from ecocli.artifacts.store import Store
 from ecocli.config.base import Config
 from ecocli.config.loading import load_toml, merge_alternatives, nest, parse_assignments, resolve_config
-from ecocli.errors import UsageError
+from ecocli.errors import InterruptedRunError, UsageError
 from ecocli.runtime.context import Runtime
 from ecocli.runtime.device import choose_device, limit_threads
 from ecocli.runtime.distributed import World, setup_world, teardown_world
 from ecocli.runtime.formats import plain_text
-from ecocli.runtime.interrupt import StopFlag
+from ecocli.runtime.interrupt import StopFlag, StopNowError
 from ecocli.runtime.logging import configure_logging
 from ecocli.runtime.memory import keep_freed_memory
 from ecocli.runtime.progress import Progress
@@ -111,7 +111,7 @@ def environment_data_root() -> str | None:
 
 
 def _announce_stop(reason: str) -> None:
-    text = f"{reason}: stopping after the current step, its state is saved"
+    text = f"{reason}: stopping; what is finished is kept"
     if reason == signal.SIGINT.name:
         text += "; press Ctrl-C again to leave at once"
     # A signal handler may interrupt a write to sys.stderr, which then refuses a second one.
@@ -142,7 +142,13 @@ def make_runtime(device: str = "auto", threads: int | None = None) -> Iterator[R
     with StopFlag(_announce_stop) as stop:
         world = setup_world(name)
         try:
-            yield Runtime(name, world, Progress(world.is_main), stop, configure_logging(world), count)
+            # Processes of a group stop together, where they look at the flag together.
+            with stop.interruptible() if world.world_size == 1 else nullcontext():
+                yield Runtime(name, world, Progress(world.is_main), stop, configure_logging(world), count)
+        except StopNowError as stopped:
+            raise InterruptedRunError(
+                f"Stopped by {stopped}. What was finished before is kept; the same command starts from there."
+            ) from None
         finally:
             teardown_world(world)
 

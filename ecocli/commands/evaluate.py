@@ -226,7 +226,7 @@ def _unpack(report: Artifact[EvaluationManifest], folder: Path) -> Path:
 
     name = task_named(report.manifest.summary.task).predictions_name
     if name == ARCHIVE_NAME:
-        return unpack_predictions(report.path_of(name), folder)
+        return report.read(name, lambda path: unpack_predictions(path, folder))
     make_directory(folder)
     write_bytes(folder / name, report.path_of(name).read_bytes(), folder)
     return folder / name

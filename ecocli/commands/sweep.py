@@ -149,9 +149,9 @@ def _numbers(option: str, texts: Sequence[str], kind: type[int] | type[float]) -
 
 
 def _copy(report: Artifact[SweepManifest], folder: Path) -> None:
-    from ecocli.runtime.files import make_directory, write_bytes
+    from ecocli.runtime.files import open_output, write_bytes
 
-    make_directory(folder)
+    open_output(folder)
     for name in ("sweep.parquet", "sweep.svg"):
         write_bytes(folder / name, report.path_of(name).read_bytes(), folder)
 

@@ -22,6 +22,7 @@ from ecocli.commands.common import (
     StoreOption,
     ThreadsOption,
     environment_data_root,
+    gather_settings,
     make_runtime,
     open_store,
     print_dry_run,
@@ -200,7 +201,18 @@ def train_parent(
             unknown = ("steps",) if resolved.epochs is not None else ()
             print_dry_run(runtime.world, stage.STAGE, resolved, inputs, unknown=unknown, as_json=as_json)
         else:
+            _check_classes(gather_settings(config, {}, assignments), plan.config.architecture.num_classes)
             run_stage(plan, opened, runtime, force=force, names=name, dry_run=dry_run, as_json=as_json)
+
+
+def _check_classes(said: Mapping[str, object], found: int) -> None:
+    """Refuse a number of classes that is not the data set's: training takes the data set's."""
+    architecture = said.get("architecture")
+    wanted = architecture.get("num_classes", found) if isinstance(architecture, Mapping) else found
+    if wanted != found:
+        raise UsageError(
+            f"architecture.num_classes is {wanted}, but the data set has {found} classes, which decide. Leave it out."
+        )
 
 
 def _is_path(text: str) -> bool:

@@ -3,8 +3,10 @@
 Axes: N images, G exits of the gate.
 """
 
+from pathlib import Path
+
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Float32, Float64, Int64
 
 from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.derived_table import DerivedTable
@@ -32,10 +34,19 @@ def placed_choice(
         images: With the gate's feature.
         beta: The price it chooses at; another one than its own needs a quality head.
     """
-    manifest, state = gate.manifest, load_tensors(gate.path_of(GATE_FILE))
-    bias = state["linear.bias"].double().numpy()
+    manifest = gate.manifest
+
+    def linear(path: Path) -> tuple[Float64[np.ndarray, " G"], Float32[np.ndarray, "G D"]]:
+        state = load_tensors(path)
+        bias, weight = state["linear.bias"].double().numpy(), state["linear.weight"].float().numpy()
+        expected = (len(manifest.exit_depths), images.features.shape[1])
+        if weight.shape != expected or bias.shape != expected[:1]:
+            raise ValueError(f"weights {weight.shape} and biases {bias.shape}, expected {expected}")
+        return bias, weight
+
+    bias, weight = gate.read(GATE_FILE, linear)
     if beta != manifest.beta:
         bias = bias - (beta - manifest.beta) * np.array(manifest.exit_costs)
-    scores = images.features.astype(np.float32) @ state["linear.weight"].numpy().T + bias
+    scores = images.features.astype(np.float32) @ weight.T + bias
     # argmax keeps the first of equal scores, so a tie takes the cheaper exit.
     return table.exit_index(np.array(manifest.exit_depths)[scores.argmax(axis=1)])

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from ecocli.artifacts.lineage import check_price
 from ecocli.artifacts.manifest import GateManifest
-from ecocli.config.any_architecture import AnyArchitecture, Segmentation
+from ecocli.config.any_architecture import AnyArchitecture
+from ecocli.config.architecture import ArchitectureConfig
 from ecocli.config.exported import GateEntry
 from ecocli.config.precision import InferencePrecision
 from ecocli.errors import ArtifactError
@@ -44,7 +45,11 @@ def restore_model(
     try:
         with torch.device("meta"):
             model = build_model(architecture)
+        types = {name: tensor.dtype for name, tensor in model.state_dict().items()}
         model.load_state_dict(dict(state), strict=True, assign=True)
+        for name, tensor in state.items():
+            if tensor.dtype != types[name]:
+                raise ValueError(f"{name} is of type {tensor.dtype}, expected {types[name]}")
     except (RuntimeError, ValueError, TypeError) as error:
         raise ArtifactError(
             f"The weights of the parent {digest} do not fit its architecture {architecture.name}: "
@@ -95,7 +100,7 @@ def restore_gate(
     return ExitGate(gate.eval().requires_grad_(False).to(device), feature, tuple(exit_depths))
 
 
-def panoptic_rule(architecture: Segmentation, categories: Sequence[tuple[int, bool]]) -> PanopticRule:
+def panoptic_rule(architecture: ArchitectureConfig, categories: Sequence[tuple[int, bool]]) -> PanopticRule:
     """Take the thresholds of an architecture and the (id, is thing) of each category, in class order."""
     return PanopticRule(
         is_thing=tuple(is_thing for _, is_thing in categories),

@@ -45,10 +45,10 @@ def open_predictor(
     """
     restored = None
     if gate is not None:
-        restored = restore_gate(load_tensors(gate.path_of(GATE_FILE)), gate.manifest, device, gate.digest, beta)
+        restored = restore_gate(gate.read(GATE_FILE, load_tensors), gate.manifest, device, gate.digest, beta)
     architecture = parent.manifest.architecture
     categories = tuple(map(Category.of, parent.manifest.categories))
-    weights = load_tensors(parent.path_of(WEIGHTS_FILE))
+    weights = parent.read(WEIGHTS_FILE, load_tensors)
     return PhotoPredictor(
         model=restore_model(architecture, weights, device, parent.digest, precision, compile_warning),
         gate=restored,

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ecocli.config.fit_gate import FeatureName
 from ecocli.data.batching import ImageBatch
+from ecocli.errors import ArtifactError
 from ecocli.inference.detections import Detections, detect
 from ecocli.inference.postprocess import Geometry, PanopticRule, PredictedSegment, panoptic_inference
 from ecocli.model.contracts import ExitModel, SharedFeatures
@@ -73,7 +74,13 @@ class ExitGate:
 
     def choose(self, pooled: dict[FeatureName, Float[Tensor, "B _c"]]) -> Int[Tensor, " B"]:
         """Return the exit depth of each image."""
-        scores = self.gate(pooled[self.feature])
+        features = pooled[self.feature]
+        if features.shape[1] != self.gate.linear.in_features:
+            raise ArtifactError(
+                f"The gate reads {self.gate.linear.in_features} values of the feature {self.feature!r}, the parent "
+                f"gives {features.shape[1]}. Fit the gate again."
+            )
+        scores = self.gate(features)
         return select_exit_depth(scores, torch.tensor(self.exit_depths, device=scores.device))
 
 

@@ -75,6 +75,17 @@ def make_directory(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
 
 
+def open_output(path: Path, otherwise: str = _ANOTHER_STORE) -> None:
+    """Create a folder for results where missing, and remove what killed processes left of files in it.
+
+    Raises:
+        UsageError: The file system refuses.
+    """
+    with storage_errors(path, otherwise):
+        path.mkdir(parents=True, exist_ok=True)
+        drop_unfinished(path)
+
+
 @contextlib.contextmanager
 def replacing(
     path: Path, scratch: Path, *, read_only: bool = False, otherwise: str = _ANOTHER_STORE
@@ -90,7 +101,7 @@ def replacing(
     Raises:
         UsageError: The file system refuses; nothing is left behind and `path` is as it was.
     """
-    temporary = scratch / f"{os.getpid()}-{uuid.uuid4().hex}.tmp"
+    temporary = scratch / _unfinished_name()
     with storage_errors(path, otherwise):
         try:
             # The mode follows the umask, so that shared group stores work; tempfile would force 0600.
@@ -152,7 +163,7 @@ def sealing(target: Path, holds: str) -> Iterator[Path]:
     Raises:
         UsageError: The file system refuses; nothing is left behind.
     """
-    unfinished = target.with_name(f"{_UNFINISHED}{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex}")
+    unfinished = target.with_name(_unfinished_name())
     with storage_errors(target):
         try:
             unfinished.mkdir(parents=True)
@@ -191,14 +202,66 @@ def check_seal(path: Path, holds: str) -> None:
         raise ValueError(f"its files disagree with its {SEAL}")
 
 
+@contextlib.contextmanager
+def replacing_folder(target: Path, otherwise: str) -> Iterator[Path]:
+    """Open a new folder that takes the place of `target` when the block ends without an error.
+
+    Args:
+        target: Where the folder shall be; a folder that is there is removed once the new one is complete.
+        otherwise: How the user chooses another place.
+
+    Raises:
+        UsageError: The file system refuses; nothing is left behind.
+    """
+    open_output(target.parent, otherwise)
+    new, old = (target.with_name(_unfinished_name()) for _ in range(2))
+    with storage_errors(target, otherwise):
+        try:
+            new.mkdir()
+            yield new
+            for path in new.iterdir():
+                _sync_and_digest(path)
+            sync_directory(new)
+            if target.is_dir():
+                target.rename(old)
+            try:
+                new.rename(target)
+            except OSError:
+                if old.is_dir():
+                    old.rename(target)
+                raise
+            sync_directory(target.parent)
+        finally:
+            for path in (new, old):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _unfinished_name() -> str:
+    return f"{_UNFINISHED}{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex}"
+
+
+def check_sealed(path: Path) -> None:
+    """Make sure that a sealed folder is what was sealed, whatever that is.
+
+    Raises:
+        ValueError: It is not.
+        OSError: It cannot be read.
+    """
+    content = json.loads(json.loads(read_regular(path / SEAL, 1 << 20, follow=False))["sealed"])
+    check_seal(path, content["holds"])
+
+
 def drop_unfinished(folder: Path) -> None:
-    """Remove what killed processes left of folders they were sealing, but nothing that a living one may still write."""
+    """Remove what killed processes left of files and folders, but nothing that a living one may still write."""
     for path in folder.glob(f"{_UNFINISHED}*"):
         host, _, rest = path.name.removeprefix(_UNFINISHED).rpartition("-")[0].rpartition("-")
         with contextlib.suppress(OSError):
             here = host == socket.gethostname() and rest.isdecimal()
             if (here and not _is_alive(int(rest))) or time.time() - path.stat().st_mtime > _OLD_S:
-                shutil.rmtree(path, ignore_errors=True)
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink()
 
 
 def _is_alive(pid: int) -> bool:
@@ -230,7 +293,7 @@ def _sync_and_digest(path: Path) -> str:
 # Reading
 
 
-def user_path(text: str | Path) -> Path:
+def user_path(text: str | os.PathLike[str]) -> Path:
     """Return a path as a user writes it, ``~`` included.
 
     Raises:

@@ -6,6 +6,7 @@ import logging
 import sys
 
 from ecocli.runtime.distributed import World
+from ecocli.runtime.formats import plain_text
 
 LOGGER_NAME = "ecocli"
 
@@ -28,7 +29,7 @@ class _LineFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         label = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        return f"{self._prefix}{label}{super().format(record)}"
+        return f"{self._prefix}{label}{plain_text(super().format(record))}"
 
 
 def configure_logging(world: World) -> logging.Logger:

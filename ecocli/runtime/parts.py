@@ -17,24 +17,11 @@ from typing import TypeVar
 from ecocli.errors import ArtifactError, InterruptedRunError
 from ecocli.runtime.context import Runtime
 from ecocli.runtime.files import check_seal, drop_unfinished, sealing
+from ecocli.runtime.interrupt import StopNowError
 
 _log = logging.getLogger(__name__)
 ResultT = TypeVar("ResultT")
 PartT = TypeVar("PartT", bound="Part")
-
-
-class StopPartError(Exception):
-    """Raised by the work on a part once a stop is asked for: the part is left out, and the run stops."""
-
-
-def check_stop(runtime: Runtime) -> None:
-    """Leave the part that is worked on if a stop is asked for; to be called between images.
-
-    Raises:
-        StopPartError: It is.
-    """
-    if runtime.stop.requested:
-        raise StopPartError
 
 
 @dataclass(frozen=True)
@@ -113,13 +100,15 @@ def compute_parts(
     work = open_work()
     total = sum(len(part.images) for part in parts)
     done = total - sum(len(part.images) for part in left)
-    with runtime.progress.task(doing, total, unit="image", completed=done) as progress:
+    with runtime.stop.orderly(), runtime.progress.task(doing, total, unit="image", completed=done) as progress:
         for start in range(0, len(left), world.world_size):
             turn = left[start : start + world.world_size]
             if world.rank < len(turn):
                 part = turn[world.rank]
-                with contextlib.suppress(StopPartError), sealing(part.path, part.holds) as folder:
-                    work(part, folder)
+                # A part that is stopped is left out as a whole.
+                leaving, making = contextlib.suppress(StopNowError), sealing(part.path, part.holds)
+                with leaving, making as place, runtime.stop.interruptible():
+                    work(part, place)
             # The signal may reach one process first: all stop after the same turn.
             if runtime.should_stop():
                 kept = sum(part.is_finished for part in left)

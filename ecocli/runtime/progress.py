@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from ecocli.runtime.formats import plain_text
+
 if TYPE_CHECKING:
     import rich.progress
 
@@ -133,7 +135,7 @@ class Progress:
         last_s = self._clock()
 
         def write(task: ProgressTask) -> None:
-            sys.stderr.write(task.describe() + "\n")
+            sys.stderr.write(plain_text(task.describe()) + "\n")
             sys.stderr.flush()
 
         def show(task: ProgressTask) -> None:
@@ -159,12 +161,13 @@ class Progress:
         outermost = self._bars is None
         if self._bars is None:
             self._bars = Bars(
-                TextColumn("{task.description}"),
+                # Names of data sets are no markup.
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
-                TextColumn("{task.completed:.0f}/{task.fields[total_text]} {task.fields[state]}"),
+                TextColumn("{task.completed:.0f}/{task.fields[total_text]} {task.fields[state]}", markup=False),
                 TimeElapsedColumn(),
                 TimeRemainingColumn(),
-                TextColumn("{task.fields[values]}"),
+                TextColumn("{task.fields[values]}", markup=False),
                 console=Console(file=sys.stderr),
                 # stdout carries the result and must never be drawn into the display.
                 redirect_stdout=False,
@@ -172,7 +175,9 @@ class Progress:
             self._bars.start()
         bars = self._bars
         total_text = "?" if total is None else str(total)
-        number = bars.add_task(name, total=total, completed=completed, total_text=total_text, state=unit, values="")
+        number = bars.add_task(
+            plain_text(name), total=total, completed=completed, total_text=total_text, state=unit, values=""
+        )
 
         def show(task: ProgressTask) -> None:
             bars.update(

@@ -5,9 +5,10 @@ next multiple of the network's divisor. Which images share a batch follows from 
 many processes share the batches does not matter.
 """
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,11 +23,14 @@ from ecocli.data.panoptic import ImageRecord, PanopticDataset, Segment
 from ecocli.data.transforms import resize_for_test, shortest_edge_size
 from ecocli.model.contracts import ExitModel
 from ecocli.model.mask2former import images_at_once
+from ecocli.runtime.background import Background
 
 Size = tuple[int, int]
 """Height and width, in pixels."""
 
 _BATCHES_AHEAD = 2
+_PATIENCE_S = 60.0
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,12 +188,22 @@ def iterate_batches(
     Raises:
         DataError: A file is missing or damaged.
     """
-    waiting: deque[Future[LabelledBatch]] = deque()
-    with ThreadPoolExecutor(_BATCHES_AHEAD) as readers:
+    waiting: deque[tuple[Future[LabelledBatch], str]] = deque()
+    with Background(_BATCHES_AHEAD) as readers:
         for positions in cut_batches(batches, dataset, rule, device):
             work = partial(load_batch, dataset, positions, rule, model, device, load_truth, mirror=mirror)
-            waiting.append(readers.submit(work))
+            waiting.append((readers.submit(work), str(dataset.image_path(dataset.records[positions[0]]))))
             if len(waiting) > _BATCHES_AHEAD:
-                yield waiting.popleft().result()
+                yield _wait(*waiting.popleft())
         while waiting:
-            yield waiting.popleft().result()
+            yield _wait(*waiting.popleft())
+
+
+def _wait(reading: "Future[LabelledBatch]", what: str) -> LabelledBatch:
+    while True:
+        try:
+            return reading.result(timeout=_PATIENCE_S)
+        except TimeoutError:
+            if reading.done():
+                return reading.result()
+            _log.warning("Waiting for %s for more than %.0f s. Is the disk or network still there?", what, _PATIENCE_S)

@@ -66,6 +66,9 @@ def unpack_predictions(path: Path, target: Path) -> Path:
     """
     try:
         with zipfile.ZipFile(path) as archive:
+            # Packed as it is here, no archive takes more room than itself.
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise ValueError("an entry is compressed")
             archive.extractall(target)
     except OSError as error:
         raise UsageError(f"Cannot write predictions to {target} ({error.strerror}). Name a writable folder.") from error

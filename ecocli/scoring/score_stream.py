@@ -7,7 +7,7 @@ exits of a batch are scored side by side once its network has finished.
 """
 
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -20,6 +20,7 @@ from ecocli.config.fit_gate import FeatureName
 from ecocli.inference.predictor import ImagePrediction, predict_exits
 from ecocli.model.contracts import ExitModel
 from ecocli.model.gate import pool_features
+from ecocli.runtime.background import Background
 from ecocli.scoring.batches import LabelledBatch
 from ecocli.scoring.score_exits import DerivedRow
 
@@ -53,7 +54,7 @@ class _Pending:
     scores: list[list[Future[Scored]]]
 
     @classmethod
-    def start(cls, outputs: _Outputs, score: Score, pool: ThreadPoolExecutor) -> "_Pending":
+    def start(cls, outputs: _Outputs, score: Score, pool: Background) -> "_Pending":
         scores = [
             [pool.submit(score, predictions[place], truth) for predictions in outputs.exits]
             for place, truth in enumerate(outputs.batch.truths)
@@ -98,23 +99,19 @@ def stream_rows(
         DataError: A ground truth contradicts itself, or a file cannot be read; the message names it.
     """
     waiting: _Pending | None = None
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            for batch in batches:
-                outputs = _run_network(model, batch, exit_depths)
-                if not batch.images.images.is_cuda:
-                    with _one_torch_thread():
-                        rows = _Pending.start(outputs, score, pool).rows()
-                    yield rows
-                    continue
-                former, waiting = waiting, _Pending.start(outputs, score, pool)
-                if former is not None:
-                    yield former.rows()
-            if waiting is not None:
-                yield waiting.rows()
-        finally:
-            # After an error nobody waits for the rest.
-            pool.shutdown(wait=False, cancel_futures=True)
+    with Background(threads) as pool:
+        for batch in batches:
+            outputs = _run_network(model, batch, exit_depths)
+            if not batch.images.images.is_cuda:
+                with _one_torch_thread():
+                    rows = _Pending.start(outputs, score, pool).rows()
+                yield rows
+                continue
+            former, waiting = waiting, _Pending.start(outputs, score, pool)
+            if former is not None:
+                yield former.rows()
+        if waiting is not None:
+            yield waiting.rows()
 
 
 @torch.no_grad()

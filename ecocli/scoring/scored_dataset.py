@@ -14,7 +14,7 @@ from ecocli.data.images import ImageDataset
 from ecocli.inference.predictor import ExitGate
 from ecocli.model.contracts import ExitModel
 from ecocli.runtime.context import Runtime
-from ecocli.runtime.parts import Part, check_stop, compute_parts, read_parts
+from ecocli.runtime.parts import Part, compute_parts, read_parts
 from ecocli.scoring.batches import LabelledBatch, iterate_batches, plan_dataset
 from ecocli.scoring.scores import Scores, load_scores, save_scores
 
@@ -132,7 +132,7 @@ def score_dataset(task: ScoringTask, scoring: Scoring[ScoresT], folder: Path, ru
         scorer = scoring.scorer(task, place if task.keep_predictions else None)
         batches = iterate_batches(task.dataset, part.batches, task.resize, task.model, runtime.device, scoring.truth)
         for batch in batches:
-            check_stop(runtime)
+            runtime.stop.check()
             scorer.add(batch)
         save_scores(place / SCORES_FILE, scorer.result())
 

@@ -6,7 +6,7 @@ network runs in the precision of the training).
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from ecocli.errors import DataError, EcoError
 from ecocli.inference.loading import restore_model
 from ecocli.model.contracts import ExitModel
 from ecocli.runtime.context import Runtime
+from ecocli.runtime.interrupt import StopNowError
 from ecocli.scoring.batches import TruthLoader, cut_batches, iterate_batches, plan_dataset
 from ecocli.scoring.score_stream import Score, stream_rows
 
@@ -112,10 +113,12 @@ class SubsetEvaluator:
                 if self._agree_to_stop(failure):
                     return None
                 try:
-                    counts |= {position: row.counts for position, row in next(rows, [])}
+                    with suppress(StopNowError), self._runtime.stop.interruptible():
+                        counts |= {position: row.counts for position, row in next(rows, [])}
                 except EcoError as error:
                     failure = error
-        self._agree_to_stop(failure)
+        if self._agree_to_stop(failure):
+            return None
         everyone: dict[int, tuple[Any, ...]] = {}
         for some in world.gather_objects(counts):
             everyone |= some

@@ -267,10 +267,10 @@ def _write(config: CompareConfig, rows: Sequence[CompareRow], images: int, measu
 
     from ecocli.artifacts.tables import ColumnDoc, document_columns, write_table
     from ecocli.reports.plots import TradeoffPoint, draw_comparison
-    from ecocli.runtime.files import make_directory, write_bytes
+    from ecocli.runtime.files import open_output, user_path, write_bytes
 
-    folder = Path(config.out)
-    make_directory(folder)
+    folder = user_path(config.out)
+    open_output(folder)
     numbers = ("pq", "miou", "ap", "gflops", "encoder_gflops", "ms", "mean_depth")
     schema = pa.schema(
         (name, pa.float64() if name in numbers else pa.bool_() if name == "on_frontier" else pa.string())

@@ -28,7 +28,7 @@ from ecocli.data.hold_out import is_held_out
 from ecocli.data.images import ImageDataset
 from ecocli.errors import DataError
 from ecocli.runtime.context import Runtime
-from ecocli.runtime.parts import Part, check_stop, compute_parts, read_parts
+from ecocli.runtime.parts import Part, compute_parts, read_parts
 from ecocli.tasks.registry import task_of
 
 if TYPE_CHECKING:
@@ -243,7 +243,7 @@ def _restore(config: DeriveConfig, subject: Derivation, runtime: Runtime) -> "Ex
     from ecocli.artifacts.tensors import load_tensors
     from ecocli.inference.loading import restore_model
 
-    weights = load_tensors(subject.parent.path_of(WEIGHTS_FILE))
+    weights = subject.parent.read(WEIGHTS_FILE, load_tensors)
     return restore_model(
         subject.architecture,
         weights,
@@ -283,7 +283,7 @@ def _compute_part(
     records = []
     with closing(stream_rows(model, batches, depths, score, threads)) as stream:
         for rows in stream:
-            check_stop(runtime)
+            runtime.stop.check()
             records += [_record(subject, part.dataset, position, row) for position, row in rows]
     write_table(folder / ROWS_FILE, build_table(records, task.columns))
 

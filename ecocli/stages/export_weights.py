@@ -4,8 +4,6 @@ The result appears whole or not at all: it is written beside its place and moved
 """
 
 import io
-import shutil
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +18,7 @@ from ecocli.artifacts.tensors import load_tensors, save_tensors
 from ecocli.config.export_weights import ExportWeightsConfig
 from ecocli.errors import UsageError
 from ecocli.runtime.context import Runtime
-from ecocli.runtime.files import storage_errors, write_bytes
+from ecocli.runtime.files import open_output, replacing_folder, user_path, write_bytes
 from ecocli.weights.export import to_pickle
 from ecocli.weights.formats import FORMATS
 from ecocli.weights.renaming import State
@@ -68,7 +66,7 @@ def plan(config: ExportWeightsConfig, inputs: Mapping[str, str], store: Store) -
         UsageError: The place is taken, the suffix says no format, or the parent has no such exit.
         ArtifactError: The parent is damaged.
     """
-    out = Path(config.out)
+    out = user_path(config.out)
     suffixes = ", ".join(_FILE_KINDS)
     if config.format == "original" and out.suffix not in _FILE_KINDS:
         raise UsageError(f"--out is {out}, which ends in none of {suffixes}. The suffix says what to write.")
@@ -99,35 +97,23 @@ def run(config: ExportWeightsConfig, inputs: Mapping[str, str], store: Store, ru
     planned = plan(config, inputs, store)
     out, manifest, depth = planned.out, planned.parent.manifest, planned.depth
     architecture = manifest.architecture
-    state = load_tensors(planned.parent.path_of(WEIGHTS_FILE))
+    state = planned.parent.read(WEIGHTS_FILE, load_tensors)
     files: Mapping[str, bytes]
     formats = FORMATS[architecture.kind]
     if config.format == "hf":
         files = formats.folder(architecture, state, manifest.categories, depth, size_rule(manifest))
     else:
         files = {"": _FILE_KINDS[out.suffix](formats.original(architecture, state, depth))}
-    with storage_errors(out, _ANOTHER_PLACE):
-        _place(out, files)
+    _place(out, files)
     runtime.log.info("Wrote %s with %d encoder layers to %s.", architecture.name, depth, out)
     return out
 
 
 def _place(out: Path, files: Mapping[str, bytes]) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
     if "" in files:
+        open_output(out.parent, _ANOTHER_PLACE)
         write_bytes(out, files[""], out.parent, otherwise=_ANOTHER_PLACE)
         return
-    beside = out.with_name(f".{out.name}.{uuid.uuid4().hex}")
-    try:
-        beside.mkdir()
+    with replacing_folder(out, _ANOTHER_PLACE) as folder:
         for name, content in files.items():
-            (beside / name).write_bytes(content)
-        if out.is_dir():
-            old = out.with_name(f".{out.name}.{uuid.uuid4().hex}")
-            out.rename(old)
-            beside.rename(out)
-            shutil.rmtree(old)
-        else:
-            beside.rename(out)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+            (folder / name).write_bytes(content)

@@ -5,6 +5,7 @@ read is reported and left out.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from ecocli.errors import DataError, InterruptedRunError, UsageError
 from ecocli.inference.opening import exported_model, open_predictor
 from ecocli.inference.photos import PhotoPredictor
 from ecocli.runtime.context import Runtime
-from ecocli.runtime.files import storage_errors, user_path
+from ecocli.runtime.files import drop_unfinished, storage_errors, user_path
+from ecocli.runtime.interrupt import StopNowError
 from ecocli.tasks.photos import ANOTHER_FOLDER, Photo, PhotoResult
 from ecocli.tasks.registry import task_of
 
@@ -91,7 +93,7 @@ def plan(config: PredictConfig, inputs: Mapping[str, str], store: Store) -> Pred
     """
     if config.exported is not None:
         opened = exported_model(
-            Path(config.exported), config.exit_depth, config.beta, engine=config.engine, resize=config.test_resize
+            user_path(config.exported), config.exit_depth, config.beta, engine=config.engine, resize=config.test_resize
         )
         return PredictPlan(tuple(find_photos(config.images)), lambda runtime: opened(runtime.threads))
     parent = store.get(inputs["parent"], ParentManifest)
@@ -141,24 +143,27 @@ def run(config: PredictConfig, inputs: Mapping[str, str], store: Store, runtime:
     paths, names = planned.paths, unique_names(planned.paths)
     predictor = planned.open_model(runtime)
     out, world = user_path(config.out), runtime.world
+    if out.is_dir():
+        for folder in (out, *(path for path in out.iterdir() if path.is_dir())):
+            drop_unfinished(folder)
     writer = task_of(predictor.architecture).photo_writer(config, predictor.architecture, predictor.categories)
     mine = range(world.rank, len(paths), world.world_size)
     photos: list[PhotoResult] = []
     failures: list[tuple[int, str]] = []
-    with runtime.progress.task("predicting", total=len(mine), unit="image") as task:
+    with runtime.stop.orderly(), runtime.progress.task("predicting", total=len(mine), unit="image") as task:
         for index in mine:
             if runtime.stop.requested:
                 break
-            try:
-                image = read_photo(paths[index], config.max_pixels)
-            except DataError as error:
-                runtime.log.error("%s It is left out.", error)
-                failures.append((index, str(error)))
-            else:
-                prediction = predictor.predict(image, str(index + 1))
-                with storage_errors(out, ANOTHER_FOLDER):
+            with suppress(StopNowError), runtime.stop.interruptible(), storage_errors(out, ANOTHER_FOLDER):
+                try:
+                    image = read_photo(paths[index], config.max_pixels)
+                except DataError as error:
+                    runtime.log.error("%s It is left out.", error)
+                    failures.append((index, str(error)))
+                else:
+                    prediction = predictor.predict(image, str(index + 1))
                     photos.append(writer.write(Photo(image, index + 1, paths[index], out, names[index]), prediction))
-            task.advance()
+                task.advance()
     gathered = world.gather_objects((photos, failures))
     everything = sorted((photo for part, _ in gathered for photo in part), key=lambda photo: photo.image_id)
     messages = tuple(text for _, text in sorted(failure for _, part in gathered for failure in part))

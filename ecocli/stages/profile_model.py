@@ -276,17 +276,18 @@ def _latency(
             compile_backbone(network, runtime.log.warning)
     generator = torch.Generator().manual_seed(derive_seed(STAGE, "images"))
     images = torch.randn(execution.batch_size, 3, *padded, generator=generator).to(runtime.device)
-    return measure_latency(
-        model,
-        images,
-        subject.exit_depths,
-        post_process=task_of(subject.architecture).timed_post_processing(subject.architecture, padded, original),
-        repetitions=execution.repetitions,
-        warm_up=execution.warm_up,
-        dtype=model.precision if isinstance(model, EngineModel) else config.precision,
-        engine="torch" if config.graphs is None else config.graphs.engine,
-        should_stop=lambda: runtime.stop.requested,
-    )
+    with runtime.stop.orderly():
+        return measure_latency(
+            model,
+            images,
+            subject.exit_depths,
+            post_process=task_of(subject.architecture).timed_post_processing(subject.architecture, padded, original),
+            repetitions=execution.repetitions,
+            warm_up=execution.warm_up,
+            dtype=model.precision if isinstance(model, EngineModel) else config.precision,
+            engine="torch" if config.graphs is None else config.graphs.engine,
+            should_stop=lambda: runtime.stop.requested,
+        )
 
 
 def _model(subject: ProfiledModel, device: str) -> "ExitNetwork":
@@ -299,7 +300,7 @@ def _model(subject: ProfiledModel, device: str) -> "ExitNetwork":
         from ecocli.artifacts.tensors import load_tensors
         from ecocli.inference.loading import restore_model
 
-        state = load_tensors(subject.parent.path_of(WEIGHTS_FILE))
+        state = subject.parent.read(WEIGHTS_FILE, load_tensors)
         return restore_model(subject.architecture, state, device, subject.parent.digest)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(STAGE, "weights"))

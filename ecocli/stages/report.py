@@ -19,8 +19,9 @@ from ecocli.artifacts.summaries import EvaluationRow, EvaluationSummary
 from ecocli.config.evaluate import EvaluateConfig
 from ecocli.config.loading import deep_merge, resolve_config
 from ecocli.config.report import ReportConfig
-from ecocli.errors import DataError, UsageError
+from ecocli.errors import DataError
 from ecocli.runtime.context import Runtime
+from ecocli.runtime.files import open_output, user_path, write_bytes
 from ecocli.tasks.registry import task_named, task_of
 from ecocli.tasks.task import TaskPictures
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from ecocli.reports.plots import Tradeoff, TradeoffPoint
 
 STAGE = "report"
+_ANOTHER_FOLDER = "name another folder with --out"
 
 
 @dataclass(frozen=True)
@@ -78,13 +80,21 @@ def run(config: ReportConfig, inputs: Mapping[str, str], store: Store, runtime: 
     summary = evaluation.manifest.summary
     if not runtime.world.is_main:
         # There is little to do, and one page to write.
-        return ReportPage(Path(config.out) / "index.html", ())
-    images = read_table(evaluation.path_of("images.parquet"))
-    classes = read_table(evaluation.path_of("classes.parquet"))
+        return ReportPage(user_path(config.out) / "index.html", ())
     task = task_named(summary.task)
-    num_classes = len(set(classes["category_id"].to_pylist()))
-    counts = task.read_results(images, len(summary.exit_depths), num_classes)
-    table = read_exit_table(images, summary.exit_depths, counts, task.image_quality)
+
+    def read_classes(path: Path) -> "tuple[list[ClassScore], int]":
+        classes = read_table(path)
+        return _class_scores(classes, summary, task.class_quality), len(set(classes["category_id"].to_pylist()))
+
+    scores, num_classes = evaluation.read("classes.parquet", read_classes)
+
+    def read_images(path: Path) -> "tuple[pa.Table, ExitTable[ResultTable]]":
+        images = read_table(path)
+        counts = task.read_results(images, len(summary.exit_depths), num_classes)
+        return images, read_exit_table(images, summary.exit_depths, counts, task.image_quality)
+
+    images, table = evaluation.read("images.parquet", read_images)
     rows = summary.by_name
     gate_shares = rows["gate"].exit_shares if "gate" in rows else None
     plotted = _tradeoff(store, evaluation, table)
@@ -103,11 +113,11 @@ def run(config: ReportConfig, inputs: Mapping[str, str], store: Store, runtime: 
             tradeoff=tradeoff,
             histogram=histogram,
             examples=examples,
-            classes=_class_scores(classes, summary, task.class_quality),
+            classes=scores,
             origins=[("evaluation", evaluation.digest), *sorted(evaluation.manifest.inputs.items())],
         )
     )
-    return _write(Path(config.out), page, pictures)
+    return _write(user_path(config.out), page, pictures)
 
 
 def _title(summary: EvaluationSummary) -> str:
@@ -115,15 +125,9 @@ def _title(summary: EvaluationSummary) -> str:
 
 
 def _write(out: Path, page: str, pictures: Mapping[str, bytes]) -> ReportPage:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for name, content in pictures.items():
-            (out / name).write_bytes(content)
-        (out / "index.html").write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(
-            f"The report cannot be written to {out} ({error.strerror}). Name a writable folder with --out."
-        ) from error
+    open_output(out, _ANOTHER_FOLDER)
+    for name, content in {**pictures, "index.html": page.encode()}.items():
+        write_bytes(out / name, content, out, otherwise=_ANOTHER_FOLDER)
     return ReportPage(out / "index.html", tuple(out / name for name in pictures))
 
 
@@ -278,11 +282,11 @@ def _load_scene(
     parent = store.get(evaluation.manifest.inputs["parent"], ParentManifest)
     architecture = parent.manifest.architecture
     task = task_of(architecture)
-    weights = load_tensors(parent.path_of(WEIGHTS_FILE))
+    weights = parent.read(WEIGHTS_FILE, load_tensors)
     gate = None
     if "gate" in evaluation.manifest.inputs:
         fitted = store.get(evaluation.manifest.inputs["gate"], GateManifest)
-        state = load_tensors(fitted.path_of(GATE_FILE))
+        state = fitted.read(GATE_FILE, load_tensors)
         gate = restore_gate(state, fitted.manifest, runtime.device, fitted.digest, config.beta)
     dataset = task.open(config.dataset, config.split)
     expected = evaluation.manifest.dataset_fingerprints[config.split]

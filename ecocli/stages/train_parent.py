@@ -132,7 +132,7 @@ def _check_start(config: TrainParentConfig, initial: Artifact[ParentManifest]) -
 
     with torch.device("meta"):
         model = build_model(config.architecture)
-    fitting_weights(model, load_tensors(initial.path_of(WEIGHTS_FILE)), initial.digest)
+    fitting_weights(model, initial.read(WEIGHTS_FILE, load_tensors), initial.digest)
 
 
 def _fit_to_data(config: TrainParentConfig, dataset: ImageDataset) -> TrainParentConfig:
@@ -264,7 +264,8 @@ def _train(
     )
     _announce(config, data.training, config.init_file is not None or initial is not None, runtime)
     model = _initial_model(config, initial, runtime)
-    result = Trainer(config, model, samples, runtime, folder, _evaluator(config, data, runtime)).run()
+    with runtime.stop.orderly():
+        result = Trainer(config, model, samples, runtime, folder, _evaluator(config, data, runtime)).run()
     if not runtime.world.is_main:
         return None
     steps = config.steps - result.first_step
@@ -335,7 +336,7 @@ def _initial_model(
         if world.is_main:
             runtime.log.info("%s: %s", config.init_file, report.summary())
     if initial is not None:
-        notes = start_from(model, load_tensors(initial.path_of(WEIGHTS_FILE)), initial.digest)
+        notes = start_from(model, initial.read(WEIGHTS_FILE, load_tensors), initial.digest)
         for note in notes if world.is_main else []:
             runtime.log.info("%s", note)
     return model

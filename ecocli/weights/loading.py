@@ -25,8 +25,6 @@ from ecocli.weights.mappings import (
     NOT_IN_BACKBONES,
     OLD_NAMES,
 )
-from ecocli.weights.maskformer import ORIGINAL_MARK as MASKFORMER_MARK
-from ecocli.weights.maskformer import recognise_maskformer
 from ecocli.weights.renaming import State, matches_any, to_original
 from ecocli.weights.rtdetr import recognise_rt_detr
 
@@ -124,8 +122,7 @@ class RecognisedState:
     @property
     def kind(self) -> str:
         """Kind of architecture of a whole model."""
-        marks = {"detr": ORIGINAL_MARK, "maskformer": MASKFORMER_MARK}
-        return next((kind for kind, mark in marks.items() if mark in self.tensors), "mask2former")
+        return "detr" if ORIGINAL_MARK in self.tensors else "mask2former"
 
 
 def recognise(state: Mapping[str, Tensor], origin: str) -> RecognisedState:
@@ -154,9 +151,9 @@ def _recognise(state: Mapping[str, Tensor], origin: str) -> RecognisedState:
         if unknown:
             raise DataError(f"{origin} looks like an {source}, but holds unexpected tensors: {shorten(unknown)}.")
         return RecognisedState(source, renamed, beside, is_full=False)
-    other = recognise_detr(state) or recognise_maskformer(state)
-    if other is not None:
-        source, renamed, unknown = other
+    detr = recognise_detr(state)
+    if detr is not None:
+        source, renamed, unknown = detr
     elif any(name.startswith(_HF_MARK) for name in state):
         renamed, unknown = to_original(state, HF_MASK2FORMER)
         source = "Hugging Face Mask2Former"

@@ -79,7 +79,7 @@ def test_world__of_two__only_rank_0_writes_to_stdout_and_logs(results: list[Proc
     assert results[0].out.count("\n") == 1
     assert results[1].out == ""
     assert results[0].err == "hello\n"
-    assert results[1].err == "SIGTERM: stopping after the current step, its state is saved\n"
+    assert results[1].err == "SIGTERM: stopping; what is finished is kept\n"
 
 
 _LEAVING = """

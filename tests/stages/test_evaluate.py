@@ -5,6 +5,7 @@ import zipfile
 
 import numpy as np
 import pytest
+import torch
 from helpers_evaluation import IMAGES, Bench, make_bench
 from helpers_inference import EXIT_DEPTHS, RULE, tiny_model
 from helpers_stages import run_stage
@@ -12,8 +13,10 @@ from PIL import Image
 
 from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.count_columns import read_counts
+from ecocli.artifacts.lineage import GATE_FILE, WEIGHTS_FILE
 from ecocli.artifacts.manifest import DerivedManifest, EvaluationManifest, GateManifest, ParentManifest
 from ecocli.artifacts.tables import column_docs, read_table
+from ecocli.artifacts.tensors import load_tensors, save_tensors
 from ecocli.config.dataset import ResizeConfig
 from ecocli.config.evaluate import EvaluateExecutionConfig
 from ecocli.data.batching import ImageBatch
@@ -297,3 +300,19 @@ def test_evaluate_config__folder_of_the_data__is_no_part_of_the_request(bench: B
     config = bench.config(dataset=bench.dataset.model_copy(update={"root": "elsewhere"}))
     assert config.dataset.root == "elsewhere"
     assert config.model_dump(mode="json") == bench.config().model_dump(mode="json")
+
+
+def test_run__parent_with_weights_of_another_type__is_an_artifact_error(bench: Bench) -> None:
+    parent = bench.store.get(bench.inputs["parent"], ParentManifest)
+    state = {name: tensor.double() for name, tensor in parent.read(WEIGHTS_FILE, load_tensors).items()}
+    forged = bench.store.put(parent.manifest, {WEIGHTS_FILE: save_tensors(state)}).digest
+    with pytest.raises(ArtifactError, match=r"do not fit its architecture tiny: .* is of type torch.float64, expected"):
+        run_stage(evaluate, bench.config(metrics=()), {"parent": forged}, bench.store)
+
+
+def test_run__gate_of_another_width__is_an_artifact_error(bench: Bench) -> None:
+    gate = bench.store.get(bench.inputs["gate"], GateManifest)
+    state = {"linear.weight": torch.zeros(3, 7), "linear.bias": torch.zeros(3)}
+    forged = bench.store.put(gate.manifest, {GATE_FILE: save_tensors(state)}).digest
+    with pytest.raises(ArtifactError, match="The gate reads 7 values of the feature 'res5', the parent gives 32"):
+        run_stage(evaluate, bench.config(metrics=()), {**bench.inputs, "gate": forged}, bench.store)

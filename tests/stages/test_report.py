@@ -1,7 +1,13 @@
 """The report page of a tiny evaluation: files, contents, gates beside it, refusals."""
 
+import io
+import zipfile
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from helpers_evaluation import Bench, make_bench
 from helpers_sizes import SIZES
@@ -12,6 +18,7 @@ from ecocli.artifacts.manifest import EvaluationManifest, GateManifest
 from ecocli.config.report import ReportConfig
 from ecocli.errors import ArtifactError, DataError, UsageError
 from ecocli.runtime.context import Runtime
+from ecocli.scoring.predictions_file import ARCHIVE_NAME, unpack_predictions
 from ecocli.stages import evaluate, report
 from ecocli.stages.report import ReportPage
 
@@ -123,3 +130,48 @@ def test_run__folder_that_is_a_file__is_refused(bench: Bench, evaluation: str, t
     (tmp_path / "out").write_text("")
     with pytest.raises(UsageError, match=r"The report cannot be written to .*out \(File exists\)\. Name a writable"):
         make_page(bench, evaluation, tmp_path / "out", examples=0)
+
+
+def forge(bench: Bench, artifact: Any, name: str, content: bytes) -> str:
+    """Put an artifact with one file of other content: every digest is right."""
+    files = {entry.name: artifact.path_of(entry.name).read_bytes() for entry in artifact.manifest.files}
+    return bench.store.put(artifact.manifest, {**files, name: content}).digest
+
+
+def as_parquet(columns: dict[str, list[object]]) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(columns), buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("name", ["images.parquet", "classes.parquet"])
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"other": [1, 2]},
+        {"count_exit": ["text"], "category_id": [None], "row": [None]},
+        {"count_exit": [[1.5]], "category_id": [[1]], "row": ["oracle"], "pq": ["no number"]},
+    ],
+)
+def test_run__right_digests_but_wrong_tables__is_an_artifact_error(
+    bench: Bench, evaluation: str, name: str, columns: dict[str, list[object]], tmp_path: Path
+) -> None:
+    forged = forge(bench, bench.store.get(evaluation, EvaluationManifest), name, as_parquet(columns))
+    with pytest.raises(
+        ArtifactError, match=r"The file \w+\.parquet of the evaluation sha256:\w+ has its right digest, but not"
+    ):
+        make_page(bench, forged, tmp_path / "out", examples=0)
+
+
+def test_unpack_predictions__no_archive_or_a_packed_bomb__is_an_artifact_error(
+    bench: Bench, evaluation: str, tmp_path: Path
+) -> None:
+    bomb = io.BytesIO()
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("panoptic_pred.json", bytes(1 << 20))
+    for content in (b"no archive", bomb.getvalue()):
+        artifact = bench.store.get(evaluation, EvaluationManifest)
+        forged = bench.store.get(forge(bench, artifact, ARCHIVE_NAME, content), EvaluationManifest)
+        with pytest.raises(ArtifactError, match=r"The file predictions\.zip of the evaluation"):
+            forged.read(ARCHIVE_NAME, partial(unpack_predictions, target=tmp_path))
+    assert list(tmp_path.iterdir()) == []

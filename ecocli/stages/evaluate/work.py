@@ -92,7 +92,7 @@ def _model_and_gate(
         return opened.model, None if gate is None else opened.gate
     model = restore_model(
         subject.architecture,
-        load_tensors(parent.path_of(WEIGHTS_FILE)),
+        parent.read(WEIGHTS_FILE, load_tensors),
         runtime.device,
         parent.digest,
         config.precision,
@@ -100,7 +100,7 @@ def _model_and_gate(
     )
     if gate is None:
         return model, None
-    state = load_tensors(gate.path_of(GATE_FILE))
+    state = gate.read(GATE_FILE, load_tensors)
     return model, restore_gate(state, gate.manifest, runtime.device, gate.digest, config.beta)
 
 
@@ -171,7 +171,7 @@ def _timings(
         return {}
     runtime.log.info("Timing %d images at every exit.", sum(len(batch.image_ids) for batch in batches))
     choices = len(task.exit_depths) + (task.gate is not None)
-    with runtime.progress.task("timing", choices * ROUNDS, unit="run") as progress:
+    with runtime.stop.orderly(), runtime.progress.task("timing", choices * ROUNDS, unit="run") as progress:
         times = time_choices(
             task.model,
             task.gate,

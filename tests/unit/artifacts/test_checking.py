@@ -11,9 +11,10 @@ from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.checking import verify
 from ecocli.artifacts.digest import canonical_json
 from ecocli.artifacts.manifest import GateManifest
-from ecocli.artifacts.oci import build_manifest
+from ecocli.artifacts.oci import build_index, build_manifest, read_index
 from ecocli.artifacts.store import Store
 from ecocli.errors import ArtifactError, UsageError
+from ecocli.runtime.files import sealing, write_bytes
 
 ACTION = gate_manifest().action_digest("fit-gate")
 
@@ -147,3 +148,24 @@ def test_verify__unknown_reference__is_refused(store: Store) -> None:
     put_gate(store)
     with pytest.raises(ArtifactError, match="'nothing' is unknown"):
         verify(store, "nothing")
+
+
+def test_verify__index_behind_the_names__is_healed_and_said(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    artifact = put_gate(store, names=("mine",))
+    # As a kill between the name and the index leaves it.
+    write_bytes(store.layout.index, build_index([]), store.layout.scratch)
+    assert verify(store) == ()
+    assert "lagged behind the names" in caplog.text
+    assert [(name, digest) for name, digest, _ in read_index(store.layout.index)] == [("mine", artifact.digest)]
+
+
+def test_verify__damaged_part_of_an_unfinished_run__is_listed(store: Store) -> None:
+    put_gate(store)
+    run = store.run_dir(ACTION)
+    for name in ("part-1", "part-2"):
+        with sealing(run / name, name) as folder:
+            (folder / "rows").write_bytes(b"123")
+    assert verify(store) == ()
+    (run / "part-2" / "rows").write_bytes(b"124")
+    (fault,) = verify(store)
+    assert (fault.problem, fault.path) == ("Damaged part", run / "part-2")

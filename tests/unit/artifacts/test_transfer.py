@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 from helpers_store import flip_bit, parent_manifest, put_gate
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ecocli.artifacts.checking import verify
 from ecocli.artifacts.listing import list_artifacts
@@ -12,7 +14,7 @@ from ecocli.artifacts.manifest import GateManifest
 from ecocli.artifacts.oci import EMPTY_DIGEST
 from ecocli.artifacts.store import Store
 from ecocli.artifacts.transfer import pull, push
-from ecocli.errors import ArtifactError, UsageError
+from ecocli.errors import ArtifactError, EcoError, UsageError
 
 
 @pytest.fixture
@@ -190,3 +192,32 @@ def test_push__file_changes_while_copied__is_refused(
     with pytest.raises(ArtifactError, match=r"Damaged file notes\.json"):
         push(store, "mine", other.root)
     assert list_artifacts(other) == ()
+
+
+@given(data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_pull__layout_with_any_change__the_same_artifact_or_an_error_of_the_project(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    place = tmp_path_factory.mktemp("layout")
+    digest = put_gate(Store(place / "store"), files={"a": b"123", "b": b""}, names=("mine",)).digest
+    push(Store(place / "store"), "mine", place / "layout")
+    path = data.draw(st.sampled_from(sorted(p for p in (place / "layout").rglob("*") if p.is_file())))
+    old = path.read_bytes()
+    position = data.draw(st.integers(0, len(old)))
+    new = data.draw(
+        st.one_of(
+            st.binary(max_size=200),
+            st.just(old[:position]),
+            st.binary(min_size=1, max_size=3).map(lambda part: old[:position] + part + old[position + len(part) :]),
+        )
+    )
+    path.chmod(0o644)
+    path.write_bytes(new)
+    target = Store(place / "target")
+    try:
+        assert pull(target, place / "layout", "mine") == digest
+    except EcoError:
+        assert target.names() == {}
+    else:
+        assert verify(target) == ()

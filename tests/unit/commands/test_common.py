@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from ecocli.commands.common import (
     resolve_input,
 )
 from ecocli.config.base import Config
-from ecocli.errors import UsageError
+from ecocli.errors import InterruptedRunError, UsageError
 from ecocli.runtime.context import Runtime
 from ecocli.runtime.distributed import World
 
@@ -113,16 +114,28 @@ def test_open_store__option_environment_default__in_this_order(tmp_path: Path, m
 
 
 def test_make_runtime__one_process__stops_on_a_signal_and_says_so(capfd: pytest.CaptureFixture[str]) -> None:
-    with make_runtime("cpu", 1) as runtime:
+    with make_runtime("cpu", 1) as runtime, runtime.stop.orderly():
         assert (runtime.device, runtime.world, runtime.threads) == ("cpu", MAIN, 1)
         assert not runtime.should_stop()
         os.kill(os.getpid(), signal.SIGUSR1)
         assert runtime.should_stop()
-    assert capfd.readouterr() == ("", "SIGUSR1: stopping after the current step, its state is saved\n")
+    assert capfd.readouterr() == ("", "SIGUSR1: stopping; what is finished is kept\n")
+
+
+def test_make_runtime__signal_where_nothing_can_be_saved__leaves_at_once() -> None:
+    def work() -> None:
+        with make_runtime("cpu", 1):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+
+    started = time.monotonic()
+    with pytest.raises(InterruptedRunError, match=r"Stopped by SIGTERM\. .*the same command starts from there"):
+        work()
+    assert time.monotonic() - started < 30
 
 
 def test_make_runtime__ctrl_c__says_how_to_leave_at_once(capfd: pytest.CaptureFixture[str]) -> None:
-    with make_runtime("cpu", 1) as runtime:
+    with make_runtime("cpu", 1) as runtime, runtime.stop.orderly():
         os.kill(os.getpid(), signal.SIGINT)
         assert runtime.stop.requested
     assert "press Ctrl-C again to leave at once" in capfd.readouterr().err

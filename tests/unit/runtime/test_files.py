@@ -2,14 +2,28 @@
 
 import errno
 import os
+import socket
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from ecocli.errors import UsageError
 from ecocli.runtime import files
-from ecocli.runtime.files import make_directory, replacing, storage_errors, sync_directory, touch, write_bytes
+from ecocli.runtime.files import (
+    check_seal,
+    drop_unfinished,
+    make_directory,
+    replacing,
+    replacing_folder,
+    sealing,
+    storage_errors,
+    sync_directory,
+    touch,
+    write_bytes,
+)
 
 
 @pytest.mark.parametrize(
@@ -122,3 +136,46 @@ def test_touch__old_file__becomes_new(tmp_path: Path) -> None:
     os.utime(path, (1, 1))
     touch(path)
     assert path.stat().st_mtime > 1_000_000_000
+
+
+def test_sealing__two_at_once_for_the_same__one_stays_and_none_fails(tmp_path: Path) -> None:
+    # Two equal runs where locks do not work: the work is done twice, and whoever is first has it.
+    with sealing(tmp_path / "part", "it") as first:
+        (first / "rows").write_bytes(b"same")
+        drop_unfinished(tmp_path)  # as the other run does when it starts
+        with sealing(tmp_path / "part", "it") as second:
+            (second / "rows").write_bytes(b"same")
+    check_seal(tmp_path / "part", "it")
+    assert [path.name for path in tmp_path.iterdir()] == ["part"]
+
+
+def test_drop_unfinished__living_dead_and_far_writers__only_what_nobody_writes_goes(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    host = socket.gethostname()
+    living, gone = tmp_path / f".unfinished-{host}-{os.getppid()}-1", tmp_path / f".unfinished-{host}-{dead.pid}-2"
+    far, old = tmp_path / ".unfinished-elsewhere-1-3", tmp_path / ".unfinished-elsewhere-1-4"
+    for folder in (living, gone, far):
+        folder.mkdir()
+    old.write_bytes(b"")
+    os.utime(old, (0, 0))
+    drop_unfinished(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([living.name, far.name])
+
+
+def test_replacing_folder__old_one_there__is_replaced_whole_or_kept(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    for text in ("old", "new"):
+        with replacing_folder(target, "elsewhere") as folder:
+            (folder / "file").write_text(text)
+    assert (target / "file").read_text() == "new"
+
+    def fail() -> None:
+        with replacing_folder(target, "elsewhere") as folder:
+            (folder / "file").write_text("broken")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert (target / "file").read_text() == "new"
+    assert list(tmp_path.iterdir()) == [target]

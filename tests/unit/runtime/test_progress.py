@@ -107,3 +107,15 @@ def test_task__terminal__draws_nested_bars_and_leaves_stdout_alone(
     assert "loss 0.25" in shown
     assert "3/3 image" in shown
     assert capsys.readouterr().out == "the result\n"
+
+
+@pytest.mark.parametrize("stream", [io.StringIO, _Terminal])
+def test_task__markup_and_control_characters_in_a_name__are_plain_text(
+    stream: type[io.StringIO], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = stream()
+    monkeypatch.setattr(sys, "stderr", found)
+    with Progress(interval_s=0.0).task("checking [/nope][bold]x\x1b]0;title\x07", total=1) as task:
+        task.advance()
+    assert "[/nope][bold]x" in found.getvalue()
+    assert "\x1b]0;" not in found.getvalue()

@@ -1,5 +1,8 @@
 """Planning of test batches by padded size, and loading them in order."""
 
+import os
+import signal
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +12,9 @@ from helpers_inference import tiny_dataset, tiny_model
 from ecocli.config.dataset import ResizeConfig
 from ecocli.data.panoptic import PanopticDataset
 from ecocli.errors import DataError
+from ecocli.runtime import background
+from ecocli.runtime.interrupt import StopFlag, StopNowError
+from ecocli.scoring import batches
 from ecocli.scoring.batches import cut_batches, iterate_batches, padded_size, plan_batches, plan_dataset
 
 KEEP = ResizeConfig()
@@ -57,3 +63,18 @@ def test_iterate_batches__missing_image__names_the_file(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(DataError, match=f"{path.name} is missing"):
         list(iterate_batches(dataset, [(0, 1)], KEEP, tiny_model(), "cpu"))
+
+
+def test_iterate_batches__read_that_stalls__is_said_and_a_signal_is_obeyed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset, model, forever = tiny_dataset(tmp_path), tiny_model(), threading.Event()
+    monkeypatch.setattr(PanopticDataset, "load_image", lambda *_: forever.wait())
+    monkeypatch.setattr(background, "_PATIENCE_S", 0.1)
+    monkeypatch.setattr(batches, "_PATIENCE_S", 0.1)
+    with StopFlag() as stop:
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        with pytest.raises(StopNowError), stop.interruptible():
+            next(iterate_batches(dataset, [(0,)], ResizeConfig(), model, "cpu"))
+    forever.set()
+    assert str(dataset.image_path(dataset.records[0])) in caplog.text
