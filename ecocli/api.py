@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
-from pathlib import Path
 from typing import Literal, overload
 
 import numpy as np
@@ -33,6 +32,7 @@ from ecocli.inference.photos import PhotoPredictor
 from ecocli.inference.postprocess import instance_inference, panoptic_inference, semantic_map
 from ecocli.inference.predictor import ImagePrediction
 from ecocli.runtime.device import choose_device
+from ecocli.runtime.files import user_path
 
 ImageLike = str | PathLike[str] | Image.Image | NDArray[np.uint8]
 """A path, a Pillow image, or an array [H, W, 3] (RGB) or [H, W] (grey) of bytes."""
@@ -161,7 +161,7 @@ class Result:
         """At most 100 objects, best first; they may overlap."""
         p = self._segmentation
         found = instance_inference(p.pred_logits, p.pred_masks, p.geometry, self._predictor.rule.is_thing)
-        masks = found.masks.cpu().numpy()
+        masks = found.masks.numpy()
         columns = (found.class_index.tolist(), found.score.tolist(), found.mask_index.tolist())
         return tuple(
             Instance(self.categories[index].name, self.categories[index].id, score, masks[mask])
@@ -254,13 +254,13 @@ def load(
     """
     if gate is not None and exit is not None:
         raise UsageError("gate chooses the exit of each image and exit fixes it. Give one of them.")
-    if parent is not None and Path(parent).is_dir():
+    if parent is not None and user_path(parent).is_dir():
         if gate is not None or engine == "torch":
             raise UsageError(f"{parent} is a folder of graphs: it brings its gate along, and torch does not run it.")
-        return Model(exported_model(Path(parent), exit, beta, engine=engine)(threads))
+        return Model(exported_model(user_path(parent), exit, beta, engine=engine)(threads))
     if engine not in (None, "torch"):
         raise UsageError(f"{engine} runs exported graphs. Write them with `eco export` and give their folder.")
-    opened = Store.default() if store is None else Store(Path(store))
+    opened = Store.default() if store is None else Store(user_path(store))
     gate_digest = None if gate is None else resolve(opened, gate, "gate")
     if parent is None and gate_digest is not None:
         parent_digest = parent_of_gate(opened, gate_digest)
@@ -278,7 +278,7 @@ def load(
 
 def _to_array(image: ImageLike) -> UInt8[np.ndarray, "H W 3"]:
     if isinstance(image, str | PathLike):
-        return read_photo(Path(image))
+        return read_photo(user_path(image))
     if isinstance(image, Image.Image):
         return np.array(to_rgb(image))
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):

@@ -64,7 +64,8 @@ def read_picture(
                 )
             return picture.convert("RGB")
         picture.load()
-        return to_rgb(ImageOps.exif_transpose(picture), f"The {what} {path}")
+        # Only what is turned is copied: a copy of a large picture takes hundreds of megabytes.
+        return to_rgb(ImageOps.exif_transpose(picture) if turn != 1 else picture, f"The {what} {path}")
 
 
 def read_values(path: Path, what: str, *, in_color: bool = False) -> Int32[np.ndarray, "H W"]:
@@ -169,7 +170,7 @@ def to_rgb(picture: Image.Image, named: str = "The image") -> Image.Image:
     if picture.mode == "P":
         # A palette with transparency converts to RGB only by way of RGBA.
         picture = picture.convert("RGBA")
-    return picture.convert("RGB")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
 def _size_fault(

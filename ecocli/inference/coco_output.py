@@ -56,10 +56,7 @@ def instance_entries(image_id: int, instances: Instances, categories: Sequence[C
     """
     from pycocotools import mask as coco_mask
 
-    # One encoding per distinct mask: several instances may share one.
-    # Mask by mask, because each is copied to the column-major bytes that pycocotools wants.
-    masks = instances.masks.cpu().numpy()
-    encoded: list[dict[str, Any]] = [coco_mask.encode(np.asfortranarray(mask, np.uint8)) for mask in masks]
+    encoded = list(instances.codes)
     areas = coco_mask.area(encoded).tolist() if encoded else []
     entries: list[dict[str, object]] = []
     columns = (instances.class_index.tolist(), instances.score.tolist(), instances.mask_index.tolist())

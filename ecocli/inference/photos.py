@@ -22,6 +22,9 @@ from ecocli.inference.postprocess import PanopticRule
 from ecocli.inference.predictor import ExitGate, ImagePrediction, predict_exits, predict_gated
 from ecocli.model.contracts import ExitModel
 
+KEPT_PIXELS = 1 << 22
+"""Largest picture that a model without a size rule takes as it is."""
+
 
 @dataclass(frozen=True)
 class PhotoPredictor:
@@ -73,11 +76,14 @@ class PhotoPredictor:
     def predict(self, image: UInt8[np.ndarray, "H W 3"], image_id: str = "") -> ImagePrediction:
         """Run the network on one RGB picture."""
         height, width = image.shape[:2]
-        resized = image
         if self.resize.short_edge_px is not None:
             size = shortest_edge_size(height, width, self.resize.short_edge_px, self.resize.long_edge_px)
-            # A very long and thin picture would shrink to nothing.
-            resized = resize_image(image, (max(1, size[0]), max(1, size[1])))
+        else:
+            # The network's memory grows with its input, and a model without a size rule was trained on small images.
+            shrink = min(1.0, (KEPT_PIXELS / (height * width)) ** 0.5)
+            size = int(height * shrink), int(width * shrink)
+        # A very long and thin picture would shrink to nothing.
+        resized = resize_image(image, (max(1, size[0]), max(1, size[1])))
         return self.run(resized, (height, width), image_id)
 
     def run(

@@ -5,7 +5,8 @@ Mask2Former (arXiv 2112.01527) and its published inference. Masks are resized bi
 cropped to the image and resized to the original size; everything is decided there.
 
 Unlike the source, full-resolution masks exist a few at a time: hopeless queries leave first, and the argmax over
-queries is kept while they stream by. Results are the same, memory is some masks instead of two times Q.
+queries is kept while they stream by. Results are the same, memory is some masks instead of two times Q. Pictures above
+some megapixels are worked on band by band, so that memory beside the results does not grow with them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,10 +18,14 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Int32
 from torch import Tensor
 
+from ecocli.metrics.instance import Rle, decode_masks, encode_masks
+from ecocli.runtime.interrupt import check_interrupted
+
 Size = tuple[int, int]
 """Height and width, in pixels."""
 
 _MASKS_AT_ONCE = 8
+_BAND_PIXELS = 1 << 22
 _MASK_VALUES_AT_ONCE = 1 << 22
 
 
@@ -84,14 +89,21 @@ class Instances:
     Attributes:
         class_index: Rank of the category.
         score: Class probability x mean mask probability inside the mask.
-        mask_index: Row of ``masks``.
-        masks: The distinct masks.
+        mask_index: Which of the distinct masks.
+        codes: Run-length codes of the distinct masks.
+        size: Height and width of the masks.
     """
 
     class_index: Int[Tensor, " N"]
     score: Float[Tensor, " N"]
     mask_index: Int[Tensor, " N"]
-    masks: Bool[Tensor, "M H W"]
+    codes: tuple[Rle, ...]
+    size: Size
+
+    @property
+    def masks(self) -> Bool[Tensor, "M H W"]:
+        """The distinct masks; all of them in memory at once."""
+        return torch.from_numpy(decode_masks(self.codes, self.size))
 
 
 def resize_masks(pred_masks: Float[Tensor, "Q h w"], geometry: Geometry) -> Float[Tensor, "Q H W"]:
@@ -123,9 +135,8 @@ def panoptic_inference(
     classes = labels[kept].tolist()
     if not classes:
         return np.zeros(geometry.original_size, np.int32), ()
-    owner, inside, own_area = _assign_pixels(scores[kept], pred_masks[kept], geometry)
-    claimed = torch.bincount(owner.flatten(), minlength=len(classes)).tolist()
-    won = torch.bincount(owner[inside], minlength=len(classes)).tolist()
+    owner, claims = _assign_pixels(scores[kept], pred_masks[kept], geometry)
+    claimed, won, own_area = claims.tolist()
 
     segment_of_query = [0] * len(classes)
     segment_of_stuff: dict[int, int] = {}
@@ -145,8 +156,11 @@ def panoptic_inference(
         segment_of_query[query] = segment
         areas[segment - 1] += won[query]
         segment_scores[segment - 1] = max(segment_scores[segment - 1], score)
-    table = torch.tensor(segment_of_query, dtype=torch.int32, device=owner.device)
-    panoptic_map = (table[owner] * inside).cpu().numpy()
+    # The last entry is for pixels of no query, whose owner is -1.
+    table = torch.tensor([*segment_of_query, 0], dtype=torch.int32, device=owner.device)
+    for band in _bands(geometry):
+        owner[band.start : band.stop] = table[owner[band.start : band.stop].long()]
+    panoptic_map = owner.cpu().numpy()
     segments = tuple(
         PredictedSegment(number, index, rule.category_ids[index], rule.is_thing[index], area, score)
         for number, (index, area, score) in enumerate(
@@ -177,8 +191,9 @@ def semantic_map(
     probability = pred_logits.float().softmax(dim=-1)[:, :-1].T
     height, width = geometry.original_size
     rows = max(1, _MASK_VALUES_AT_ONCE // (pred_masks.shape[0] * width))
-    best = torch.empty(geometry.original_size, dtype=torch.int64, device=pred_masks.device)
+    best = torch.empty(geometry.original_size, dtype=torch.int32, device=pred_masks.device)
     for top in range(0, height, rows):
+        check_interrupted()
         band = range(top, min(top + rows, height))
         scores = probability @ _resize_band(pred_masks, geometry, band).sigmoid().flatten(1)
         # On a CPU argmax over the leading axis is some 20 times slower than max, which finds the same index.
@@ -208,38 +223,70 @@ def instance_inference(
     thing = torch.tensor(is_thing, device=pair.device)[pair % K]
     pair_score, pair = pair_score[thing], pair[thing]
     queries, mask_index = torch.unique(pair // K, return_inverse=True)
-    masks = torch.empty((queries.numel(), *geometry.original_size), dtype=torch.bool, device=pair.device)
     mask_score = torch.empty(queries.numel(), device=pair.device)
-    for chunk in _chunks(queries.numel()):
-        logits = resize_masks(pred_masks[queries[chunk]], geometry)
-        inside = logits > 0
-        pixels = inside.sum(dim=(1, 2))
-        mask_score[chunk] = (logits.sigmoid() * inside).sum(dim=(1, 2)) / (pixels + 1e-6)
-        masks[chunk] = inside
+    codes: list[Rle] = []
+    for chunk in _chunks(queries.numel(), geometry):
+        chosen = pred_masks[queries[chunk]]
+        masks = torch.empty((len(chosen), *geometry.original_size), dtype=torch.bool, device=pair.device)
+        total, pixels = torch.zeros(len(chosen), device=pair.device), torch.zeros_like(queries[chunk])
+        for band in _bands(geometry):
+            logits = _resize_to(chosen, geometry, band)
+            inside = logits > 0
+            pixels += inside.sum(dim=(1, 2))
+            total += (logits.sigmoid() * inside).sum(dim=(1, 2))
+            masks[:, band.start : band.stop] = inside
+        mask_score[chunk] = total / (pixels + 1e-6)
+        codes += encode_masks(masks.cpu().numpy())
     score = pair_score * mask_score[mask_index]
     order = score.argsort(descending=True, stable=True)
-    return Instances((pair % K)[order], score[order], mask_index[order], masks)
+    return Instances((pair % K)[order], score[order], mask_index[order], tuple(codes), geometry.original_size)
 
 
 def _assign_pixels(
     scores: Float[Tensor, " Q"], pred_masks: Float[Tensor, "Q h w"], geometry: Geometry
-) -> tuple[Int[Tensor, "H W"], Bool[Tensor, "H W"], list[int]]:
-    """Find each pixel's best query, whether it lies inside that query's mask, and the area of every mask."""
-    owner = torch.zeros(geometry.original_size, dtype=torch.int64, device=scores.device)
-    inside = torch.zeros(geometry.original_size, dtype=torch.bool, device=scores.device)
-    best = torch.full(geometry.original_size, -1.0, device=scores.device)
-    own_area: list[int] = []
-    for chunk in _chunks(scores.shape[0]):
-        masks = resize_masks(pred_masks[chunk], geometry).sigmoid()
-        solid = masks >= 0.5
-        own_area += solid.sum(dim=(1, 2)).tolist()
-        chunk_best, chunk_owner = masks.mul_(scores[chunk, None, None]).max(dim=0)
-        # Strictly better: of equal queries the first one keeps the pixel, as in one argmax over all.
-        better = chunk_best > best
-        best = torch.where(better, chunk_best, best)
-        owner = torch.where(better, chunk_owner + chunk.start, owner)
-        inside = torch.where(better, solid.gather(0, chunk_owner[None])[0], inside)
-    return owner, inside, own_area
+) -> tuple[Int32[Tensor, "H W"], Int[Tensor, "3 Q"]]:
+    """Find the query that owns each pixel, -1 where its best query's mask does not reach.
+
+    Returns:
+        The owners; and of each query the pixels where it is the best, those that it owns, and its mask's.
+    """
+    Q = scores.shape[0]
+    owners = torch.empty(geometry.original_size, dtype=torch.int32, device=scores.device)
+    claims = torch.zeros(3, Q, dtype=torch.int64, device=scores.device)
+    for band in _bands(geometry):
+        shape = (len(band), geometry.original_size[1])
+        owner = torch.zeros(shape, dtype=torch.int64, device=scores.device)
+        inside = torch.zeros(shape, dtype=torch.bool, device=scores.device)
+        best = torch.full(shape, -1.0, device=scores.device)
+        for chunk in _chunks(Q):
+            masks = _resize_to(pred_masks[chunk], geometry, band).sigmoid()
+            solid = masks >= 0.5
+            claims[2, chunk] += solid.sum(dim=(1, 2))
+            chunk_best, chunk_owner = masks.mul_(scores[chunk, None, None]).max(dim=0)
+            # Strictly better: of equal queries the first one keeps the pixel, as in one argmax over all.
+            better = chunk_best > best
+            best = torch.where(better, chunk_best, best)
+            owner = torch.where(better, chunk_owner + chunk.start, owner)
+            inside = torch.where(better, solid.gather(0, chunk_owner[None])[0], inside)
+        claims[0] += torch.bincount(owner.flatten(), minlength=Q)
+        claims[1] += torch.bincount(owner[inside], minlength=Q)
+        owners[band.start : band.stop] = torch.where(inside, owner, -1)
+    return owners, claims
+
+
+def _bands(geometry: Geometry) -> Iterator[range]:
+    """The rows of the original image, in bands of some megapixels; one band for most images."""
+    height, width = geometry.original_size
+    rows = max(1, _BAND_PIXELS // width)
+    for top in range(0, height, rows):
+        check_interrupted()
+        yield range(top, min(top + rows, height))
+
+
+def _resize_to(pred_masks: Float[Tensor, "Q h w"], geometry: Geometry, band: range) -> Float[Tensor, "Q b W"]:
+    if len(band) == geometry.original_size[0]:
+        return resize_masks(pred_masks, geometry)
+    return _resize_band(pred_masks, geometry, band)
 
 
 def _bilinear(masks: Float[Tensor, "Q h w"], size: Size) -> Float[Tensor, "Q H W"]:
@@ -282,6 +329,11 @@ def _blend_rows(
     return wide[:, lower] * (1 - share) + wide[:, upper] * share
 
 
-def _chunks(count: int) -> Iterator[slice]:
-    for start in range(0, count, _MASKS_AT_ONCE):
-        yield slice(start, min(start + _MASKS_AT_ONCE, count))
+def _chunks(count: int, geometry: Geometry | None = None) -> Iterator[slice]:
+    """Cut masks into chunks; with a geometry into such that whole masks of large images come one by one."""
+    at_once = _MASKS_AT_ONCE
+    if geometry is not None:
+        pixels = geometry.original_size[0] * geometry.original_size[1]
+        at_once = max(1, min(at_once, _MASKS_AT_ONCE * _BAND_PIXELS // pixels))
+    for start in range(0, count, at_once):
+        yield slice(start, min(start + at_once, count))

@@ -8,6 +8,7 @@ thing segment of the panoptic map, crowds as crowds; the two give slightly other
 
 import contextlib
 import io
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -79,6 +80,15 @@ def encode_masks(masks: Bool[np.ndarray, "M H W"]) -> list[Rle]:
     # pycocotools wants column-major [H, W, M].
     codes: list[Rle] = coco_mask.encode(np.asfortranarray(masks.transpose(1, 2, 0).astype(np.uint8)))
     return codes
+
+
+def decode_masks(codes: Sequence[Rle], size: tuple[int, int]) -> Bool[np.ndarray, "M H W"]:
+    """Turn run-length codes of masks of one size back into masks."""
+    with warnings.catch_warnings():
+        # pycocotools' decoder is not yet written for NumPy 2.
+        warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
+        masks = [coco_mask.decode(code).astype(bool) for code in codes]
+    return np.stack(masks) if masks else np.zeros((0, *size), bool)
 
 
 def true_instances(

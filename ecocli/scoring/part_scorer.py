@@ -16,7 +16,7 @@ from ecocli.data.panoptic import ImageRecord, PanopticDataset, encode_id_map
 from ecocli.inference.postprocess import PanopticRule, instance_inference, semantic_map
 from ecocli.inference.predictor import ExitGate, ImagePrediction, predict_gated
 from ecocli.metrics.assignment import oracle_assignment
-from ecocli.metrics.instance import Rle, encode_masks, true_instances
+from ecocli.metrics.instance import Rle, true_instances
 from ecocli.metrics.panoptic_quality import ImageCounts
 from ecocli.metrics.semantic import count_confusion, semantic_truth
 from ecocli.model.contracts import ExitModel
@@ -206,9 +206,8 @@ def _instances(prediction: ImagePrediction, rule: PanopticRule, max_instances: i
     found = instance_inference(
         prediction.pred_logits, prediction.pred_masks, prediction.geometry, rule.is_thing, max_instances
     )
-    codes = encode_masks(found.masks.cpu().numpy())
     return [
-        (class_index, score, codes[mask_index])
+        (class_index, score, found.codes[mask_index])
         for class_index, score, mask_index in zip(
             found.class_index.tolist(), found.score.tolist(), found.mask_index.tolist(), strict=True
         )

@@ -4,10 +4,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
-from ecocli.config.any_architecture import Segmentation
+from ecocli.config.architecture import ArchitectureConfig
 from ecocli.config.predict import PredictConfig
 from ecocli.data.categories import Category
 from ecocli.data.panoptic import encode_id_map
@@ -28,7 +27,7 @@ class PanopticPhotos:
     found_name = "segments"
     main_name = "panoptic.json"
 
-    def __init__(self, config: PredictConfig, architecture: Segmentation, categories: Sequence[Category]) -> None:
+    def __init__(self, config: PredictConfig, architecture: ArchitectureConfig, categories: Sequence[Category]) -> None:
         """Take what is asked for."""
         self._config, self._categories = config, categories
         self._rule = panoptic_rule(architecture, [(category.id, category.is_thing) for category in categories])
@@ -46,7 +45,7 @@ class PanopticPhotos:
             drawn = draw_overlay(resize_image(photo.pixels, size), picture, self._categories, drawing_scale(*size))
             overlay = save_picture(drawn, out / "overlays" / f"{name}.png")
         if config.semantic:
-            classes = semantic_map(logits, masks, geometry).cpu().numpy().astype(np.int32)
+            classes = semantic_map(logits, masks, geometry).cpu().numpy()
             mapped = Image.fromarray(category_map(classes, self._categories))
             semantic = save_picture(mapped, out / "semantic" / f"{name}.png")
         instances: list[dict[str, object]] = []

@@ -8,6 +8,7 @@ from pycocotools import mask as coco_mask
 from ecocli.data.categories import Category
 from ecocli.inference.coco_output import category_entries, category_map, instance_entries, segment_entries
 from ecocli.inference.postprocess import Instances, PredictedSegment
+from ecocli.metrics.instance import encode_masks
 
 CATEGORIES = (
     Category(3, "car", "vehicle", True, (1, 2, 3)),
@@ -44,7 +45,8 @@ def test_instance_entries__shared_and_empty_masks__rle_decodes_to_the_mask() -> 
         class_index=torch.tensor([0, 1, 0]),
         score=torch.tensor([0.75, 0.5, 0.25]),
         mask_index=torch.tensor([0, 0, 1]),
-        masks=masks,
+        codes=tuple(encode_masks(masks.numpy())),
+        size=(4, 5),
     )
     entries = instance_entries(4, instances, CATEGORIES)
     # The third one has an empty mask.
@@ -55,9 +57,9 @@ def test_instance_entries__shared_and_empty_masks__rle_decodes_to_the_mask() -> 
 
 
 def test_instance_entries__none__empty() -> None:
-    nothing = Instances(
-        torch.zeros(0, dtype=torch.int64), torch.zeros(0), torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4, 5) > 0
-    )
+    none = torch.zeros(0, dtype=torch.int64)
+    nothing = Instances(none, torch.zeros(0), none, (), (4, 5))
+    assert nothing.masks.shape == (0, 4, 5)
     assert instance_entries(1, nothing, CATEGORIES) == []
 
 

@@ -22,6 +22,7 @@ from ecocli.inference.postprocess import (
     semantic_inference,
     semantic_map,
 )
+from ecocli.runtime.interrupt import StopFlag, StopNowError
 
 NO_OBJECT = 2
 
@@ -164,6 +165,37 @@ def test_panoptic_inference__any_chunking__gives_the_same_map(monkeypatch: pytes
     assert results[0][1] == results[2][1]
 
 
+@pytest.mark.parametrize("geometry", [Geometry((32, 64), (29, 51), (117, 203)), Geometry((32, 32), (1, 32), (2, 300))])
+def test_inference__band_by_band__gives_what_one_band_gives(
+    geometry: Geometry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = torch.Generator().manual_seed(3)
+    logits, masks = 3 * torch.randn(20, 6, generator=generator), torch.randn(20, 8, 8, generator=generator)
+    rule, things = PanopticRule((True,) * 5, tuple(range(5)), 0.3, 0.1), (True,) * 5
+    whole = panoptic_inference(logits, masks, geometry, rule)
+    found = instance_inference(logits, masks, geometry, things)
+    # Some rows at a time, one mask at a time.
+    monkeypatch.setattr(postprocess, "_BAND_PIXELS", 1000)
+    bands = panoptic_inference(logits, masks, geometry, rule)
+    assert whole[0].max() >= 3
+    assert np.array_equal(bands[0], whole[0])
+    assert bands[1] == whole[1]
+    again = instance_inference(logits, masks, geometry, things)
+    assert torch.equal(again.masks, found.masks)
+    torch.testing.assert_close(again.score, found.score)
+
+
+def test_inference__stop_asked_for__leaves_between_bands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postprocess, "_BAND_PIXELS", 1)
+    masks, rule = torch.full((1, 2, 2), 3.0), PanopticRule((True, False), (7, 9))
+    with StopFlag() as stop:
+        stop.request()
+        panoptic_inference(logits_of((0, 0.9)), masks, plain(2, 2), rule)
+        monkeypatch.setattr(stop, "_at_once", True)
+        with pytest.raises(StopNowError):
+            panoptic_inference(logits_of((0, 0.9)), masks, plain(2, 2), rule)
+
+
 def test_panoptic_inference__equal_sizes__leaves_its_input_alone() -> None:
     masks = torch.full((1, 2, 2), 3.0)
     panoptic_inference(logits_of((0, 0.9)), masks, plain(2, 2), PanopticRule((True, False), (7, 9)))
@@ -191,7 +223,7 @@ def test_semantic_map__random_predictions__is_the_argmax_of_the_scores(
     generator = torch.Generator().manual_seed(2)
     logits, masks = torch.randn(11, 6, generator=generator), torch.randn(11, 8, 8, generator=generator)
     expected = semantic_inference(logits, masks, geometry).argmax(dim=0)
-    assert torch.equal(semantic_map(logits, masks, geometry), expected)
+    assert torch.equal(semantic_map(logits, masks, geometry), expected.int())
 
 
 _PEAK_OF_EACH_RESULT = """
