@@ -1,11 +1,14 @@
-"""Kills and damages interrupted runs of every stage that keeps parts or states, and runs them again.
+"""Kills and damages interrupted runs of every stage, and runs them again.
 
     python tests/robustness/interrupted_runs.py --kills 300 --damages 300
 
-Each trial forks a process that runs a stage and dies of SIGKILL at one of its changes to the file system. A trial with
-damage then changes one file that the run left: a byte, its end, all of it, or another run's file in its place. The same
-stage runs again. Right is: the digest of an undisturbed run, or an error of the project that names a file below the run
-folder, and the digest at the next run. Anything else is printed, and the exit status is 1.
+Each trial starts from a copy of one store, and forks a process that runs a stage and dies of SIGKILL at one of its
+changes to the file system; the trials of a stage are spread over all of its changes, ``--every-change`` takes each
+once. A trial with damage then changes one file that the run left: a byte, its end, all of it, or another file in its
+place. The same stage runs again. Right is the result of an undisturbed run, or an error of the project that names a
+file below the trial's folder, and then the result at the next run, or with ``--force``. Nothing else may be
+left: no name may be lost, the store must verify, and after `gc` no run folder and no temporary file may be there.
+Anything else is printed, and the exit status is 1.
 """
 
 import argparse
@@ -18,121 +21,158 @@ import tempfile
 import traceback
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
-from helpers_evaluation import Bench, make_bench
-from helpers_stages import run_stage
-from helpers_training import tiny_config
+from interrupted_cases import Case, make_cases
 
 from ecocli.artifacts.checking import verify
+from ecocli.artifacts.collecting import collect
 from ecocli.artifacts.store import Store
-from ecocli.config.base import Config
-from ecocli.config.derive import DeriveConfig, DeriveExecutionConfig
 from ecocli.errors import EcoError
-from ecocli.runtime.context import Runtime
-from ecocli.stages import derive, evaluate, train_parent
 
-_CHANGES = ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree")
-
-
-@dataclass(frozen=True)
-class Case:
-    """One stage with settings that leave several parts or states."""
-
-    name: str
-    stage: ModuleType
-    config: Config
-    inputs: dict[str, str]
-
-    def run(self, store: Store) -> str:
-        """Run the stage and return the artifact's digest."""
-        return run_stage(self.stage, self.config, self.inputs, store, Runtime.quiet(), force=True).digest
-
-    def folder(self, store: Store) -> Path:
-        """The folder that keeps what an interrupted run leaves."""
-        return store.run_dir(self.stage.plan(self.config, self.inputs, store, Runtime.quiet()).action.digest)
+_CHANGES = ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.link", "os.chmod", "shutil.rmtree")
+_NEVER = 1 << 60
 
 
-def make_cases(bench: Bench) -> list[Case]:
-    """Cases over the stages that resume."""
-    parent = {"parent": bench.inputs["parent"]}
-    parts = DeriveExecutionConfig(part_images=2)
-    training = tiny_config(
-        dataset={"root": bench.dataset.root, "name": bench.dataset.name},
-        batch_size=2,
-        steps=4,
-        log_every=2,
-        evaluation={"every": 2, "images": 2, "split": "val"},
-        execution={"checkpoint_every": 1, "workers": 0},
-    )
-    return [
-        Case(
-            "derive",
-            derive,
-            DeriveConfig(dataset=bench.dataset, splits=("val",), batch_size=1, execution=parts),
-            parent,
-        ),
-        Case("eval", evaluate, bench.config(), bench.inputs),
-        Case("train-parent", train_parent, training, {}),
-    ]
-
-
-def in_child(work: Callable[[], str], kill_at: int | None = None) -> tuple[str, str]:
+def in_child(work: Callable[[], str], kill_at: int = _NEVER) -> tuple[str, str, int]:
     """Run something in a forked process.
 
     Args:
-        work: Returns a digest.
-        kill_at: Die of SIGKILL at this change to the file system.
+        work: Returns a text.
+        kill_at: Die of SIGKILL at this change to the file system, counted from 0.
 
     Returns:
-        How it ended (``killed``, ``done``, ``error``, ``traceback``) and its digest or message.
+        How it ended (``killed``, ``done``, ``error``, ``traceback``), its text or message, and the changes it made.
     """
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reading)
-        left = kill_at
+        changes = 0
 
         def watch(event: str, arguments: tuple[object, ...]) -> None:
-            nonlocal left
+            nonlocal changes
             is_writing = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
-            if left is not None and (event in _CHANGES or is_writing):
-                left -= 1
-                if left < 0:
+            if event in _CHANGES or is_writing:
+                if changes == kill_at:
                     os.kill(os.getpid(), signal.SIGKILL)
+                changes += 1
 
-        if kill_at is not None:
-            sys.addaudithook(watch)
+        sys.addaudithook(watch)
         try:
-            text = "done " + work()
+            kind, text = "done", work()
         except EcoError as error:
-            text = f"error {error}"
+            kind, text = "error", str(error)
         except BaseException:
-            text = f"traceback {traceback.format_exc()}"
-        os.write(writing, text.encode()[:60_000])
+            kind, text = "traceback", traceback.format_exc()
+        os.write(writing, f"{kind} {changes} {text}".encode()[:60_000])
         os._exit(0)
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
-        kind, _, text = pipe.read().decode().partition(" ")
+        kind, _, rest = pipe.read().decode().partition(" ")
     os.waitpid(child, 0)
-    return (kind, text) if kind else ("killed", "")
+    count, _, text = rest.partition(" ")
+    return (kind, text, int(count)) if kind else ("killed", "", kill_at)
 
 
-def damage(folder: Path, other: Path, dice: random.Random) -> str:
-    """Change one file of a run folder; returns what was done, empty if there is no file."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+class Trials:
+    """The trials of all cases, and what came of them.
+
+    Args:
+        cases: The stages.
+        work: An empty folder for the trials.
+        seed: Of places and kinds of damage.
+    """
+
+    def __init__(self, cases: list[Case], work: Path, seed: int) -> None:
+        self._work, self._dice = work, random.Random(seed)
+        self._other = work / "other"
+        self.results: Counter[tuple[str, str]] = Counter()
+        self.wrong = 0
+        self.expected: dict[str, str] = {}
+        self.changes: dict[str, int] = {}
+        self._names = {case.name: Store(case.store).names() for case in cases}
+        for case in cases:
+            # Once in this process: what is imported here need not be in every child.
+            store, out = self._start(case)
+            case.run(store, out, False)
+            store, out = self._start(case)
+            kind, text, changes = in_child(partial(case.run, store, out, False))
+            if kind != "done":
+                raise RuntimeError(f"{case.name} does not run at all: {text}")
+            self.expected[case.name], self.changes[case.name] = text, changes
+
+    def _start(self, case: Case) -> tuple[Store, Path]:
+        shutil.rmtree(self._work / "trial", ignore_errors=True)
+        shutil.copytree(case.store, self._work / "trial" / "store")
+        (self._work / "trial" / "out").mkdir()
+        return Store(self._work / "trial" / "store"), self._work / "trial" / "out"
+
+    def run(self, case: Case, kill_at: int, damaged: bool) -> None:
+        """Kill, damage if asked, run again, and judge."""
+        store, out = self._start(case)
+        before = _files(self._work / "trial")
+        end, _, _ = in_child(partial(case.run, store, out, False), kill_at)
+        done = ""
+        if damaged:
+            left = _files(self._work / "trial") - before
+            # What is kept for the next run is of most interest.
+            kept = {path for path in left if store.layout.runs in path.parents} if self._dice.random() < 0.8 else left
+            done = damage(sorted(kept or left), self._other, self._dice)
+        if case.folder is not None and (runs := sorted(store.layout.runs.iterdir())):
+            shutil.rmtree(self._other, ignore_errors=True)
+            shutil.copytree(runs[0], self._other)
+        kind, text, _ = in_child(partial(case.run, store, out, False))
+        how = "healed"
+        for force in (False, True):
+            if kind == "error" and str(self._work / "trial") in text:
+                how = "named the file"
+                kind, text, _ = in_child(partial(case.run, store, out, force))
+        faults = self._left(case, store) if (kind, text) == ("done", self.expected[case.name]) else [f"{kind} {text}"]
+        if faults:
+            self.wrong += 1
+            print(f"WRONG {case.name} at change {kill_at} ({end}) {done}:", *faults, sep="\n  ", flush=True)
+        what = "damaged" if done else "killed" if end == "killed" else "undisturbed"
+        self.results[case.name, f"{what}, {how}"] += 1
+
+    def _left(self, case: Case, store: Store) -> list[str]:
+        """What should not be there after the last run."""
+        names = store.names()
+        lost = [name for name, digest in self._names[case.name].items() if names.get(name) != digest]
+        # A stage sets the name of its kind.
+        faults = [f"lost the name {name}" for name in lost if names.get(name) != self.expected[case.name]]
+        faults += [fault.sentence() for fault in verify(store)]
+        collect(store, 0.0)
+        faults += [f"left {path}" for folder in (store.layout.runs, store.layout.scratch) for path in folder.iterdir()]
+        faults += [f"left {path}" for path in (self._work / "trial" / "out").rglob(".*")]
+        if case.folder is not None:
+            faults += [fault.sentence() for fault in store.closure_faults(self.expected[case.name], full=True)]
+        return faults
+
+
+def _files(folder: Path) -> set[Path]:
+    return {path for path in folder.rglob("*") if path.is_file()}
+
+
+def damage(files: list[Path], other: Path, dice: random.Random) -> str:
+    """Change one of some files; returns what was done, empty if there is no file.
+
+    Args:
+        files: The files.
+        other: What another run left, to put in a file's place.
+        dice: Chooses.
+    """
     if not files:
         return ""
     path = dice.choice(files)
     data = path.read_bytes()
     kind = dice.choice(["flip", "cut", "grow", "remove", "swap", "empty"])
-    others = sorted(found for found in other.rglob("*") if found.is_file() and found.name == path.name) + files
+    others = [found for found in sorted(other.rglob("*")) if found.is_file() and found.name == path.name] or files
+    path.chmod(0o644)
     if kind == "flip" and data:
         place = dice.randrange(len(data))
         path.write_bytes(data[:place] + bytes([data[place] ^ (1 << dice.randrange(8))]) + data[place + 1 :])
@@ -146,7 +186,7 @@ def damage(folder: Path, other: Path, dice: random.Random) -> str:
         path.write_bytes(b"")
     else:
         path.unlink()
-    return f"{kind} {path.relative_to(folder)}"
+    return f"{kind} {path}"
 
 
 def main() -> int:
@@ -154,67 +194,36 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=300)
     parser.add_argument("--damages", type=int, default=300)
+    parser.add_argument("--every-change", action="store_true", help="kill once at every change, whatever --kills")
+    parser.add_argument("--only", help="name of one case")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    dice = random.Random(options.seed)
     work = Path(tempfile.mkdtemp())
-    results: Counter[str] = Counter()
-    wrong = 0
     try:
-        bench = make_bench(work)
-        store, cases = bench.store, make_cases(bench)
-        expected = {case.name: in_child(partial(case.run, store)) for case in cases}
-        print({name: text[:19] for name, (_, text) in expected.items()}, flush=True)
-        if any(kind != "done" for kind, _ in expected.values()):
-            print(expected)
-            return 1
-        changes = {case.name: _count_changes(case, store) for case in cases}
-        print("changes to the file system:", changes, flush=True)
-        other = work / "other"
-        for trial in range(options.kills + options.damages):
-            case = cases[trial % len(cases)]
-            folder = case.folder(store)
-            end, _ = in_child(partial(case.run, store), dice.randrange(changes[case.name]))
-            done = ""
-            if trial >= options.kills and folder.is_dir():
-                done = damage(folder, other, dice)
-            shutil.rmtree(other, ignore_errors=True)
-            if folder.is_dir():
-                shutil.copytree(folder, other)
-            kind, text = in_child(partial(case.run, store))
-            if kind == "error" and str(folder) in text:
-                results["named the file"] += 1
-                kind, text = in_child(partial(case.run, store))
-            if (kind, text) != expected[case.name]:
-                wrong += 1
-                print(f"WRONG {case.name} {end} {done}: {kind} {text[:2000]}", flush=True)
-            elif case.folder(store).is_dir() and any(case.folder(store).iterdir()):
-                wrong += 1
-                print(f"WRONG {case.name} {end} {done}: left {sorted(case.folder(store).iterdir())}", flush=True)
-            results[f"{'damaged' if done else 'killed' if end == 'killed' else 'undisturbed'}, right digest"] += 1
-        faults = verify(store)
-        if faults:
-            wrong += 1
-            print("WRONG store:", *[fault.sentence() for fault in faults[:5]], sep="\n  ")
+        cases = [case for case in make_cases(work) if options.only in (None, case.name)]
+        trials = Trials(cases, work, options.seed)
+        print("changes to the file system:", trials.changes, flush=True)
+        keeping = [case for case in cases if case.name in ("derive", "eval", "train-parent")] or cases
+        for case in cases:
+            changes = trials.changes[case.name]
+            share = changes if options.every_change else -(-options.kills // len(cases))
+            for trial in range(share):
+                trials.run(case, (trial * changes // share + options.seed) % changes, damaged=False)
+        for trial in range(options.damages):
+            # Two of three at the stages that keep something for their next run.
+            turn, rest = divmod(trial, 3)
+            case = cases[turn % len(cases)] if rest == 0 else keeping[(2 * turn + rest) % len(keeping)]
+            kill_at = random.Random(f"{options.seed} {trial}").randrange(trials.changes[case.name])
+            trials.run(case, kill_at, damaged=True)
+            if trial % 20 == 19:
+                print(trial + 1, "damages,", trials.wrong, "wrong", flush=True)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    print(dict(results), f"wrong: {wrong}")
-    return 1 if wrong else 0
-
-
-def _count_changes(case: Case, store: Store) -> int:
-    """Find the number of changes one run makes: the least at which nothing is killed any more."""
-    low, high = 1, 64
-    while in_child(partial(case.run, store), high)[0] == "killed":
-        low, high = high, 2 * high
-    while high - low > 8:
-        middle = (low + high) // 2
-        if in_child(partial(case.run, store), middle)[0] == "killed":
-            low = middle
-        else:
-            high = middle
-    return high
+    for (name, kind), count in sorted(trials.results.items()):
+        print(f"{name:14} {kind:28} {count}")
+    print(f"{sum(trials.results.values())} trials, {trials.wrong} wrong")
+    return 1 if trials.wrong else 0
 
 
 if __name__ == "__main__":
