@@ -200,6 +200,7 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(1)
     work = Path(tempfile.mkdtemp())
+    trials: Trials | None = None
     try:
         cases = [case for case in make_cases(work) if options.only in (None, case.name)]
         trials = Trials(cases, work, options.seed)
@@ -210,6 +211,7 @@ def main() -> int:
             share = changes if options.every_change else -(-options.kills // len(cases))
             for trial in range(share):
                 trials.run(case, (trial * changes // share + options.seed) % changes, damaged=False)
+            print(case.name, share, "kills,", trials.wrong, "wrong", flush=True)
         for trial in range(options.damages):
             # Two of three at the stages that keep something for their next run.
             turn, rest = divmod(trial, 3)
@@ -220,9 +222,11 @@ def main() -> int:
                 print(trial + 1, "damages,", trials.wrong, "wrong", flush=True)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    for (name, kind), count in sorted(trials.results.items()):
-        print(f"{name:14} {kind:28} {count}")
-    print(f"{sum(trials.results.values())} trials, {trials.wrong} wrong")
+        # Also what a Ctrl-C cuts short counts.
+        if trials is not None:
+            for (name, kind), count in sorted(trials.results.items()):
+                print(f"{name:14} {kind:28} {count}")
+            print(f"{sum(trials.results.values())} trials, {trials.wrong} wrong", flush=True)
     return 1 if trials.wrong else 0
 
 
