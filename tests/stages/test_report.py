@@ -128,7 +128,7 @@ def test_run__other_data_in_the_folder__are_refused(bench: Bench, evaluation: st
 
 def test_run__folder_that_is_a_file__is_refused(bench: Bench, evaluation: str, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("")
-    with pytest.raises(UsageError, match=r"The report cannot be written to .*out \(File exists\)\. Name a writable"):
+    with pytest.raises(UsageError, match=r"Cannot write .*out: File exists\. .* name another folder with --out"):
         make_page(bench, evaluation, tmp_path / "out", examples=0)
 
 
