@@ -7,6 +7,7 @@ from pydantic import Discriminator, Tag
 
 from ecocli.config.architecture import ARCHITECTURES, ArchitectureConfig
 from ecocli.config.detr import DETR_ARCHITECTURES, DetrConfig
+from ecocli.config.maskformer import MASKFORMER_ARCHITECTURES, MaskFormerConfig
 from ecocli.errors import UsageError
 
 
@@ -16,14 +17,23 @@ def _kind(value: Any) -> str:
 
 
 AnyArchitecture = Annotated[
-    Annotated[ArchitectureConfig, Tag("mask2former")] | Annotated[DetrConfig, Tag("detr")], Discriminator(_kind)
+    Annotated[ArchitectureConfig, Tag("mask2former")]
+    | Annotated[DetrConfig, Tag("detr")]
+    | Annotated[MaskFormerConfig, Tag("maskformer")],
+    Discriminator(_kind),
 ]
+Segmentation = ArchitectureConfig | MaskFormerConfig
+"""What predicts panoptic maps."""
 
-ALL_ARCHITECTURES: dict[str, ArchitectureConfig | DetrConfig] = {**ARCHITECTURES, **DETR_ARCHITECTURES}
+ALL_ARCHITECTURES: dict[str, AnyArchitecture] = {
+    **ARCHITECTURES,
+    **DETR_ARCHITECTURES,
+    **MASKFORMER_ARCHITECTURES,
+}
 """One entry per name of ``--arch``."""
 
 
-def require_segmentation(architecture: ArchitectureConfig | DetrConfig, wanted: str) -> ArchitectureConfig:
+def require_segmentation(architecture: AnyArchitecture, wanted: str) -> Segmentation:
     """Give the architecture of a segmentation.
 
     Args:

@@ -96,7 +96,29 @@ class SetLossConfig(Config):
     matching: MatchingName = "own"
 
 
-LOSSES: Mapping[str, type[Config]] = {"mask2former": LossConfig, "detr": SetLossConfig}
+class MaskLossConfig(Config):
+    """Weights of MaskFormer's losses, in the matching too, on all pixels of the masks.
+
+    Attributes:
+        class_weight: Weight of the class term.
+        focal_weight: Weight of the masks' focal loss.
+        dice_weight: Weight of the masks' dice term.
+        no_object_weight: Class weight of "no object"; all others weigh 1.
+        matching: As in ``LossConfig``.
+    """
+
+    class_weight: NonNegativeFloat = 1.0
+    focal_weight: NonNegativeFloat = 20.0
+    dice_weight: NonNegativeFloat = 1.0
+    no_object_weight: NonNegativeFloat = 0.1
+    matching: MatchingName = "own"
+
+
+LOSSES: Mapping[str, type[Config]] = {
+    "mask2former": LossConfig,
+    "detr": SetLossConfig,
+    "maskformer": MaskLossConfig,
+}
 """The losses of each kind of architecture."""
 
 
@@ -107,7 +129,10 @@ def _loss_of(value: Any) -> str:
 
 
 AnyLoss = Annotated[
-    Annotated[LossConfig, Tag("LossConfig")] | Annotated[SetLossConfig, Tag("SetLossConfig")], Discriminator(_loss_of)
+    Annotated[LossConfig, Tag("LossConfig")]
+    | Annotated[SetLossConfig, Tag("SetLossConfig")]
+    | Annotated[MaskLossConfig, Tag("MaskLossConfig")],
+    Discriminator(_loss_of),
 ]
 
 

@@ -7,8 +7,7 @@ from torch import Tensor
 
 from ecocli.artifacts.lineage import check_price
 from ecocli.artifacts.manifest import GateManifest
-from ecocli.config.any_architecture import AnyArchitecture
-from ecocli.config.architecture import ArchitectureConfig
+from ecocli.config.any_architecture import AnyArchitecture, Segmentation
 from ecocli.config.exported import GateEntry
 from ecocli.config.precision import InferencePrecision
 from ecocli.errors import ArtifactError
@@ -100,7 +99,7 @@ def restore_gate(
     return ExitGate(gate.eval().requires_grad_(False).to(device), feature, tuple(exit_depths))
 
 
-def panoptic_rule(architecture: ArchitectureConfig, categories: Sequence[tuple[int, bool]]) -> PanopticRule:
+def panoptic_rule(architecture: Segmentation, categories: Sequence[tuple[int, bool]]) -> PanopticRule:
     """Take the thresholds of an architecture and the (id, is thing) of each category, in class order."""
     return PanopticRule(
         is_thing=tuple(is_thing for _, is_thing in categories),

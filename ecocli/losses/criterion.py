@@ -16,6 +16,7 @@ least certain, binary cross-entropy and dice. The values are the original's; the
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ecocli.losses.classes import class_loss_sums
+from ecocli.losses.matched import CriterionOutput, class_weight_sum, match_owners
 from ecocli.losses.matcher import assign_queries, matching_costs
 from ecocli.losses.points import PointSource, choose_uncertain_points, sample_points
 from ecocli.losses.targets import PackedTargets
@@ -30,27 +32,6 @@ from ecocli.losses.targets import PackedTargets
 # Predictions are worked through in portions so that one query-by-point tensor of an image stays below
 # this many elements: 13 of the published models' predictions, all of a small model's.
 _PORTION_ELEMENTS = 2**24
-
-
-@dataclass(frozen=True)
-class CriterionOutput:
-    """The losses of a batch.
-
-    Attributes:
-        total: Weighted sum over predictions and terms; the only part with a gradient.
-        class_losses: Unweighted class term of each prediction.
-        mask_losses: Unweighted cross-entropy term of each prediction.
-        dice_losses: Unweighted dice term of each prediction.
-        image_losses: Each image's share of ``total``; not finite where the image's prediction is not.
-        queries: The query matched to each object, -1 for none.
-    """
-
-    total: Float[Tensor, ""]
-    class_losses: Float[Tensor, " P"]
-    mask_losses: Float[Tensor, " P"]
-    dice_losses: Float[Tensor, " P"]
-    image_losses: Float[Tensor, " B"]
-    queries: Int[Tensor, "P B T"]
 
 
 @dataclass(frozen=True)
@@ -77,10 +58,16 @@ class Criterion:
     oversample_ratio: float = 3.0
     importance_ratio: float = 0.75
 
+    terms: ClassVar[tuple[str, ...]] = ("class", "mask", "dice")
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """Of the terms."""
+        return (self.class_weight, self.mask_weight, self.dice_weight)
+
     def class_weight_sum(self, counts: Sequence[int], num_queries: int) -> float:
         """Return the class term's normaliser: 1 per matched query, ``no_object_weight`` per other one."""
-        matched = sum(min(count, num_queries) for count in counts)
-        return matched + self.no_object_weight * (len(counts) * num_queries - matched)
+        return class_weight_sum(counts, num_queries, self.no_object_weight)
 
     def __call__(
         self,
@@ -110,14 +97,17 @@ class Criterion:
             The losses.
         """
         P, _, Q, _ = pred_logits.shape
-        matched_by = range(P) if matched_by is None else matched_by
         mask_norm = max(float(sum(targets.counts)) if num_masks is None else num_masks, 1.0)
         own_class_norm = self.class_weight_sum(targets.counts, Q)
         class_norm = own_class_norm if class_weight_sum is None else class_weight_sum
         portion = max(1, _PORTION_ELEMENTS // (Q * self.num_points))
         with torch.autocast(pred_logits.device.type, enabled=False):
             float_masks = targets.masks.float()
-            queries = self._match(pred_logits, pred_masks, targets, float_masks, point_source, matched_by, portion)
+            queries = match_owners(
+                P,
+                matched_by,
+                lambda some: self._match(pred_logits, pred_masks, targets, float_masks, point_source, some, portion),
+            )
             parts = [
                 self._portion_losses(
                     pred_logits[start : start + portion].float(),
@@ -138,10 +128,13 @@ class Criterion:
             image_losses = (weights * per_image).sum(dim=0)
         return CriterionOutput(
             total=image_losses.sum(),
-            class_losses=per_class.detach().sum(dim=1) / class_norm,
-            mask_losses=per_mask.detach().sum(dim=1) / mask_norm,
-            dice_losses=per_dice.detach().sum(dim=1) / mask_norm,
+            terms={
+                "class": per_class.detach().sum(dim=1) / class_norm,
+                "mask": per_mask.detach().sum(dim=1) / mask_norm,
+                "dice": per_dice.detach().sum(dim=1) / mask_norm,
+            },
             image_losses=image_losses.detach(),
+            prediction_losses=per_image.detach(),
             queries=queries,
         )
 
@@ -152,11 +145,10 @@ class Criterion:
         targets: PackedTargets,
         float_masks: Float[Tensor, "B T H W"],
         point_source: PointSource,
-        matched_by: Sequence[int],
+        owners: Sequence[int],
         portion: int,
-    ) -> Int[Tensor, "P B T"]:
-        """Match the predictions that others take the matching of, and hand it on."""
-        owners = sorted(set(matched_by))
+    ) -> Int[Tensor, "p B T"]:
+        """Match some predictions."""
         found = []
         for start in range(0, len(owners), portion):
             some = owners[start : start + portion]
@@ -171,7 +163,7 @@ class Criterion:
                 self.dice_weight,
             )
             found.append(assign_queries(costs, targets.counts))
-        return torch.cat(found)[[owners.index(owner) for owner in matched_by]]
+        return torch.cat(found)
 
     def _portion_losses(
         self,

@@ -10,33 +10,16 @@ the L1 distance of the boxes and 1 - GIoU. The values are the original's; the di
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from ecocli.losses.boxes import PackedBoxes, generalised_iou, to_corners
 from ecocli.losses.classes import class_loss_sums
+from ecocli.losses.matched import CriterionOutput, class_weight_sum, match_owners, sum_terms
 from ecocli.losses.matcher import assign_queries
-
-
-@dataclass(frozen=True)
-class SetCriterionOutput:
-    """The losses of a batch.
-
-    Attributes:
-        total: Weighted sum over predictions and terms; the only part with a gradient.
-        terms: Unweighted terms of each prediction by name: ``class``, ``box`` (L1) and ``giou``.
-        image_losses: Each image's share of ``total``; not finite where the image's prediction is not.
-        prediction_losses: Each image's weighted sum of terms in each prediction, before ``prediction_weights``.
-        queries: The query matched to each object, -1 for none.
-    """
-
-    total: Float[Tensor, ""]
-    terms: dict[str, Float[Tensor, " P"]]
-    image_losses: Float[Tensor, " B"]
-    prediction_losses: Float[Tensor, "P B"]
-    queries: Int[Tensor, "P B T"]
 
 
 @dataclass(frozen=True)
@@ -57,10 +40,16 @@ class SetCriterion:
     giou_weight: float = 2.0
     no_object_weight: float = 0.1
 
+    terms: ClassVar[tuple[str, ...]] = ("class", "box", "giou")
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """Of the terms."""
+        return (self.class_weight, self.box_weight, self.giou_weight)
+
     def class_weight_sum(self, counts: Sequence[int], num_queries: int) -> float:
         """Return the class term's normaliser: 1 per matched query, ``no_object_weight`` per other one."""
-        matched = sum(min(count, num_queries) for count in counts)
-        return matched + self.no_object_weight * (len(counts) * num_queries - matched)
+        return class_weight_sum(counts, num_queries, self.no_object_weight)
 
     def __call__(
         self,
@@ -71,7 +60,7 @@ class SetCriterion:
         num_boxes: float | None = None,
         class_weight_sum: float | None = None,
         matched_by: Sequence[int] | None = None,
-    ) -> SetCriterionOutput:
+    ) -> CriterionOutput:
         """Compute the loss of every prediction and their weighted sum, in float32 also under autocast.
 
         Args:
@@ -85,14 +74,15 @@ class SetCriterion:
             matched_by: The prediction whose matching each prediction takes over; its own if left out.
         """
         P, _, Q, _ = pred_logits.shape
-        matched_by = range(P) if matched_by is None else matched_by
-        owners = sorted(set(matched_by))
         box_norm = max(float(sum(targets.counts)) if num_boxes is None else num_boxes, 1.0)
         class_norm = self.class_weight_sum(targets.counts, Q) if class_weight_sum is None else class_weight_sum
         with torch.autocast(pred_logits.device.type, enabled=False):
             logits, boxes = pred_logits.float(), pred_boxes.float()
-            queries = assign_queries(self.matching_costs(logits[owners], boxes[owners], targets), targets.counts)
-            queries = queries[[owners.index(owner) for owner in matched_by]]
+            queries = match_owners(
+                P,
+                matched_by,
+                lambda some: assign_queries(self.matching_costs(logits[some], boxes[some], targets), targets.counts),
+            )
             matched = queries >= 0
             per_class = class_loss_sums(logits, targets.labels, queries, self.no_object_weight) / class_norm
             places = queries.clamp(min=0)[..., None].expand(*queries.shape, 4)
@@ -102,17 +92,7 @@ class SetCriterion:
             per_box = (found - wanted).abs().sum(dim=(-1, -2)) / box_norm
             losses = 1.0 - generalised_iou(to_corners(found), to_corners(wanted))
             per_giou = torch.where(matched, losses, 0.0).sum(dim=-1) / box_norm
-            per_image = self.class_weight * per_class + self.box_weight * per_box + self.giou_weight * per_giou
-            weights = prediction_weights.to(device=per_image.device, dtype=torch.float32)[:, None]
-            image_losses = (weights * per_image).sum(dim=0)
-        terms = {"class": per_class, "box": per_box, "giou": per_giou}
-        return SetCriterionOutput(
-            total=image_losses.sum(),
-            terms={name: values.detach().sum(dim=1) for name, values in terms.items()},
-            image_losses=image_losses.detach(),
-            prediction_losses=per_image.detach(),
-            queries=queries,
-        )
+        return sum_terms(self.terms, self.weights, (per_class, per_box, per_giou), prediction_weights, queries)
 
     @torch.no_grad()
     def matching_costs(

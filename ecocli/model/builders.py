@@ -14,12 +14,14 @@ from ecocli.config.architecture import (
     SwinConfig,
 )
 from ecocli.config.detr import DetrConfig
+from ecocli.config.maskformer import MaskFormerConfig
 from ecocli.model.contracts import Backbone, ExitNetwork
 from ecocli.model.deformable import DeformableEncoder
 from ecocli.model.detr import Detr
 from ecocli.model.exit_encoder import ExitEncoder
 from ecocli.model.hybrid import HybridEncoder, normed_projection
 from ecocli.model.mask2former import Mask2Former
+from ecocli.model.maskformer import MaskFormer, MaskQueryDecoder, PyramidDecoder
 from ecocli.model.pixel_decoder import PixelDecoder, grouped_projection
 from ecocli.model.resnet import ResNet
 from ecocli.model.swin import SwinTransformer
@@ -134,5 +136,38 @@ def build_detr(config: DetrConfig) -> Detr:
     )
 
 
-_BUILDERS: Mapping[str, Callable[[Any], ExitNetwork]] = {"mask2former": build_mask2former, "detr": build_detr}
+def build_maskformer(config: MaskFormerConfig) -> MaskFormer:
+    """Build a MaskFormer; see ``build_model``."""
+    backbone, channels = build_backbone(config.backbone)
+    return MaskFormer(
+        backbone=backbone,
+        pixel_decoder=PyramidDecoder(
+            in_channels=channels,
+            channels=config.hidden_dim,
+            mask_dim=config.mask_dim,
+            heads=config.heads,
+            feedforward_dim=config.encoder_feedforward_dim,
+            encoder_layers=config.encoder_layers,
+        ),
+        predictor=MaskQueryDecoder(
+            # The encoder's tokens have the decoder's width already.
+            in_channels=None if config.encoder_layers or channels["res5"] == config.hidden_dim else channels["res5"],
+            channels=config.hidden_dim,
+            mask_dim=config.mask_dim,
+            heads=config.heads,
+            feedforward_dim=config.feedforward_dim,
+            layers=config.decoder_layers,
+            num_queries=config.num_queries,
+            num_classes=config.num_classes,
+        ),
+        pixel_mean=config.pixel_mean,
+        pixel_std=config.pixel_std,
+    )
+
+
+_BUILDERS: Mapping[str, Callable[[Any], ExitNetwork]] = {
+    "mask2former": build_mask2former,
+    "detr": build_detr,
+    "maskformer": build_maskformer,
+}
 """What builds each kind of architecture."""

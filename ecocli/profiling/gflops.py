@@ -20,13 +20,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ecocli.config.any_architecture import AnyArchitecture
-from ecocli.config.architecture import ArchitectureConfig
+from ecocli.config.any_architecture import AnyArchitecture, Segmentation
 from ecocli.config.detr import DetrConfig
 from ecocli.config.fit_gate import FeatureName
 from ecocli.config.profile_model import ConventionName
 from ecocli.exits import ExitPlan
-from ecocli.model.builders import build_detr, build_mask2former
+from ecocli.model.builders import build_detr, build_model
 from ecocli.model.contracts import ExitNetwork
 from ecocli.model.detr import Detr
 from ecocli.model.gate import Gate, pool_features
@@ -93,9 +92,9 @@ class _NetworkCosts:
 
 
 @functools.lru_cache(maxsize=4)
-def _meta_model(architecture: ArchitectureConfig) -> ExitNetwork:
+def _meta_model(architecture: Segmentation) -> ExitNetwork:
     with torch.device("meta"):
-        return build_mask2former(architecture).eval().requires_grad_(False)
+        return build_model(architecture).eval().requires_grad_(False)
 
 
 @functools.lru_cache(maxsize=4)
@@ -146,7 +145,7 @@ def _detr_costs(config: DetrConfig, padded_size: Size) -> _NetworkCosts:
 
 
 @functools.lru_cache(maxsize=4)
-def _gate_channels(architecture: ArchitectureConfig) -> Mapping[FeatureName, int]:
+def _gate_channels(architecture: Segmentation) -> Mapping[FeatureName, int]:
     """Width of every pooled feature; the same for images of any size."""
     size = (2 * architecture.size_divisor,) * 2
     model = _meta_model(architecture)
@@ -155,7 +154,7 @@ def _gate_channels(architecture: ArchitectureConfig) -> Mapping[FeatureName, int
 
 
 @functools.lru_cache(maxsize=1024)
-def _network_costs(architecture: ArchitectureConfig, padded_size: Size) -> _NetworkCosts:
+def _network_costs(architecture: Segmentation, padded_size: Size) -> _NetworkCosts:
     model = _meta_model(architecture)
     images = torch.empty(1, 3, *padded_size, device="meta")
     readings: list[Reading] = []
@@ -217,10 +216,10 @@ def _gate_cost(channels: int, exits: int) -> float:
 
 
 def _count_segmentation(
-    architecture: ArchitectureConfig, padded_size: Size, original_size: Size
+    architecture: Segmentation, padded_size: Size, original_size: Size
 ) -> tuple[_NetworkCosts, float]:
-    network, queries = _network_costs(architecture, padded_size), architecture.transformer_decoder.num_queries
-    return network, _post_processing_cost(queries, architecture.num_classes, padded_size, original_size)
+    network, model = _network_costs(architecture, padded_size), _meta_model(architecture)
+    return network, _post_processing_cost(model.num_queries, model.num_classes, padded_size, original_size)
 
 
 def _count_detr(architecture: DetrConfig, padded_size: Size, _original_size: Size) -> tuple[_NetworkCosts, float]:
@@ -230,6 +229,7 @@ def _count_detr(architecture: DetrConfig, padded_size: Size, _original_size: Siz
 
 _COUNTERS: Mapping[str, Callable[[Any, Size, Size], tuple[_NetworkCosts, float]]] = {
     "mask2former": _count_segmentation,
+    "maskformer": _count_segmentation,
     "detr": _count_detr,
 }
 """What counts each kind of architecture as its source does: the network by part, and the post-processing."""

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ecocli.config.any_architecture import AnyArchitecture
-from ecocli.config.architecture import ArchitectureConfig
+from ecocli.config.any_architecture import AnyArchitecture, Segmentation
 from ecocli.config.dataset import DatasetConfig, ResizeConfig
 from ecocli.config.derive import BoxQualityName, QualityName, TaskName
 from ecocli.config.evaluate import EvaluateConfig, MetricName
@@ -75,7 +74,7 @@ class PanopticTask:
         return "pq"
 
     def scorer(
-        self, architecture: ArchitectureConfig, categories: Sequence[Category], quality: BoxQualityName
+        self, architecture: Segmentation, categories: Sequence[Category], quality: BoxQualityName
     ) -> "tuple[Score, TruthLoader]":
         """Panoptic counts against the maps."""
         from ecocli.inference.loading import panoptic_rule
@@ -115,7 +114,7 @@ class PanopticTask:
         self,
         config: EvaluateConfig,
         dataset: PanopticDataset,
-        architecture: ArchitectureConfig,
+        architecture: Segmentation,
         *,
         exit_metrics: bool,
     ) -> "PanopticEvaluation":
@@ -130,14 +129,14 @@ class PanopticTask:
 
         return read_counts(images, num_exits, num_classes)
 
-    def pictures(self, architecture: ArchitectureConfig, categories: Sequence[Category]) -> "PanopticPictures":
+    def pictures(self, architecture: Segmentation, categories: Sequence[Category]) -> "PanopticPictures":
         """Coloured segments."""
         from ecocli.tasks.panoptic_pictures import PanopticPictures
 
         return PanopticPictures(architecture, categories)
 
     def photo_writer(
-        self, config: PredictConfig, architecture: ArchitectureConfig, categories: Sequence[Category]
+        self, config: PredictConfig, architecture: Segmentation, categories: Sequence[Category]
     ) -> "PanopticPhotos":
         """Panoptic PNGs and overlays."""
         from ecocli.tasks.panoptic_photos import PanopticPhotos
@@ -155,7 +154,7 @@ class PanopticTask:
         )
 
     def timed_post_processing(
-        self, architecture: ArchitectureConfig, padded: Size, original: Size
+        self, architecture: Segmentation, padded: Size, original: Size
     ) -> "Callable[[Mapping[str, Tensor]], None]":
         """Panoptic merging with a typical number of confident queries, whatever the network says about noise."""
         from ecocli.inference.loading import panoptic_rule
@@ -179,7 +178,7 @@ class PanopticTask:
         return tuple(categories)
 
     def published_categories(
-        self, said: str | None, architecture: ArchitectureConfig, labels: Sequence[str]
+        self, said: str | None, architecture: Segmentation, labels: Sequence[str]
     ) -> tuple[tuple[Category, ...], ResizeConfig]:
         """Tables by the number of classes, or an annotation file."""
         from ecocli.tasks.published import panoptic_categories

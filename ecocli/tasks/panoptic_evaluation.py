@@ -14,7 +14,7 @@ from jaxtyping import Float64
 from ecocli.artifacts.manifest import FileContents
 from ecocli.artifacts.summaries import EvaluationRow
 from ecocli.artifacts.tables import ColumnDoc
-from ecocli.config.architecture import ArchitectureConfig
+from ecocli.config.any_architecture import Segmentation
 from ecocli.config.evaluate import EvaluateConfig
 from ecocli.data.panoptic import PanopticDataset
 from ecocli.inference.loading import panoptic_rule
@@ -40,7 +40,7 @@ class PanopticEvaluation:
     class_docs: Mapping[str, ColumnDoc] = {name: ColumnDoc(*doc) for name, doc in CLASS_COLUMNS.items()}
 
     def __init__(
-        self, config: EvaluateConfig, dataset: PanopticDataset, architecture: ArchitectureConfig, *, exit_metrics: bool
+        self, config: EvaluateConfig, dataset: PanopticDataset, architecture: Segmentation, *, exit_metrics: bool
     ) -> None:
         """Read the true instances first of all: hours of scoring must not end at a damaged file."""
         self._dataset = dataset

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ecocli.config.architecture import ArchitectureConfig
+from ecocli.config.any_architecture import Segmentation
 from ecocli.config.predict import PredictConfig
 from ecocli.data.categories import Category
 from ecocli.data.panoptic import encode_id_map
@@ -27,7 +27,7 @@ class PanopticPhotos:
     found_name = "segments"
     main_name = "panoptic.json"
 
-    def __init__(self, config: PredictConfig, architecture: ArchitectureConfig, categories: Sequence[Category]) -> None:
+    def __init__(self, config: PredictConfig, architecture: Segmentation, categories: Sequence[Category]) -> None:
         """Take what is asked for."""
         self._config, self._categories = config, categories
         self._rule = panoptic_rule(architecture, [(category.id, category.is_thing) for category in categories])

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from ecocli.config.architecture import ArchitectureConfig
+from ecocli.config.any_architecture import Segmentation
 from ecocli.data.categories import Category
 from ecocli.data.panoptic import ImageRecord, PanopticDataset
 from ecocli.inference.loading import panoptic_rule
@@ -20,7 +20,7 @@ from ecocli.scoring.score_exits import score_prediction
 class PanopticPictures:
     """Coloured segments with names."""
 
-    def __init__(self, architecture: ArchitectureConfig, categories: Sequence[Category]) -> None:
+    def __init__(self, architecture: Segmentation, categories: Sequence[Category]) -> None:
         """Take thresholds and colours."""
         self._categories = categories
         self._rule = panoptic_rule(architecture, [(category.id, category.is_thing) for category in categories])

@@ -6,7 +6,7 @@ from ecocli.tasks.detection import DetectionTask
 from ecocli.tasks.panoptic import PanopticTask
 from ecocli.tasks.task import Task
 
-_TASKS: dict[str, Task] = {"mask2former": PanopticTask(), "detr": DetectionTask()}
+_TASKS: dict[str, Task] = {"mask2former": PanopticTask(), "maskformer": PanopticTask(), "detr": DetectionTask()}
 
 
 def task_of(architecture: AnyArchitecture) -> Task:

@@ -1,20 +1,112 @@
-"""The loss that the settings ask for."""
+"""The losses of matched queries as a training step asks for them, by the settings that are theirs."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ecocli.config.base import Config
-from ecocli.config.train_parent import AnyLoss, LossConfig, SetLossConfig
-from ecocli.training.detection_objective import DetectionObjective
-from ecocli.training.objective import Objective
-from ecocli.training.panoptic_objective import PanopticObjective
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
-_OBJECTIVES: Mapping[type[Config], Callable[[Any, int], Objective]] = {
-    LossConfig: PanopticObjective,
-    SetLossConfig: DetectionObjective,
+from ecocli.config.base import Config
+from ecocli.config.train_parent import AnyLoss, LossConfig, MaskLossConfig, MatchingName, SetLossConfig
+from ecocli.losses.boxes import pack_boxes
+from ecocli.losses.criterion import Criterion
+from ecocli.losses.mask_criterion import MaskCriterion
+from ecocli.losses.matched import CriterionOutput
+from ecocli.losses.points import SeededPoints
+from ecocli.losses.set_criterion import SetCriterion
+from ecocli.losses.targets import pack_targets
+from ecocli.training.objective import Objective, StepLoss, matched_by
+
+
+class MatchedObjective:
+    """Terms of queries matched to objects; what a criterion needs besides is prepared for every batch."""
+
+    def __init__(
+        self,
+        criterion: Any,
+        matching: MatchingName,
+        targets_of: Callable[[Sequence[Any], tuple[int, int]], Any],
+        count_name: str,
+        draws: bool = False,
+    ) -> None:
+        """Take a criterion.
+
+        Args:
+            criterion: Of predictions and packed targets.
+            matching: Whose matching an exit is trained with.
+            targets_of: Packs the targets of samples for a padded size.
+            count_name: How the criterion calls the number of objects.
+            draws: Whether it takes random points.
+        """
+        self._criterion, self._matching, self._targets_of = criterion, matching, targets_of
+        self._count_name, self._draws = count_name, draws
+        self.terms: tuple[str, ...] = criterion.terms
+
+    def class_weight_sum(self, counts: Sequence[int], num_queries: int) -> float:
+        """Return the class term's normaliser of images with so many objects each."""
+        found: float = self._criterion.class_weight_sum(counts, num_queries)
+        return found
+
+    def __call__(
+        self,
+        logits: Float[Tensor, "P B Q K1"],
+        regions: Float[Tensor, "P B Q *region"],
+        samples: Sequence[Any],
+        padded_size: tuple[int, int],
+        exit_weights: Sequence[float],
+        seeds: Sequence[int],
+        num_objects: float,
+        class_weight_sum: float,
+    ) -> StepLoss:
+        """Compute the losses of a batch; see ``Objective``."""
+        criterion = self._criterion
+        out: CriterionOutput = criterion(
+            logits,
+            regions,
+            self._targets_of(samples, padded_size).to(logits.device),
+            torch.tensor(exit_weights).repeat_interleave(len(logits) // len(exit_weights)),
+            *((SeededPoints(seeds, logits.device),) if self._draws else ()),
+            class_weight_sum=class_weight_sum,
+            matched_by=matched_by(self._matching, len(logits), len(exit_weights)),
+            **{self._count_name: num_objects},
+        )
+        weighted = sum(
+            (weight * term for weight, term in zip(criterion.weights, out.terms.values(), strict=True)),
+            0.0 * out.terms[self.terms[0]],
+        )
+        return StepLoss(out.total, weighted, out.terms, out.image_losses)
+
+
+def _masks(samples: Sequence[Any], padded_size: tuple[int, int]) -> Any:
+    return pack_targets([s.labels for s in samples], [s.masks for s in samples], padded_size)
+
+
+def _boxes(samples: Sequence[Any], _padded_size: tuple[int, int]) -> Any:
+    return pack_boxes([s.labels for s in samples], [s.boxes for s in samples])
+
+
+def _points(num_classes: int, matching: MatchingName, settings: Mapping[str, Any]) -> Objective:
+    criterion = Criterion(num_classes=num_classes, **settings)
+    return MatchedObjective(criterion, matching, _masks, "num_masks", draws=True)
+
+
+def _set(num_classes: int, matching: MatchingName, settings: Mapping[str, Any]) -> Objective:
+    return MatchedObjective(SetCriterion(num_classes=num_classes, **settings), matching, _boxes, "num_boxes")
+
+
+def _whole_masks(num_classes: int, matching: MatchingName, settings: Mapping[str, Any]) -> Objective:
+    return MatchedObjective(MaskCriterion(num_classes=num_classes, **settings), matching, _masks, "num_masks")
+
+
+_OBJECTIVES: Mapping[type[Config], Callable[[int, MatchingName, Mapping[str, Any]], Objective]] = {
+    LossConfig: _points,
+    SetLossConfig: _set,
+    MaskLossConfig: _whole_masks,
 }
 
 
 def make_objective(config: AnyLoss, num_classes: int) -> Objective:
     """Build the loss that the settings are of."""
-    return _OBJECTIVES[type(config)](config, num_classes)
+    settings = config.model_dump()
+    return _OBJECTIVES[type(config)](num_classes, settings.pop("matching"), settings)

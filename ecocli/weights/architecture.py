@@ -40,7 +40,7 @@ def _shape(state: State, name: str, dimensions: int) -> tuple[int, ...]:
     return tuple(tensor.shape)
 
 
-def _count(state: State, pattern: str) -> int:
+def count_layers(state: State, pattern: str) -> int:
     """Number of members of a numbered list of modules."""
     found = {int(match.group(1)) for name in state if (match := re.match(pattern, name))}
     if found != set(range(len(found))):
@@ -49,7 +49,7 @@ def _count(state: State, pattern: str) -> int:
 
 
 def _infer_resnet(state: State) -> ResNetConfig:
-    blocks = tuple(_count(state, rf"backbone\.res{stage}\.(\d+)\.") for stage in (2, 3, 4, 5))
+    blocks = tuple(count_layers(state, rf"backbone\.res{stage}\.(\d+)\.") for stage in (2, 3, 4, 5))
     norm: NormName = "gn"
     if "backbone.stem.conv1.norm.running_mean" in state:
         # Frozen statistics come without a step counter.
@@ -72,7 +72,7 @@ def _infer_swin(state: State) -> SwinConfig:
     ]
     return SwinConfig(
         embed_dim=embed_dim,
-        depths=tuple(_count(state, rf"backbone\.layers\.{stage}\.blocks\.(\d+)\.") for stage in range(4)),  # type: ignore[arg-type]  # as above
+        depths=tuple(count_layers(state, rf"backbone\.layers\.{stage}\.blocks\.(\d+)\.") for stage in range(4)),  # type: ignore[arg-type]  # as above
         num_heads=tuple(table[1] for table in tables),  # type: ignore[arg-type]  # as above
         window_size=(math.isqrt(tables[0][0]) + 1) // 2,
         mlp_ratio=_shape(state, first + "mlp.fc1.weight", 2)[0] / embed_dim,
@@ -80,16 +80,21 @@ def _infer_swin(state: State) -> SwinConfig:
     )
 
 
+def infer_backbone(state: State) -> ResNetConfig | SwinConfig:
+    """Read the sizes of the backbone off a state dict."""
+    return _infer_swin(state) if "backbone.patch_embed.proj.weight" in state else _infer_resnet(state)
+
+
 def _infer_encoder(state: State) -> EncoderConfig:
     """A plain interleaved encoder has the tensors of a deformable one, and is taken for that."""
-    layers = _count(state, re.escape(_LAYER) + r"(\d+)\.")
+    layers = count_layers(state, re.escape(_LAYER) + r"(\d+)\.")
     if _LAYER + "0.aifi.linear1.weight" in state:
         width, channels = _shape(state, _LAYER + "0.aifi.linear1.weight", 2)
         return HybridEncoderConfig(
             heads=_HEADS,
             feedforward_dim=width,
             expansion=_shape(state, _LAYER + "0.fpn_blocks.0.conv1.conv.weight", 4)[0] / channels,
-            fusion_depth=_count(state, re.escape(_LAYER) + r"0\.fpn_blocks\.0\.bottlenecks\.(\d+)\."),
+            fusion_depth=count_layers(state, re.escape(_LAYER) + r"0\.fpn_blocks\.0\.bottlenecks\.(\d+)\."),
         )
     points, remainder = divmod(_shape(state, _LAYER + "0.self_attn.attention_weights.weight", 2)[0], _HEADS * _LEVELS)
     if remainder or not points:
@@ -114,17 +119,16 @@ def infer_architecture(state: State, name: str = UNNAMED) -> ArchitectureConfig:
         DataError: The tensors are not those of a Mask2Former.
     """
     queries, hidden_dim = _shape(state, _PREDICTOR + "query_feat.weight", 2)
-    backbone = _infer_swin(state) if "backbone.patch_embed.proj.weight" in state else _infer_resnet(state)
     found = ArchitectureConfig(
         name=name,
-        backbone=backbone,
+        backbone=infer_backbone(state),
         pixel_decoder=PixelDecoderConfig(
             hidden_dim=hidden_dim,
             mask_dim=_shape(state, _PIXEL + "mask_features.weight", 4)[0],
             encoder=_infer_encoder(state),
         ),
         transformer_decoder=TransformerDecoderConfig(
-            layers=_count(state, re.escape(_PREDICTOR) + r"transformer_ffn_layers\.(\d+)\."),
+            layers=count_layers(state, re.escape(_PREDICTOR) + r"transformer_ffn_layers\.(\d+)\."),
             heads=_HEADS,
             feedforward_dim=_shape(state, _PREDICTOR + "transformer_ffn_layers.0.linear1.weight", 2)[0],
             num_queries=queries,

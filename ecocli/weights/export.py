@@ -50,7 +50,7 @@ def cut_encoder(state: Mapping[str, Tensor], exits: ExitPlan, exit_depth: int) -
     return cut
 
 
-def _with_empty_weight(state: State, num_classes: int) -> State:
+def with_empty_weight(state: State, num_classes: int) -> State:
     """Add the criterion's constant, which both programs keep in their state dicts."""
     weight = torch.ones(num_classes + 1)
     weight[-1] = _NO_OBJECT_WEIGHT
@@ -72,7 +72,7 @@ def write_original(
     """
     exits = architecture.exits
     kept = cut_encoder(state, exits, exits.deepest if exit_depth is None else exit_depth)
-    return _with_empty_weight(kept, architecture.num_classes)
+    return with_empty_weight(kept, architecture.num_classes)
 
 
 def to_pickle(state: Mapping[str, Tensor]) -> bytes:
@@ -121,5 +121,5 @@ def write_huggingface(
         name: (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
         for name, content in folder_configs(architecture, labels, len(exits.layers_of(depth)), resize).items()
     }
-    tensors = _with_empty_weight(renamed, architecture.num_classes)
+    tensors = with_empty_weight(renamed, architecture.num_classes)
     return files | {"model.safetensors": save(dict(sorted(tensors.items())), metadata={"format": "pt"})}

@@ -11,7 +11,8 @@ from ecocli.config.architecture import ARCHITECTURES, ArchitectureConfig
 from ecocli.config.category import CategoryConfig
 from ecocli.config.dataset import ResizeConfig
 from ecocli.config.detr import DetrConfig
-from ecocli.errors import DataError
+from ecocli.config.maskformer import MaskFormerConfig
+from ecocli.errors import DataError, UsageError
 from ecocli.weights.architecture import apply_preset, infer_architecture, infer_as_preset
 from ecocli.weights.detr import (
     class_labels,
@@ -21,8 +22,9 @@ from ecocli.weights.detr import (
     to_original_detr,
     write_detr_folder,
 )
-from ecocli.weights.export import cut_encoder, write_huggingface, write_original
+from ecocli.weights.export import cut_encoder, with_empty_weight, write_huggingface, write_original
 from ecocli.weights.huggingface import architecture_from_folder
+from ecocli.weights.maskformer import infer_maskformer, infer_maskformer_as, maskformer_from_folder
 from ecocli.weights.renaming import State
 
 
@@ -106,5 +108,30 @@ class _DetrFormats:
         return write_detr_folder(architecture, cut_encoder(state, architecture.exits, depth), names, depth)
 
 
-FORMATS: Mapping[str, WeightFormats] = {"mask2former": _Mask2FormerFormats(), "detr": _DetrFormats()}
+class _MaskFormerFormats:
+    def read(self, path: Path, state: State, arch: str | None) -> tuple[MaskFormerConfig, tuple[str, ...]]:
+        found, labels = maskformer_from_folder(path, state) if path.is_dir() else (infer_maskformer(state), ())
+        return found if arch is None else infer_maskformer_as(arch, found), labels
+
+    def original(self, architecture: MaskFormerConfig, state: Mapping[str, Tensor], depth: int) -> State:
+        return with_empty_weight(cut_encoder(state, architecture.exits, depth), architecture.num_classes)
+
+    def folder(
+        self,
+        architecture: MaskFormerConfig,
+        state: Mapping[str, Tensor],
+        categories: Sequence[CategoryConfig],
+        depth: int,
+        resize: ResizeConfig,
+    ) -> dict[str, bytes]:
+        raise UsageError(
+            "transformers' MaskFormer has a feature pyramid without an encoder. Export with --format original."
+        )
+
+
+FORMATS: Mapping[str, WeightFormats] = {
+    "mask2former": _Mask2FormerFormats(),
+    "detr": _DetrFormats(),
+    "maskformer": _MaskFormerFormats(),
+}
 """By kind of architecture."""

@@ -25,6 +25,8 @@ from ecocli.weights.mappings import (
     NOT_IN_BACKBONES,
     OLD_NAMES,
 )
+from ecocli.weights.maskformer import ORIGINAL_MARK as MASKFORMER_MARK
+from ecocli.weights.maskformer import recognise_maskformer
 from ecocli.weights.renaming import State, matches_any, to_original
 from ecocli.weights.rtdetr import recognise_rt_detr
 
@@ -122,7 +124,8 @@ class RecognisedState:
     @property
     def kind(self) -> str:
         """Kind of architecture of a whole model."""
-        return "detr" if ORIGINAL_MARK in self.tensors else "mask2former"
+        marks = {"detr": ORIGINAL_MARK, "maskformer": MASKFORMER_MARK}
+        return next((kind for kind, mark in marks.items() if mark in self.tensors), "mask2former")
 
 
 def recognise(state: Mapping[str, Tensor], origin: str) -> RecognisedState:
@@ -151,9 +154,9 @@ def _recognise(state: Mapping[str, Tensor], origin: str) -> RecognisedState:
         if unknown:
             raise DataError(f"{origin} looks like an {source}, but holds unexpected tensors: {shorten(unknown)}.")
         return RecognisedState(source, renamed, beside, is_full=False)
-    detr = recognise_detr(state)
-    if detr is not None:
-        source, renamed, unknown = detr
+    other = recognise_detr(state) or recognise_maskformer(state)
+    if other is not None:
+        source, renamed, unknown = other
     elif any(name.startswith(_HF_MARK) for name in state):
         renamed, unknown = to_original(state, HF_MASK2FORMER)
         source = "Hugging Face Mask2Former"

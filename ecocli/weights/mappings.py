@@ -130,6 +130,7 @@ FULL_IGNORED: Final = (
     "pixel_mean",
     "pixel_std",
     "model.pixel_level_module.encoder.swin.layernorm.*",
+    "model.pixel_level_module.encoder.model.layernorm.*",
     "model.pixel_level_module.encoder.*.attention.self.relative_position_index",
 )
 

@@ -74,9 +74,9 @@ def test_criterion__objects_in_no_image__mask_loss_is_zero_and_reaches_masks() -
     criterion = Criterion(num_classes=4, num_points=8)
     out = criterion(logits, masks, pack(labels, objects), torch.ones(3), SeededPoints([1, 2]))
     out.total.backward()
-    assert out.mask_losses.tolist() == [0.0, 0.0, 0.0]
-    assert out.dice_losses.tolist() == [0.0, 0.0, 0.0]
-    assert (out.class_losses > 0).all()
+    assert out.terms["mask"].tolist() == [0.0, 0.0, 0.0]
+    assert out.terms["dice"].tolist() == [0.0, 0.0, 0.0]
+    assert (out.terms["class"] > 0).all()
     assert masks.grad is not None
     assert not masks.grad.any()
     assert logits.grad is not None
@@ -102,8 +102,8 @@ def test_criterion__parts_with_normalisers_of_the_whole__sum_to_the_whole() -> N
         for rows in (slice(0, 1), slice(1, 4))
     ]
     torch.testing.assert_close(parts[0].total + parts[1].total, whole.total)
-    torch.testing.assert_close(parts[0].class_losses + parts[1].class_losses, whole.class_losses)
-    torch.testing.assert_close(parts[0].mask_losses + parts[1].mask_losses, whole.mask_losses)
+    torch.testing.assert_close(parts[0].terms["class"] + parts[1].terms["class"], whole.terms["class"])
+    torch.testing.assert_close(parts[0].terms["mask"] + parts[1].terms["mask"], whole.terms["mask"])
     torch.testing.assert_close(torch.cat([part.image_losses for part in parts]), whole.image_losses)
 
 
@@ -116,7 +116,7 @@ def test_criterion__share_of_less_than_one_object__counts_as_one() -> None:
         )
         for share in (0.25, 1.0)
     ]
-    assert torch.equal(losses[0].mask_losses, losses[1].mask_losses)
+    assert torch.equal(losses[0].terms["mask"], losses[1].terms["mask"])
     assert torch.equal(losses[0].total, losses[1].total)
 
 
@@ -136,7 +136,7 @@ def test_criterion__worked_in_portions__same_losses(
     monkeypatch.setattr(criterion_module, "_PORTION_ELEMENTS", 2 * 5 * 60)
     portions = criterion(logits, masks, pack(labels, objects), torch.ones(3), points, matched_by=matched_by)
     torch.testing.assert_close(portions.total, whole.total)
-    torch.testing.assert_close(portions.dice_losses, whole.dice_losses)
+    torch.testing.assert_close(portions.terms["dice"], whole.terms["dice"])
     assert torch.equal(portions.queries, whole.queries)
 
 
@@ -224,9 +224,9 @@ def test_criterion__recorded_originals__same_losses_and_matches(
     found = criterion(logits, masks, targets, torch.ones(len(keys)), points)
 
     for p, suffix in enumerate(suffixes):
-        assert found.class_losses[p].item() == pytest.approx(expected[mode][f"loss_ce{suffix}"], abs=1e-5)
-        assert found.mask_losses[p].item() == pytest.approx(expected[mode][f"loss_mask{suffix}"], abs=1e-5)
-        assert found.dice_losses[p].item() == pytest.approx(expected[mode][f"loss_dice{suffix}"], abs=1e-5)
+        assert found.terms["class"][p].item() == pytest.approx(expected[mode][f"loss_ce{suffix}"], abs=1e-5)
+        assert found.terms["mask"][p].item() == pytest.approx(expected[mode][f"loss_mask{suffix}"], abs=1e-5)
+        assert found.terms["dice"][p].item() == pytest.approx(expected[mode][f"loss_dice{suffix}"], abs=1e-5)
         for b, (queries, places) in enumerate(matches[p]):
             assert found.queries[p, b, places].tolist() == queries
     if batch == "batch1":

@@ -12,11 +12,12 @@ from torch import Tensor
 from ecocli.config.architecture import SwinConfig
 from ecocli.config.train_parent import TrainParentConfig
 from ecocli.errors import DataError, InterruptedRunError, UsageError
-from ecocli.losses.criterion import Criterion, CriterionOutput
+from ecocli.losses.criterion import Criterion
+from ecocli.losses.matched import CriterionOutput
 from ecocli.model.builders import build_model
 from ecocli.runtime.context import Runtime
 from ecocli.runtime.interrupt import StopFlag
-from ecocli.training import loop, panoptic_objective
+from ecocli.training import loop, objectives
 from ecocli.training.batches import SampleSource
 from ecocli.training.loop import Trainer, TrainingResult
 from ecocli.training.metrics_log import parse_metrics
@@ -204,7 +205,7 @@ def test_run__matching_of_the_deepest__every_exit_takes_that_of_its_layer(
             matched.append(out.queries)
             return out
 
-    monkeypatch.setattr(panoptic_objective, "Criterion", Watched)
+    monkeypatch.setattr(objectives, "Criterion", Watched)
     exits = {"exits_per_step": 2, "keep_deepest": True, "steps": 2}
     for matching in ("own", "deepest"):
         train(tmp_path / matching, tiny_config(loss={"matching": matching}, **exits))
