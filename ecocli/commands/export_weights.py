@@ -73,11 +73,15 @@ def export_weights(
     ] = None,
     calibration_images: Annotated[
         int | None,
-        typer.Option("--calibration-images", min=1, help="Training images that set int8's scales.  [default: 64]"),
+        typer.Option(
+            "--calibration-images", min=1, metavar="N", help="Training images that set int8's scales.  [default: 64]"
+        ),
     ] = None,
     checked_images: Annotated[
         int | None,
-        typer.Option("--checked-images", min=0, help="Validation images for PQ; 0 for none.  [default: 200]"),
+        typer.Option(
+            "--checked-images", min=0, metavar="N", help="Validation images for PQ; 0 for none.  [default: 200]"
+        ),
     ] = None,
     data_root: DataRootOption = None,
     exit_depth: Annotated[
@@ -117,27 +121,27 @@ def export_weights(
         raise UsageError(
             "--gate, --beta, --precision, --size and images are for graphs. Add --format onnx or openvino."
         )
+    resolved: ExportGraphsConfig | ExportWeightsConfig
+    if not as_graphs:
+        resolved = resolve(
+            ExportWeightsConfig,
+            preset={"format": "hf"},
+            config_path=config,
+            flags={**shared, "format": format_},
+            assignments=assignments,
+        )
     with make_runtime("cpu") as runtime:
         inputs = {} if gate is None else {"gate": resolve_input(opened, "gate", gate, runtime.log)}
         if gate is not None and parent is None:
             inputs["parent"] = parent_of_gate(opened, inputs["gate"])
         else:
             inputs["parent"] = resolve_input(opened, "parent", parent, runtime.log)
-        resolved: ExportGraphsConfig | ExportWeightsConfig
         if as_graphs:
             resolved = resolve(
                 ExportGraphsConfig,
                 preset=lambda settings: _images_of(opened, inputs["parent"], settings),
                 config_path=config,
                 flags={**shared, "format": format_, **graph_flags},
-                assignments=assignments,
-            )
-        else:
-            resolved = resolve(
-                ExportWeightsConfig,
-                preset={"format": "hf"},
-                config_path=config,
-                flags={**shared, "format": format_},
                 assignments=assignments,
             )
         if dry_run:

@@ -361,7 +361,7 @@ def test_export__place_taken__refused_and_kept(place: Path, tmp_path: Path, caps
         (["--format", "onnx", "--size", "100x128"], "no multiple of 32"),
         (["--format", "onnx", "--size", "big"], "expected height and width"),
         (["--format", "onnx", "--exit", "2", "--gate", "gate"], "ends at 2"),
-        (["--format", "hf", "--gate", "gate"], "belong to graphs"),
+        (["--format", "hf", "--gate", "gate"], "are for graphs"),
     ],
 )
 def test_export__settings_that_do_not_fit__exit_code_2(

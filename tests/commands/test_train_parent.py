@@ -36,7 +36,7 @@ def arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The command with settings for the tiny model; data and store in a folder of their own."""
     lines = [_TOML]
     lines += [f"architecture.{name} = {json.dumps(value)}" for name, value in dotted(TINY_ARCHITECTURE).items()]
-    (tmp_path / "tiny.toml").write_text("\n".join(lines))
+    (tmp_path / "tiny.toml").write_text("\n".join(lines).replace("num_classes = 3", "num_classes = 13"))
     monkeypatch.setenv("ECO_DATASETS", str(tmp_path / "data"))
     return ["train-parent", "--config", str(tmp_path / "tiny.toml"), "--device", "cpu", "--threads", "1"]
 

@@ -314,5 +314,5 @@ def test_run__gate_of_another_width__is_an_artifact_error(bench: Bench) -> None:
     gate = bench.store.get(bench.inputs["gate"], GateManifest)
     state = {"linear.weight": torch.zeros(3, 7), "linear.bias": torch.zeros(3)}
     forged = bench.store.put(gate.manifest, {GATE_FILE: save_tensors(state)}).digest
-    with pytest.raises(ArtifactError, match="The gate reads 7 values of the feature 'res5', the parent gives 32"):
+    with pytest.raises(ArtifactError, match="The gate reads 7 values of the feature 'res5', the parent gives 128"):
         run_stage(evaluate, bench.config(metrics=()), {**bench.inputs, "gate": forged}, bench.store)

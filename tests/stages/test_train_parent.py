@@ -377,7 +377,7 @@ def disturbed(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> tupl
     config = settings(data_root, steps=6, evaluation=evaluation, **exits).model_dump(mode="json")
     lines = []
     write_toml(lines, "", {**config, "execution": {"checkpoint_every": 2}})
-    (folder / "tiny.toml").write_text("\n".join(lines))
+    (folder / "tiny.toml").write_text("\n".join(lines).replace("num_classes = 3", "num_classes = 13"))
     root = ("--data-root", str(data_root))
     # Two moments at random, new in every test run: the property holds at all of them.
     chance = random.SystemRandom()
