@@ -37,6 +37,7 @@ from ecocli.runtime.memory import keep_freed_memory
 from ecocli.weights.huggingface import architecture_from_folder
 from ecocli.weights.loading import load_initial_weights
 
+PARTS = ("backbone", "projections", "encoder", "mask_features", "transformer_decoder", "post_processing")
 DEPTHS = (2, 3, 4, 5, 6)
 WANTED = {(512, 512): 2.0, (800, 1088): 2.2}
 BACKBONES = {"swin-t": "Swin-T", "r50": "ResNet-50"}
