@@ -4,12 +4,14 @@
 which the specification allows and other tools ignore.
 """
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from ecocli.artifacts.oci import LAYOUT_BYTES, read_index
 from ecocli.errors import ArtifactError, UsageError
-from ecocli.runtime.files import make_directory, write_bytes
+from ecocli.runtime.files import make_directory, open_regular, write_bytes
+from ecocli.runtime.formats import read_json
 
 
 @dataclass(frozen=True)
@@ -81,14 +83,18 @@ class Layout:
 
         Raises:
             UsageError: The folder holds something else, or the file system refuses.
+            ArtifactError: It is a layout of another version.
         """
         if not self.is_store():
             self._refuse_foreign()
         folders = (self.scratch, self.blobs, self.refs, self.actions, self.provenance, self.runs, self.locks)
         for folder in folders:
             make_directory(folder)
-        if not self.marker.exists():
+        try:
+            read_json(self.marker)
+        except (OSError, ValueError):
             write_bytes(self.marker, LAYOUT_BYTES, self.scratch)
+        self.check_marker()
 
     def _refuse_foreign(self) -> None:
         try:
@@ -114,7 +120,9 @@ class Layout:
         Raises:
             ArtifactError: The marker is missing or says something else.
         """
-        found = self.marker.read_bytes()[:200] if self.marker.is_file() else b"no file"
+        found = b"no file"
+        with contextlib.suppress(OSError), open_regular(self.marker) as file:
+            found = file.read(200)
         if b'"imageLayoutVersion":"1.0.0"' not in found.replace(b" ", b""):
             raise ArtifactError(
                 f"{self.root} is no OCI image layout: {self.marker.name} has {found.decode(errors='replace')!r}, "

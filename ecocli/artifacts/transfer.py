@@ -139,13 +139,14 @@ def _copy(store: Store, digest: str, target: Blobs) -> Descriptor:
 
 def _plain_layout(target: Path) -> Blobs:
     layout = Layout(target)
-    if target.is_dir() and any(target.iterdir()):
+    open_output(target)
+    if any(target.iterdir()):
         layout.check_marker()
-    for folder in (target, layout.blobs.parent):
-        open_output(folder)
+    else:
+        # First of all: a push that is killed later leaves a layout that the next one completes.
+        write_bytes(layout.marker, LAYOUT_BYTES, target)
+    open_output(layout.blobs.parent)
     make_directory(layout.blobs)
-    if not layout.marker.exists():
-        write_bytes(layout.marker, LAYOUT_BYTES, layout.blobs.parent)
     if not layout.index.exists():
         write_bytes(layout.index, build_index([]), layout.blobs.parent)
     return Blobs(layout.blobs, layout.blobs.parent)

@@ -3,8 +3,6 @@
 Inputs: ``parent``; ``gate``, optional. The folder appears whole or not at all.
 """
 
-import shutil
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,12 +28,14 @@ from ecocli.inference.engines import EngineModel, open_engine
 from ecocli.inference.loading import restore_gate, restore_model
 from ecocli.model.mask2former import Mask2Former
 from ecocli.runtime.context import Runtime
+from ecocli.runtime.files import replacing_folder, user_path
 from ecocli.scoring.batches import load_batch
 from ecocli.scoring.subset_evaluator import SubsetEvaluator, spread_positions
 from ecocli.tasks.registry import task_of
 
 # Graphs for any size are traced with this one; no side equals a side of another level.
 _TRACED_SIZE = (128, 160)
+_ANOTHER_PLACE = "name another place with --out"
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def plan(config: ExportGraphsConfig, inputs: Mapping[str, str], store: Store) ->
         UsageError: The place is taken, or settings do not fit the format, the parent or the gate.
         ArtifactError: Parent or gate are damaged or do not fit.
     """
-    out = Path(config.out)
+    out = user_path(config.out)
     if out.exists() and not config.replace:
         raise UsageError(f"{out} is there already. Name another place, or give --force to replace it.")
     if out.exists() and not (out / PLAN_FILE).is_file():
@@ -155,9 +155,7 @@ def run(config: ExportGraphsConfig, inputs: Mapping[str, str], store: Store, run
             beta=fitted.manifest.beta if config.beta is None else config.beta,
             exit_costs=fitted.manifest.exit_costs,
         )
-    beside = out.with_name(f".{out.name}.{uuid.uuid4().hex}")
-    try:
-        beside.mkdir(parents=True)
+    with replacing_folder(out, _ANOTHER_PLACE) as folder:
         depths = [depth for depth in manifest.exit_depths if depth <= planned.depth]
         parts = graph_modules(model, gate, depths)
         size = _TRACED_SIZE if config.size is None else config.size
@@ -167,7 +165,7 @@ def run(config: ExportGraphsConfig, inputs: Mapping[str, str], store: Store, run
             precision="float32" if config.precision == "int8" else config.precision,
             parent=planned.parent.digest,
             exits={str(depth): tuple(map(layer_name, model.exits.layers_of(depth))) for depth in depths},
-            graphs=write_graphs(parts, size, config.size is not None, config.format, beside),
+            graphs=write_graphs(parts, size, config.size is not None, config.format, folder),
             gate=entry,
             architecture=architecture,
             categories=manifest.categories,
@@ -175,23 +173,16 @@ def run(config: ExportGraphsConfig, inputs: Mapping[str, str], store: Store, run
             sizes=() if config.size is None else (config.size,),
         )
         if gate is not None:
-            (beside / GATE_FILE).write_bytes(save_tensors(gate.gate.state_dict()))
-        _write_plan(beside, content)
+            (folder / GATE_FILE).write_bytes(save_tensors(gate.gate.state_dict()))
+        _write_plan(folder, content)
         if config.precision == "int8":
             assert config.dataset is not None
-            floats = open_engine(beside, threads=runtime.threads)
+            floats = open_engine(folder, threads=runtime.threads)
             images = _calibration_images(config, config.dataset, floats, content.resize)
-            graphs = quantise_graphs(beside, floats, images, runtime.log)
+            graphs = quantise_graphs(folder, floats, images, runtime.log)
             content = content.model_copy(update={"precision": "int8", "graphs": graphs})
-            _write_plan(beside, content)
-        written = _measured(config, out, beside, model, content, runtime)
-        if out.exists():
-            shutil.rmtree(out)
-        beside.rename(out)
-    except OSError as error:
-        raise UsageError(f"{out} cannot be written ({error.strerror}). Name a place that can.") from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+            _write_plan(folder, content)
+        written = _measured(config, out, folder, model, content, runtime)
     runtime.log.info("Wrote %d graphs with exits at %s to %s.", len(parts), content.exit_depths, out)
     return written
 

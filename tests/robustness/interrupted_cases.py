@@ -149,9 +149,9 @@ def _checkpoint(path: Path, architecture: ArchitectureConfig) -> ImportWeightsCo
 
 
 def digest_of_folder(folder: Path) -> str:
-    """Identify names and contents of what a command wrote, but for times that it records."""
+    """Identify names and contents of what a command wrote, but for the times and scratch files of a store."""
     found = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and "provenance" not in path.parts:
+        if path.is_file() and not {"provenance", "tmp", "locks"} & set(path.relative_to(folder).parts):
             found.update(f"{path.relative_to(folder)}:{hashlib.sha256(path.read_bytes()).hexdigest()};".encode())
     return found.hexdigest()

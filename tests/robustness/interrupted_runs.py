@@ -146,9 +146,11 @@ class Trials:
         # A stage sets the name of its kind.
         faults = [f"lost the name {name}" for name in lost if names.get(name) != self.expected[case.name]]
         faults += [fault.sentence() for fault in verify(store)]
-        collect(store, 0.0)
+        out = self._work / "trial" / "out"
+        for place in (store, *(Store(path.parent) for path in out.glob("*/eco"))):
+            collect(place, 0.0)
         faults += [f"left {path}" for folder in (store.layout.runs, store.layout.scratch) for path in folder.iterdir()]
-        faults += [f"left {path}" for path in (self._work / "trial" / "out").rglob(".*")]
+        faults += [f"left {path}" for path in out.rglob(".*")]
         if case.folder is not None:
             faults += [fault.sentence() for fault in store.closure_faults(self.expected[case.name], full=True)]
         return faults

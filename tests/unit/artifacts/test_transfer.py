@@ -1,6 +1,7 @@
 """Copies between layouts keep digests, verify everything and disturb nothing else."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from ecocli.artifacts.checking import verify
 from ecocli.artifacts.listing import list_artifacts
 from ecocli.artifacts.manifest import GateManifest
-from ecocli.artifacts.oci import EMPTY_DIGEST
+from ecocli.artifacts.oci import EMPTY_DIGEST, LAYOUT_BYTES
 from ecocli.artifacts.store import Store
 from ecocli.artifacts.transfer import pull, push
 from ecocli.errors import ArtifactError, EcoError, UsageError
@@ -32,6 +33,31 @@ def _index(folder: Path) -> list[tuple[str, str]]:
     return [
         (entry.get("annotations", {}).get("org.opencontainers.image.ref.name"), entry["digest"]) for entry in entries
     ]
+
+
+def test_push__after_a_kill_at_the_start__completes_the_layout(store: Store, tmp_path: Path) -> None:
+    artifact = put_gate(store, names=("mine",))
+    for left in ((), ("oci-layout",), ("oci-layout", "blobs/sha256")):
+        target = tmp_path / str(len(left))
+        target.mkdir()
+        for name in left:
+            if name == "oci-layout":
+                (target / name).write_bytes(LAYOUT_BYTES)
+            else:
+                (target / name).mkdir(parents=True)
+        (target / f".unfinished-elsewhere-1-{len(left)}").write_bytes(b"half")
+        os.utime(target / f".unfinished-elsewhere-1-{len(left)}", (0, 0))
+        assert push(store, "mine", target) == artifact.digest
+
+
+def test_create__damaged_marker_of_a_store__is_written_anew_and_another_version_refused(store: Store) -> None:
+    put_gate(store)
+    store.layout.marker.write_bytes(b"")
+    store.create()
+    store.layout.check_marker()
+    store.layout.marker.write_bytes(b'{"imageLayoutVersion":"9.0.0"}')
+    with pytest.raises(ArtifactError, match="no OCI image layout"):
+        store.create()
 
 
 def test_push__missing_folder__makes_a_plain_layout(store: Store, tmp_path: Path) -> None:
