@@ -1,4 +1,4 @@
-"""What the commands share: options, surroundings, layered settings, and the one way to print a result.
+"""What the commands share: surroundings, layered settings, and the one way to print a result.
 
 stdout carries the result and nothing else, so that ``parent=$(eco train-parent ...)`` works; everything else goes to
 stderr. Importing this module loads no torch.
@@ -12,9 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
-
-import typer
+from typing import TYPE_CHECKING, TypeVar
 
 from ecocli.artifacts import references
 from ecocli.artifacts.action import Plan, execute
@@ -39,64 +37,6 @@ if TYPE_CHECKING:
 ConfigT = TypeVar("ConfigT", bound=Config)
 
 _WIDEST_TABLE = 10_000
-
-StoreOption = Annotated[
-    Path | None,
-    typer.Option("--store", metavar="DIR", help="Artifact store.  [default: $ECO_STORE, else .eco]"),
-]
-ConfigOption = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE.toml", help="Settings that override the preset's.")
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override one setting; may be repeated, applied last."),
-]
-NameOption = Annotated[
-    list[str] | None,
-    typer.Option("--name", metavar="NAME", help="Give the result this name too; may be repeated."),
-]
-ForceOption = Annotated[bool, typer.Option("--force", help="Run again even if the store has the result.")]
-DryRunOption = Annotated[
-    bool, typer.Option("--dry-run", help="Print the settings and inputs, and what would be reused; then stop.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the full result as one JSON object.")]
-PrecisionOption = Annotated[
-    str | None,
-    typer.Option("--precision", metavar="float32|bfloat16", help="Type of the network's products.  [default: float32]"),
-]
-ExportedOption = Annotated[
-    Path | None,
-    typer.Option("--exported", metavar="DIR", help="Run the graphs that `eco export` wrote, with their gate."),
-]
-EngineOption = Annotated[
-    str | None,
-    typer.Option(
-        "--engine",
-        metavar="torch|onnxruntime|openvino",
-        help="What computes.  [default: torch, for graphs that of their format]",
-    ),
-]
-CompileOption = Annotated[
-    bool, typer.Option("--compile", help="Let torch compile the backbone; every new image size compiles anew.")
-]
-SeedOption = Annotated[
-    int | None, typer.Option("--seed", metavar="N", min=0, help="Seed of all random numbers.  [default: 0]")
-]
-DeviceOption = Annotated[
-    str, typer.Option("--device", metavar="auto|cpu|cuda", help="Where to compute; auto takes a GPU if there is one.")
-]
-ThreadsOption = Annotated[
-    int | None,
-    typer.Option(
-        "--threads", metavar="N", min=1, help="CPU threads.  [default: $OMP_NUM_THREADS, else all usable cores]"
-    ),
-]
-DataRootOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--data-root", metavar="DIR", help="Folder of the data sets.  [default: $ECO_DATASETS, $DETECTRON2_DATASETS]"
-    ),
-]
 
 
 def open_store(store: Path | None) -> Store:

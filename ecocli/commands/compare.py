@@ -8,17 +8,8 @@ from rich.table import Table
 
 from ecocli.artifacts.store import Store
 from ecocli.artifacts.summaries import MEASURES, QUALITIES
-from ecocli.commands.common import (
-    ConfigOption,
-    JsonOption,
-    SetOption,
-    StoreOption,
-    emit_result,
-    make_runtime,
-    open_store,
-    resolve,
-    resolve_input,
-)
+from ecocli.commands.common import emit_result, make_runtime, open_store, resolve, resolve_input
+from ecocli.commands.options import ConfigOption, JsonOption, SetOption, StoreOption
 from ecocli.commands.tables import make_table, plain, points
 from ecocli.config.compare import CompareConfig
 from ecocli.runtime.context import Runtime

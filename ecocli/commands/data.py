@@ -10,14 +10,8 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from ecocli.commands._sections import SectionedCommand
-from ecocli.commands.common import (
-    ConfigOption,
-    JsonOption,
-    SetOption,
-    emit_result,
-    environment_data_root,
-    resolve,
-)
+from ecocli.commands.common import emit_result, environment_data_root, resolve
+from ecocli.commands.options import ConfigOption, JsonOption, SetOption
 from ecocli.commands.tables import make_list
 from ecocli.config.dataset import DATASET_PRESETS, DatasetConfig
 from ecocli.config.derive import TaskName

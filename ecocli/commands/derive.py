@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from ecocli.commands._parent_dataset import parent_dataset_preset
-from ecocli.commands.common import (
+from ecocli.commands.common import emit_result, make_runtime, open_store, resolve, resolve_input, run_stage
+from ecocli.commands.options import (
     CompileOption,
     ConfigOption,
     DataRootOption,
@@ -21,12 +22,6 @@ from ecocli.commands.common import (
     SetOption,
     StoreOption,
     ThreadsOption,
-    emit_result,
-    make_runtime,
-    open_store,
-    resolve,
-    resolve_input,
-    run_stage,
 )
 from ecocli.config.derive import DeriveConfig
 from ecocli.errors import UsageError

@@ -6,7 +6,8 @@ import platform
 import re
 from collections.abc import Iterator
 
-from ecocli.commands.common import JsonOption, StoreOption, emit_result, environment_data_root, open_store
+from ecocli.commands.common import emit_result, environment_data_root, open_store
+from ecocli.commands.options import JsonOption, StoreOption
 from ecocli.runtime.device import limit_threads
 from ecocli.runtime.distributed import World
 from ecocli.runtime.version import version

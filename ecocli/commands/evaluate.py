@@ -15,7 +15,8 @@ from ecocli.artifacts.store import Store
 from ecocli.artifacts.summaries import EvaluationRow, EvaluationSummary
 from ecocli.commands._exported import check_engine, inputs_of_graphs, open_graphs
 from ecocli.commands._parent_dataset import parent_dataset_preset
-from ecocli.commands.common import (
+from ecocli.commands.common import Shown, make_runtime, open_store, resolve, resolve_input, run_stage
+from ecocli.commands.options import (
     CompileOption,
     ConfigOption,
     DataRootOption,
@@ -29,14 +30,8 @@ from ecocli.commands.common import (
     PrecisionOption,
     SeedOption,
     SetOption,
-    Shown,
     StoreOption,
     ThreadsOption,
-    make_runtime,
-    open_store,
-    resolve,
-    resolve_input,
-    run_stage,
 )
 from ecocli.commands.tables import interval, make_table, mixture, plain, points, reached_text, shares
 from ecocli.config.evaluate import EvaluateConfig

@@ -9,12 +9,6 @@ from rich.table import Table
 
 from ecocli.commands._parent_dataset import parent_dataset_preset
 from ecocli.commands.common import (
-    ConfigOption,
-    DataRootOption,
-    DryRunOption,
-    JsonOption,
-    SetOption,
-    StoreOption,
     emit_result,
     gather_settings,
     make_runtime,
@@ -23,6 +17,7 @@ from ecocli.commands.common import (
     resolve,
     resolve_input,
 )
+from ecocli.commands.options import ConfigOption, DataRootOption, DryRunOption, JsonOption, SetOption, StoreOption
 from ecocli.commands.tables import make_table, points
 from ecocli.errors import UsageError
 

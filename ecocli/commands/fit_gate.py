@@ -10,7 +10,8 @@ from ecocli.artifacts.manifest import GateManifest
 from ecocli.artifacts.summaries import MEASURES
 from ecocli.commands._gate_tables import controls_table, head_table, recipe_table, trade_off_table
 from ecocli.commands._profiled_ms import read_exit_ms
-from ecocli.commands.common import (
+from ecocli.commands.common import Shown, make_runtime, open_store, resolve, resolve_input, run_stage, show_digest
+from ecocli.commands.options import (
     ConfigOption,
     DryRunOption,
     ForceOption,
@@ -18,15 +19,8 @@ from ecocli.commands.common import (
     NameOption,
     SeedOption,
     SetOption,
-    Shown,
     StoreOption,
     ThreadsOption,
-    make_runtime,
-    open_store,
-    resolve,
-    resolve_input,
-    run_stage,
-    show_digest,
 )
 from ecocli.commands.tables import write_to_stderr
 from ecocli.config.fit_gate import FitGateConfig

@@ -9,20 +9,15 @@ import typer
 from ecocli.artifacts.action import execute
 from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.manifest import ParentManifest
-from ecocli.commands.common import (
+from ecocli.commands.common import Shown, make_runtime, open_store, resolve, run_stage, show_digest
+from ecocli.commands.options import (
     ConfigOption,
     DryRunOption,
     ForceOption,
     JsonOption,
     NameOption,
     SetOption,
-    Shown,
     StoreOption,
-    make_runtime,
-    open_store,
-    resolve,
-    run_stage,
-    show_digest,
 )
 from ecocli.config.import_weights import ImportWeightsConfig
 from ecocli.stages import import_weights as stage

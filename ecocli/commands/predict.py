@@ -7,7 +7,8 @@ import typer
 
 from ecocli.artifacts.lineage import parent_of_gate
 from ecocli.commands._exported import check_engine
-from ecocli.commands.common import (
+from ecocli.commands.common import emit_result, make_runtime, open_store, print_dry_run, resolve, resolve_input
+from ecocli.commands.options import (
     CompileOption,
     ConfigOption,
     DeviceOption,
@@ -19,12 +20,6 @@ from ecocli.commands.common import (
     SetOption,
     StoreOption,
     ThreadsOption,
-    emit_result,
-    make_runtime,
-    open_store,
-    print_dry_run,
-    resolve,
-    resolve_input,
 )
 from ecocli.errors import UsageError
 

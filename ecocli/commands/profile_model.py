@@ -13,6 +13,15 @@ from ecocli.artifacts.summaries import ExpectedCost, ProfiledInput, ProfileSumma
 from ecocli.commands._exported import check_engine, open_graphs
 from ecocli.commands._parent_dataset import parent_dataset_preset
 from ecocli.commands.common import (
+    Shown,
+    environment_data_root,
+    make_runtime,
+    open_store,
+    resolve,
+    resolve_input,
+    run_stage,
+)
+from ecocli.commands.options import (
     CompileOption,
     ConfigOption,
     DataRootOption,
@@ -25,15 +34,8 @@ from ecocli.commands.common import (
     NameOption,
     PrecisionOption,
     SetOption,
-    Shown,
     StoreOption,
     ThreadsOption,
-    environment_data_root,
-    make_runtime,
-    open_store,
-    resolve,
-    resolve_input,
-    run_stage,
 )
 from ecocli.commands.tables import make_table, mixture
 from ecocli.config.any_architecture import ALL_ARCHITECTURES

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from ecocli.commands.common import (
+from ecocli.commands.common import emit_result, environment_data_root, make_runtime, open_store, resolve, resolve_input
+from ecocli.commands.options import (
     ConfigOption,
     DataRootOption,
     DeviceOption,
@@ -13,12 +14,6 @@ from ecocli.commands.common import (
     SetOption,
     StoreOption,
     ThreadsOption,
-    emit_result,
-    environment_data_root,
-    make_runtime,
-    open_store,
-    resolve,
-    resolve_input,
 )
 from ecocli.config.report import ReportConfig
 from ecocli.stages import report as stage

@@ -14,7 +14,8 @@ import typer
 from ecocli.artifacts import checking, collecting, listing, references, transfer
 from ecocli.artifacts.store import Store
 from ecocli.commands._sections import SectionedCommand
-from ecocli.commands.common import JsonOption, StoreOption, emit_result, open_store
+from ecocli.commands.common import emit_result, open_store
+from ecocli.commands.options import JsonOption, StoreOption
 from ecocli.commands.tables import make_list
 from ecocli.errors import ArtifactError
 from ecocli.runtime.distributed import World

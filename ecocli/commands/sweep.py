@@ -12,7 +12,9 @@ from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.manifest import SweepManifest
 from ecocli.artifacts.summaries import MEASURES, SweepSummary
 from ecocli.commands._profiled_ms import read_exit_ms
-from ecocli.commands.common import (
+from ecocli.commands.common import Shown, make_runtime, open_store, resolve, resolve_input, run_stage
+from ecocli.commands.fit_gate import RecipeOption
+from ecocli.commands.options import (
     ConfigOption,
     DryRunOption,
     ForceOption,
@@ -20,16 +22,9 @@ from ecocli.commands.common import (
     NameOption,
     SeedOption,
     SetOption,
-    Shown,
     StoreOption,
     ThreadsOption,
-    make_runtime,
-    open_store,
-    resolve,
-    resolve_input,
-    run_stage,
 )
-from ecocli.commands.fit_gate import RecipeOption
 from ecocli.commands.tables import make_table, plain, points, shares
 from ecocli.config.sweep import SweepConfig
 from ecocli.errors import UsageError

@@ -10,6 +10,16 @@ import typer
 from ecocli.artifacts.manifest import ParentManifest
 from ecocli.artifacts.store import Store
 from ecocli.commands.common import (
+    environment_data_root,
+    gather_settings,
+    make_runtime,
+    open_store,
+    print_dry_run,
+    resolve,
+    resolve_input,
+    run_stage,
+)
+from ecocli.commands.options import (
     ConfigOption,
     DataRootOption,
     DeviceOption,
@@ -21,14 +31,6 @@ from ecocli.commands.common import (
     SetOption,
     StoreOption,
     ThreadsOption,
-    environment_data_root,
-    gather_settings,
-    make_runtime,
-    open_store,
-    print_dry_run,
-    resolve,
-    resolve_input,
-    run_stage,
 )
 from ecocli.config.any_architecture import AnyArchitecture
 from ecocli.config.loading import deep_merge
