@@ -13,9 +13,11 @@ from ecocli.commands.options import (
     CompileOption,
     ConfigOption,
     DataRootOption,
+    DatasetOption,
     DeviceOption,
     DryRunOption,
     ForceOption,
+    ImagesPerBatchOption,
     JsonOption,
     NameOption,
     PrecisionOption,
@@ -33,12 +35,7 @@ def derive(
     parent: Annotated[
         str | None, typer.Option("--parent", metavar="PARENT", help="Parent to measure.  [default: the latest]")
     ] = None,
-    dataset: Annotated[
-        str | None,
-        typer.Option(
-            "--dataset", metavar="NAME", help="shapes, coco, cityscapes, or a .toml file.  [default: the parent's]"
-        ),
-    ] = None,
+    dataset: DatasetOption = None,
     splits: Annotated[
         str | None,
         typer.Option("--splits", metavar="NAME,NAME", help="Splits to measure.  [default: train,val]"),
@@ -46,9 +43,7 @@ def derive(
     mirror: Annotated[
         bool, typer.Option("--mirror", help="Measure each image's mirror image too: what a gate can attain.")
     ] = False,
-    batch_size: Annotated[
-        int | None, typer.Option("--batch-size", metavar="N", min=1, help="Images per batch.  [default: 4]")
-    ] = None,
+    batch_size: ImagesPerBatchOption = None,
     part_images: Annotated[
         int | None,
         typer.Option("--part-images", metavar="N", min=1, help="Images between two saved states.  [default: 256]"),

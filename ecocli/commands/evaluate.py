@@ -20,14 +20,17 @@ from ecocli.commands.options import (
     CompileOption,
     ConfigOption,
     DataRootOption,
+    DatasetOption,
     DeviceOption,
     DryRunOption,
     EngineOption,
     ExportedOption,
     ForceOption,
+    ImagesPerBatchOption,
     JsonOption,
     NameOption,
     PrecisionOption,
+    PriceOption,
     SeedOption,
     SetOption,
     StoreOption,
@@ -55,23 +58,11 @@ def evaluate(
     gate: Annotated[
         str | None, typer.Option("--gate", metavar="GATE", help="Gate that chooses the exits.  [default: the latest]")
     ] = None,
-    beta: Annotated[
-        float | None,
-        typer.Option(
-            "--beta", metavar="B", help="Price of compute, for a gate that predicts quality.  [default: as fitted]"
-        ),
-    ] = None,
+    beta: PriceOption = None,
     no_gate: Annotated[bool, typer.Option("--no-gate", help="Evaluate the fixed exits alone.")] = False,
-    dataset: Annotated[
-        str | None,
-        typer.Option(
-            "--dataset", metavar="NAME", help="shapes, coco, cityscapes, or a .toml file.  [default: the parent's]"
-        ),
-    ] = None,
+    dataset: DatasetOption = None,
     split: Annotated[str | None, typer.Option("--split", metavar="NAME", help="Split.  [default: val]")] = None,
-    batch_size: Annotated[
-        int | None, typer.Option("--batch-size", metavar="N", min=1, help="Images per batch.  [default: 4]")
-    ] = None,
+    batch_size: ImagesPerBatchOption = None,
     timed_images: Annotated[
         int | None,
         typer.Option(

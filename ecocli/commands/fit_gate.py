@@ -13,10 +13,18 @@ from ecocli.commands._profiled_ms import read_exit_ms
 from ecocli.commands.common import Shown, make_runtime, open_store, resolve, resolve_input, run_stage, show_digest
 from ecocli.commands.options import (
     ConfigOption,
+    CostOption,
+    DerivedOption,
     DryRunOption,
+    ExitMsOption,
+    FeatureOption,
     ForceOption,
     JsonOption,
+    LossOption,
     NameOption,
+    ObjectiveOption,
+    ProfileOption,
+    RecipeOption,
     SeedOption,
     SetOption,
     StoreOption,
@@ -30,15 +38,6 @@ from ecocli.stages import fit_gate as stage
 BetaOption = Annotated[
     float | None,
     typer.Option("--beta", metavar="B", help="Price of one unit of cost in PQ (0..1), such as 0.0005 per layer."),
-]
-
-RecipeOption = Annotated[
-    str | None,
-    typer.Option(
-        "--recipe",
-        metavar="contents|paper",
-        help="Settings by name, which options override: what measured best, or the paper's.  [default: contents]",
-    ),
 ]
 
 
@@ -67,47 +66,19 @@ def fit_gate(
         ),
     ] = None,
     recipe: RecipeOption = None,
-    objective: Annotated[
-        str | None,
-        typer.Option(
-            "--objective",
-            metavar="image-pq|dataset-pq",
-            help="Raise the images' own PQ, as in the paper, or the data set's.  [default: the recipe's]",
-        ),
-    ] = None,
-    loss: Annotated[
-        str | None,
-        typer.Option(
-            "--loss", metavar="hard-ce|u-ce|soft-ce|soft-mse", help="Loss of the class head.  [default: the recipe's]"
-        ),
-    ] = None,
-    cost: Annotated[
-        str | None,
-        typer.Option("--cost", metavar="depth|gflops|ms", help="What beta is a price of.  [default: depth]"),
-    ] = None,
-    feature: Annotated[
-        str | None,
-        typer.Option(
-            "--feature", metavar="res5|projected|tokens", help="What the gate reads.  [default: the recipe's]"
-        ),
-    ] = None,
+    objective: ObjectiveOption = None,
+    loss: LossOption = None,
+    cost: CostOption = None,
+    feature: FeatureOption = None,
     compare_heads: Annotated[
         bool, typer.Option("--compare-heads", help="Also score the other head and a small MLP.")
     ] = False,
-    derived: Annotated[
-        str | None, typer.Option("--derived", metavar="DERIVED", help="Tables to fit on.  [default: the latest]")
-    ] = None,
+    derived: DerivedOption = None,
     parent: Annotated[
         str | None, typer.Option("--parent", metavar="PARENT", help="Make sure that the tables are this parent's.")
     ] = None,
-    profile: Annotated[
-        str | None,
-        typer.Option("--profile", metavar="PROFILE", help="What eco profile or eco eval made, to take ms from."),
-    ] = None,
-    exit_ms: Annotated[
-        str | None,
-        typer.Option("--exit-ms", metavar="M,M,..", help="Milliseconds of each of the parent's exits instead."),
-    ] = None,
+    profile: ProfileOption = None,
+    exit_ms: ExitMsOption = None,
     l2: Annotated[
         float | None, typer.Option("--l2", metavar="L2", help="Regularisation.  [default: chosen by cross-validation]")
     ] = None,

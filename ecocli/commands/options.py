@@ -62,3 +62,61 @@ DataRootOption = Annotated[
         "--data-root", metavar="DIR", help="Folder of the data sets.  [default: $ECO_DATASETS, $DETECTRON2_DATASETS]"
     ),
 ]
+
+DatasetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--dataset", metavar="NAME", help="shapes, coco, cityscapes, or a .toml file.  [default: the parent's]"
+    ),
+]
+ImagesPerBatchOption = Annotated[
+    int | None, typer.Option("--batch-size", metavar="N", min=1, help="Images per batch.  [default: 4]")
+]
+PriceOption = Annotated[
+    float | None,
+    typer.Option(
+        "--beta", metavar="B", help="Price of compute, for a gate that predicts quality.  [default: as fitted]"
+    ),
+]
+
+# Of Step C and its sweeps.
+RecipeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe",
+        metavar="contents|paper",
+        help="Settings by name, which options override: what measured best, or the paper's.  [default: contents]",
+    ),
+]
+ObjectiveOption = Annotated[
+    str | None,
+    typer.Option(
+        "--objective",
+        metavar="image-pq|dataset-pq",
+        help="Raise the images' own PQ, as in the paper, or the data set's.  [default: the recipe's]",
+    ),
+]
+LossOption = Annotated[
+    str | None,
+    typer.Option(
+        "--loss", metavar="hard-ce|u-ce|soft-ce|soft-mse", help="Loss of the class head.  [default: the recipe's]"
+    ),
+]
+CostOption = Annotated[
+    str | None, typer.Option("--cost", metavar="depth|gflops|ms", help="What beta is a price of.  [default: depth]")
+]
+FeatureOption = Annotated[
+    str | None,
+    typer.Option("--feature", metavar="res5|projected|tokens", help="What the gate reads.  [default: the recipe's]"),
+]
+DerivedOption = Annotated[
+    str | None, typer.Option("--derived", metavar="DERIVED", help="Tables to fit on.  [default: the latest]")
+]
+ProfileOption = Annotated[
+    str | None,
+    typer.Option("--profile", metavar="PROFILE", help="What eco profile or eco eval made, to take ms from."),
+]
+ExitMsOption = Annotated[
+    str | None,
+    typer.Option("--exit-ms", metavar="M,M,..", help="Milliseconds of each of the parent's exits instead."),
+]

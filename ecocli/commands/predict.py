@@ -17,6 +17,7 @@ from ecocli.commands.options import (
     ExportedOption,
     JsonOption,
     PrecisionOption,
+    PriceOption,
     SetOption,
     StoreOption,
     ThreadsOption,
@@ -42,12 +43,7 @@ def predict(
         int | None,
         typer.Option("--exit", min=1, metavar="K", help="Run K encoder layers on every image.  [default: deepest]"),
     ] = None,
-    beta: Annotated[
-        float | None,
-        typer.Option(
-            "--beta", metavar="B", help="Price of compute, for a gate that predicts quality.  [default: as fitted]"
-        ),
-    ] = None,
+    beta: PriceOption = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Folder for the results.  [default: predictions]")
     ] = None,

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.table import Table
@@ -13,13 +13,20 @@ from ecocli.artifacts.manifest import SweepManifest
 from ecocli.artifacts.summaries import MEASURES, SweepSummary
 from ecocli.commands._profiled_ms import read_exit_ms
 from ecocli.commands.common import Shown, make_runtime, open_store, resolve, resolve_input, run_stage
-from ecocli.commands.fit_gate import RecipeOption
 from ecocli.commands.options import (
     ConfigOption,
+    CostOption,
+    DerivedOption,
     DryRunOption,
+    ExitMsOption,
+    FeatureOption,
     ForceOption,
     JsonOption,
+    LossOption,
     NameOption,
+    ObjectiveOption,
+    ProfileOption,
+    RecipeOption,
     SeedOption,
     SetOption,
     StoreOption,
@@ -29,9 +36,6 @@ from ecocli.commands.tables import make_table, plain, points, shares
 from ecocli.config.sweep import SweepConfig
 from ecocli.errors import UsageError
 from ecocli.stages import sweep as stage
-
-if TYPE_CHECKING:
-    pass
 
 
 def sweep(
@@ -48,36 +52,13 @@ def sweep(
         typer.Option("--head", metavar="class,quality", help="Kinds of head.  [default: the recipe's]"),
     ] = None,
     recipe: RecipeOption = None,
-    objective: Annotated[
-        str | None,
-        typer.Option(
-            "--objective",
-            metavar="image-pq|dataset-pq",
-            help="Raise the images' own PQ, as in the paper, or the data set's.  [default: the recipe's]",
-        ),
-    ] = None,
-    loss: Annotated[
-        str | None,
-        typer.Option("--loss", metavar="hard-ce|u-ce|soft-ce|soft-mse", help="Of the class head."),
-    ] = None,
-    cost: Annotated[
-        str | None, typer.Option("--cost", metavar="depth|gflops|ms", help="What beta is a price of.  [default: depth]")
-    ] = None,
-    feature: Annotated[
-        str | None,
-        typer.Option("--feature", metavar="res5|projected|tokens", help="What the gate reads."),
-    ] = None,
-    derived: Annotated[
-        str | None, typer.Option("--derived", metavar="DERIVED", help="Tables to fit on.  [default: the latest]")
-    ] = None,
-    profile: Annotated[
-        str | None,
-        typer.Option("--profile", metavar="PROFILE", help="What eco profile or eco eval made, to take ms from."),
-    ] = None,
-    exit_ms: Annotated[
-        str | None,
-        typer.Option("--exit-ms", metavar="M,M,..", help="Milliseconds of each of the parent's exits instead."),
-    ] = None,
+    objective: ObjectiveOption = None,
+    loss: LossOption = None,
+    cost: CostOption = None,
+    feature: FeatureOption = None,
+    derived: DerivedOption = None,
+    profile: ProfileOption = None,
+    exit_ms: ExitMsOption = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Also write sweep.parquet and sweep.svg there.")
     ] = None,
