@@ -10,7 +10,7 @@ import ecocli.commands
 from ecocli.__main__ import main
 from ecocli.app import COMMANDS, CommandEntry
 
-_NOT_COMMANDS = {"__init__", "common", "tables"}
+_NOT_COMMANDS = {"__init__", "common", "options", "tables"}
 
 
 def _in_table() -> set[str]:
