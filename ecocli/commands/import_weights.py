@@ -40,7 +40,7 @@ def import_weights(
         typer.Option(
             "--categories",
             metavar="NAME|FILE.json",
-            help="coco or cityscapes, -things for theirs alone, or a panoptic annotation file.  "
+            help="coco, cityscapes, ade20k or mapillary, -things for theirs alone, or a panoptic annotation file.  "
             "[default: by the number of classes]",
         ),
     ] = None,

@@ -100,7 +100,6 @@ def write_transformers(path: Path, side: int) -> None:
         backbone_config=ResNetConfig(out_features=["stage1", "stage2", "stage3", "stage4"]),
         num_labels=133,
         decoder_layers=10,
-        use_auxiliary_loss=False,
     )
     model = Mask2FormerForUniversalSegmentation(config).eval()
     program = torch.onnx.export(model, (torch.zeros(1, 3, side, side),), dynamo=True, opset_version=20, verbose=False)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from helpers_weights import SWIN, random_model
+from PIL import Image
 
 import ecocli
 from ecocli.__main__ import main
@@ -151,6 +152,41 @@ def test_import__eco_m2f_with_another_number_of_exits__refused(
     path = eco_checkpoint(tmp_path, torch.zeros(exits, 64), torch.zeros(exits))
     assert main(["import", str(path), "--categories", "shapes"]) == 3
     assert "expected finite weights of 2 to 3 exits" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "count,things,names,sizes",
+    [
+        # Facts of Mask2Former's registry and configurations: class 12 of ADE20K, ids from 0; 37 things of Mapillary's 65.
+        (150, 100, {0: "wall", 12: "person", 149: "flag"}, (640, 2560)),
+        (100, 100, {0: "bed", 3: "person", 99: "flag"}, (640, 2560)),
+        (65, 37, {0: "Bird", 13: "Road", 64: "Ego Vehicle"}, (2048, 2048)),
+    ],
+)
+def test_import__checkpoint_of_ade20k_or_mapillary__classes_by_their_number_and_predict_names_them(
+    count: int,
+    things: int,
+    names: dict[int, str],
+    sizes: tuple[int, int],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    architecture = SWIN.model_copy(update={"num_classes": count})
+    path = tmp_path / "published.pkl"
+    path.write_bytes(to_pickle(write_original(architecture, random_model(architecture).state_dict())))
+    assert main(["import", str(path), "--json"]) == 0
+    manifest = json.loads(capsys.readouterr().out)["manifest"]
+    categories = manifest["categories"]
+    assert (len(categories), sum(category["is_thing"] for category in categories)) == (count, things)
+    assert {index: categories[index]["name"] for index in names} == names
+    assert manifest["stage_config"]["test_resize"] == dict(zip(("short_edge_px", "long_edge_px"), sizes, strict=True))
+    Image.new("RGB", (64, 48)).save(tmp_path / "photo.png")
+    resize = ["--set", "test_resize.short_edge_px=64", "--set", "test_resize.long_edge_px=64"]
+    assert (
+        main(["predict", str(tmp_path / "photo.png"), "--out", str(tmp_path / "out"), "--device", "cpu", *resize]) == 0
+    )
+    written = json.loads((tmp_path / "out" / "panoptic.json").read_text())
+    assert [category["name"] for category in written["categories"]] == [category["name"] for category in categories]
 
 
 @pytest.mark.parametrize("count,name", [(80, "person"), (8, "person")])
