@@ -153,7 +153,7 @@ def test_run__other_preset__says_what_differs(tmp_path: Path, store: Store) -> N
 
 def test_run__unknown_class_count__asks_for_categories(tmp_path: Path, store: Store) -> None:
     with pytest.raises(
-        UsageError, match="has 4 classes, which is no number of a known data set .coco: 133, .* mapillary: 65"
+        UsageError, match=r"has 4 classes, which is no number of a known data set \(coco: 133, .* mapillary: 65"
     ):
         import_file(checkpoint(tmp_path, RESNET), store)
 
