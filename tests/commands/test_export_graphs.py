@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers_export import FEATURES, pictures, put_tiny
-from PIL import Image
+from PIL import ExifTags, Image
 
 import ecocli
 from ecocli.__main__ import main
@@ -222,9 +222,11 @@ def test_runner__without_torch__finds_what_eco_finds(
 
     assert "No module named 'torch'" in python("-c", "import torch").stderr
     model = ecocli.load("parent", gate="gate", store=place / "store", device="cpu")
+    mark = Image.Exif()
+    mark[ExifTags.Base.Orientation] = 6
+    Image.open(place / "pictures" / "1.png").save(tmp_path / "turned.png", exif=mark)
     # The second one is padded.
-    for name in ("0", "5"):
-        path = place / "pictures" / f"{name}.png"
+    for path in (place / "pictures" / "0.png", place / "pictures" / "5.png", tmp_path / "turned.png"):
         done = python(str(RUNNER), str(copied), str(path), str(tmp_path / "out.png"))
         assert done.returncode == 0, done.stderr
         expected = model(path)

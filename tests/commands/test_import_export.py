@@ -157,7 +157,7 @@ def test_import__eco_m2f_with_another_number_of_exits__refused(
 @pytest.mark.parametrize(
     "count,things,names,sizes",
     [
-        # Facts of Mask2Former's registry and configurations: class 12 of ADE20K, ids from 0; 37 things of Mapillary's 65.
+        # Origin: Mask2Former's registry and configurations.
         (150, 100, {0: "wall", 12: "person", 149: "flag"}, (640, 2560)),
         (100, 100, {0: "bed", 3: "person", 99: "flag"}, (640, 2560)),
         (65, 37, {0: "Bird", 13: "Road", 64: "Ego Vehicle"}, (2048, 2048)),
