@@ -93,7 +93,7 @@ def _read_classes(name: str) -> tuple[Category, ...]:
                 row["name"],
                 row["supercategory"],
                 row["is_thing"] == "1",
-                (*bytes.fromhex(row["color"]),),  # type: ignore[arg-type]  # three bytes
+                (*bytes.fromhex(row["color"]),),
             )
             for row in csv.DictReader(file)
             if row["data_set"] == name
