@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 plan = json.loads((Path(sys.argv[1]) / "plan.json").read_text())
 arch, rule, gate = plan["architecture"], plan["resize"], plan["gate"]
 def run(name):
-    graph = plan["graphs"][name]
+    graph = plan["graphs"][name + "-%dx%d" % image.shape[2:] if len(plan["sizes"]) > 1 else name]
     path, given = str(Path(sys.argv[1]) / next(iter(graph["files"]))), {key: values[key] for key in graph["inputs"]}
     if plan["format"] == "onnx":
         import onnxruntime

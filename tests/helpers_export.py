@@ -10,6 +10,7 @@ from helpers_store import gate_metrics
 from ecocli.artifacts.manifest import DerivedManifest, GateManifest, ParentManifest
 from ecocli.artifacts.store import Store
 from ecocli.artifacts.tensors import save_tensors
+from ecocli.config.architecture import ArchitectureConfig
 from ecocli.data.batching import make_batch
 from ecocli.data.categories import SHAPES
 from ecocli.data.photos import read_photo
@@ -19,24 +20,23 @@ FEATURES = 128
 """Channels of the tiny backbone's ``res5``."""
 
 
-def put_tiny(store: Store, images: Sequence[Path]) -> None:
-    """Store a random parent with exits after 1, 2 and 3 layers, and a gate of its own that uses several on images."""
-    model = tiny_model()
+def put_tiny(store: Store, images: Sequence[Path], architecture: ArchitectureConfig = TINY) -> None:
+    """Store a random parent with all its exits, and a gate of its own that uses several on images."""
+    model, depths = tiny_model(architecture=architecture), architecture.exits.depths
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         # Offsets that depend on the token, as in a trained model.
-        for layer in model.sem_seg_head.pixel_decoder.encoder.layers:
-            weight = layer.get_submodule("self_attn.sampling_offsets").weight
-            assert isinstance(weight, torch.Tensor)
-            weight.copy_(torch.randn(weight.shape, generator=generator) * 0.05)
+        for name, weight in model.sem_seg_head.pixel_decoder.encoder.named_parameters():
+            if name.endswith("sampling_offsets.weight"):
+                weight.copy_(torch.randn(weight.shape, generator=generator) * 0.05)
     parent = store.put(
         ParentManifest(
             schema_version=1,
             stage_config={},
             inputs={},
             dataset_fingerprints={},
-            architecture=TINY,
-            exit_depths=(1, 2, 3),
+            architecture=architecture,
+            exit_depths=depths,
             categories=tuple(category.recorded for category in SHAPES),
             steps=1,
         ),
@@ -47,7 +47,9 @@ def put_tiny(store: Store, images: Sequence[Path]) -> None:
     for path in images:
         batch = make_batch([read_photo(path)], model.pixel_mean, model.pixel_std)
         pooled.append(pool_features(model.extract(batch.images), batch.image_sizes)["res5"])
-    weight = torch.randn(3, FEATURES, generator=generator)
+    if len(depths) == 1:
+        return
+    weight = torch.randn(len(depths), pooled[0].shape[1], generator=generator)
     # On average over the images all exits score alike, so that the images decide.
     bias = -(torch.cat(pooled) @ weight.T).mean(dim=0)
     table = store.put(
@@ -57,9 +59,9 @@ def put_tiny(store: Store, images: Sequence[Path]) -> None:
             inputs={"parent": parent},
             dataset_fingerprints={},
             splits=("train",),
-            exit_depths=(1, 2, 3),
+            exit_depths=depths,
             rows={"train": 1},
-            feature_sizes={"res5": FEATURES},
+            feature_sizes={"res5": pooled[0].shape[1]},
         ),
         {"train.parquet": b"table"},
     ).digest
@@ -69,11 +71,11 @@ def put_tiny(store: Store, images: Sequence[Path]) -> None:
             stage_config={},
             inputs={"derived": table},
             dataset_fingerprints={},
-            exit_depths=(1, 2, 3),
+            exit_depths=depths,
             beta=0.1,
             feature="res5",
             head="quality",
-            exit_costs=(1.0, 2.0, 3.0),
+            exit_costs=tuple(map(float, depths)),
             metrics=gate_metrics(),
         ),
         {

@@ -46,10 +46,11 @@ RULE = PanopticRule(
 )
 
 
-def tiny_model(seed: int = 0) -> Mask2Former:
+def tiny_model(seed: int = 0, architecture: ArchitectureConfig = TINY) -> Mask2Former:
     """Build the model; its class scores are spread so that several queries are confident."""
     torch.manual_seed(seed)
-    model = build_model(TINY).eval().requires_grad_(False)
+    model = build_model(architecture).eval().requires_grad_(False)
+    assert isinstance(model, Mask2Former)
     model.sem_seg_head.predictor.class_embed.weight.mul_(6.0)
     return model
 

@@ -58,7 +58,9 @@ def export_weights(
     ] = None,
     size: Annotated[
         str | None,
-        typer.Option("--size", metavar="HxW", help="The one padded size of the graphs' images.  [default: any]"),
+        typer.Option(
+            "--size", metavar="HxW,..", help="The padded sizes of images that the graphs take.  [default: any]"
+        ),
     ] = None,
     dataset: Annotated[
         str | None,
@@ -104,7 +106,7 @@ def export_weights(
     graph_flags = {
         "beta": beta,
         "precision": precision,
-        "size": None if size is None else _parse_size(size),
+        "sizes": None if size is None else [_parse_size(one) for one in size.split(",")],
         "dataset.name": dataset,
         "dataset.root": None if data_root is None else str(data_root),
         "calibration_images": calibration_images,
@@ -183,5 +185,5 @@ def _table(written: "WrittenGraphs", format_: str) -> Table:
 def _parse_size(text: str) -> tuple[int, int]:
     height, _, width = text.lower().partition("x")
     if not (height.isdecimal() and width.isdecimal()):
-        raise UsageError(f"--size is {text!r}, expected height and width in pixels such as 512x768.")
+        raise UsageError(f"--size is {text!r}, expected heights and widths in pixels such as 512x768,512x512.")
     return int(height), int(width)

@@ -22,7 +22,7 @@ class ExportGraphsConfig(Config):
         dataset: Its training images set the scales of int8, its validation images tell what a precision costs.
         calibration_images: How many set the scales.
         checked_images: How many PQ is measured on before and after, where the precision is not float32.
-        size: The one padded size (height, width) that the graphs shall take; None for any.
+        sizes: The padded sizes (height, width) that the graphs shall take, each in graphs of its own; none for any.
         test_resize: How images are resized for the network; None for the parent's own rule.
         replace: Whether an earlier export may be replaced.
     """
@@ -35,6 +35,6 @@ class ExportGraphsConfig(Config):
     dataset: DatasetConfig | None = None
     calibration_images: PositiveInt = 64
     checked_images: NonNegativeInt = 200
-    size: tuple[PositiveInt, PositiveInt] | None = None
+    sizes: tuple[tuple[PositiveInt, PositiveInt], ...] = ()
     test_resize: ResizeConfig | None = None
     replace: bool = False

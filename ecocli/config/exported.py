@@ -5,6 +5,7 @@ from what ``extract`` gives. Everything else that a runner needs is here: size r
 thresholds.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt
@@ -81,7 +82,7 @@ class ExportedPlan(Config):
         precision: What the graphs are meant to be run in; ``bfloat16`` is float32 graphs for an engine told so.
         parent: Digest of the parent.
         exits: Graphs between ``extract`` and ``decode``, by exit depth.
-        graphs: Every graph by name.
+        graphs: Every graph by name, which ends in the size where there are several.
         gate: The gate, if the folder has one.
         architecture: Of the parent: pixel statistics, thresholds, numbers of classes and queries.
         categories: In the order of the class index.
@@ -105,6 +106,10 @@ class ExportedPlan(Config):
     smallest_side_px: PositiveInt = 64
     sizes: tuple[tuple[PositiveInt, PositiveInt], ...] = ()
 
+    def graph_name(self, part: str, size: Sequence[int]) -> str:
+        """Name of a part's graph for images of a padded size (height, width)."""
+        return sized_name(part, size) if len(self.sizes) > 1 else part
+
     @property
     def gate_beta(self) -> float | None:
         """The price that the gate was exported at, where it has one and not one only."""
@@ -114,3 +119,8 @@ class ExportedPlan(Config):
     def exit_depths(self) -> tuple[int, ...]:
         """The exits, ascending, in encoder layers run."""
         return tuple(sorted(map(int, self.exits)))
+
+
+def sized_name(part: str, size: Sequence[int]) -> str:
+    """Name of a part's graph in a folder that has several sizes."""
+    return f"{part}-{size[0]}x{size[1]}"

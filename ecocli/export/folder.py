@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ecocli.artifacts.digest import sha256_file
-from ecocli.config.exported import GraphEntry, GraphFormat
+from ecocli.config.exported import GraphEntry, GraphFormat, sized_name
 from ecocli.errors import UsageError
 from ecocli.export.graphs import GraphModule, Size, example_values, trace
 
@@ -22,7 +22,13 @@ _SUFFIX: Mapping[GraphFormat, str] = {"onnx": ".onnx", "openvino": ".xml"}
 
 
 def write_graphs(
-    parts: Sequence[GraphModule], image_size: Size, fixed: bool, format_: GraphFormat, folder: Path
+    parts: Sequence[GraphModule],
+    image_size: Size,
+    fixed: bool,
+    format_: GraphFormat,
+    folder: Path,
+    *,
+    named: bool = False,
 ) -> dict[str, GraphEntry]:
     """Write every part.
 
@@ -32,6 +38,7 @@ def write_graphs(
         fixed: Whether the graphs are for this size only.
         format_: Kind of the files.
         folder: Where they go.
+        named: Whether the names of the graphs end in the size.
 
     Returns:
         The entries of ``plan.json``.
@@ -52,12 +59,13 @@ def write_graphs(
             _write_onnx(part, values, fixed, path)
             if part.alike is not None:
                 traced[part.alike] = (part, path)
-        target = folder / f"{part.name}{_SUFFIX[format_]}"
+        name = sized_name(part.name, image_size) if named else part.name
+        target = folder / f"{name}{_SUFFIX[format_]}"
         if format_ == "openvino":
             write_openvino(path, target)
         else:
-            (folder / path.name).write_bytes(path.read_bytes())
-        entries[part.name] = graph_entry(part, target)
+            target.write_bytes(path.read_bytes())
+        entries[name] = graph_entry(part, target)
     for path in scratch.iterdir():
         path.unlink()
     scratch.rmdir()
@@ -85,7 +93,7 @@ def _write_onnx(part: GraphModule, values: Mapping[str, Tensor], fixed: bool, pa
                 raise
             raise UsageError(
                 f"torch cannot trace {part.name} for every size ({' '.join(str(error).split())[:200]}). Write graphs "
-                "of one padded size with --size HxW."
+                "of fixed padded sizes with --size HxW,HxW."
             ) from error
         try:
             converted = torch.onnx.export(

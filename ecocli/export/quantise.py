@@ -30,12 +30,12 @@ class CalibrationInputs:
 
     Args:
         model: The float32 graphs.
-        graph: The graph's name.
-        images: Normalised and padded, one at a time [1, 3, H, W].
+        part: What the graph computes.
+        images: Of the graph's size, normalised and padded, one at a time [1, 3, H, W].
     """
 
-    def __init__(self, model: EngineModel, graph: str, images: Sequence[Float[Tensor, "1 3 H W"]]) -> None:
-        self._model, self._graph, self._images = model, graph, images
+    def __init__(self, model: EngineModel, part: str, images: Sequence[Float[Tensor, "1 3 H W"]]) -> None:
+        self._model, self._part, self._images = model, part, images
 
     def __len__(self) -> int:
         return len(self._images)
@@ -43,9 +43,9 @@ class CalibrationInputs:
     def __iter__(self) -> Iterator[Mapping[str, np.ndarray]]:
         plan = self._model.plan
         # A graph that several exits use sees each of them in turn.
-        depths = [d for d in plan.exit_depths if self._graph in ("extract", *plan.exits[str(d)], "decode")]
+        depths = [d for d in plan.exit_depths if self._part in ("extract", *plan.exits[str(d)], "decode")]
         for index, image in enumerate(self._images):
-            yield self._model.inputs_of(self._graph, image, depths[index % len(depths)])
+            yield self._model.inputs_of(self._part, image, depths[index % len(depths)])
 
 
 def quantise_graphs(
@@ -63,16 +63,25 @@ def quantise_graphs(
         The new entries of ``plan.json``.
 
     Raises:
-        UsageError: NNCF is not installed.
+        UsageError: NNCF is not installed, or no image has a size of the graphs.
     """
-    entries = dict(model.plan.graphs)
-    for graph, entry in model.plan.graphs.items():
-        if graph == "gate":
-            continue
-        path = folder / next(iter(entry.files))
-        log.info("Quantising %s on %d images.", path.name, len(images))
-        _quantise(path, CalibrationInputs(model, graph, images), IN_FLOAT.get(graph.rstrip("0123456789"), ()))
-        entries[graph] = entry.model_copy(update={"files": file_digests(path)})
+    plan = model.plan
+    entries = dict(plan.graphs)
+    parts = ["extract", *sorted({layer for layers in plan.exits.values() for layer in layers}), "decode"]
+    for size in plan.sizes or (None,):
+        own = [image for image in images if size in (None, tuple(image.shape[2:]))]
+        if not own:
+            assert size is not None
+            raise UsageError(
+                f"None of {len(images)} training images has the padded size {size[0]}x{size[1]}, on which its int8 "
+                "graphs would be calibrated. Drop it from --size, or write float32."
+            )
+        for part in parts:
+            name = plan.graph_name(part, size or ())
+            path = folder / next(iter(plan.graphs[name].files))
+            log.info("Quantising %s on %d images.", path.name, len(own))
+            _quantise(path, CalibrationInputs(model, part, own), IN_FLOAT.get(part.rstrip("0123456789"), ()))
+            entries[name] = plan.graphs[name].model_copy(update={"files": file_digests(path)})
     return entries
 
 

@@ -26,6 +26,8 @@ from ecocli.weights.files import read_json
 
 Session = Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]
 ENGINE_OF_FORMAT: Final[Mapping[str, Engine]] = {"onnx": "onnxruntime", "openvino": "openvino"}
+# Of the inputs that tell the padded size; every graph has one of them.
+_STRIDES: Final[Mapping[str, int]] = {"image": 1, "lateral": 4, "res5": 32}
 _EXTRA: Final[Mapping[str, str]] = {"onnxruntime": "onnx", "openvino": "openvino"}
 
 
@@ -51,7 +53,8 @@ def read_plan(folder: Path) -> ExportedPlan:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise ArtifactError(f"{path} is damaged: {where}: {first['msg']}. Export the model again.") from error
-    missing = {name for names in plan.exits.values() for name in ("extract", *names, "decode")} - set(plan.graphs)
+    parts = {name for names in plan.exits.values() for name in ("extract", *names, "decode")}
+    missing = {plan.graph_name(part, size) for part in parts for size in plan.sizes or ((),)} - set(plan.graphs)
     if missing:
         raise ArtifactError(f"{path} names no graph {', '.join(sorted(missing))}. Export the model again.")
     return plan
@@ -273,10 +276,10 @@ class EngineModel(ExitModel):
         )
 
     def inputs_of(self, graph: str, image: Float[Tensor, "1 3 H W"], exit_depth: int) -> dict[str, np.ndarray]:
-        """What a graph is given when an image passes the graphs of an exit, to which it belongs."""
+        """What a part's graph is given when an image passes the graphs of an exit, to which it belongs."""
         values = {"image": image}
         for name in ("extract", *self.plan.exits[str(exit_depth)], "decode"):
-            entry = self.plan.graphs[name]
+            entry = self.plan.graphs[self.plan.graph_name(name, image.shape[2:])]
             if name == graph:
                 return {key: np.ascontiguousarray(values[key].numpy()) for key in entry.inputs}
             values |= zip(entry.outputs, self._run(name, values), strict=True)
@@ -292,7 +295,9 @@ class EngineModel(ExitModel):
         ]
         return tuple(torch.cat(column) for column in zip(*rows, strict=True))
 
-    def _run(self, graph: str, values: Mapping[str, Tensor]) -> list[Tensor]:
+    def _run(self, part: str, values: Mapping[str, Tensor]) -> list[Tensor]:
+        map_, stride = next((values[name], stride) for name, stride in _STRIDES.items() if name in values)
+        graph = self.plan.graph_name(part, [side * stride for side in map_.shape[2:]])
         arrays = {name: np.ascontiguousarray(values[name].numpy()) for name in self.plan.graphs[graph].inputs}
         return [torch.from_numpy(array) for array in self._sessions[graph](arrays)]
 

@@ -17,7 +17,7 @@ from ecocli.artifacts.tensors import load_tensors, save_tensors
 from ecocli.config.architecture import ArchitectureConfig
 from ecocli.config.dataset import DatasetConfig, ResizeConfig
 from ecocli.config.export_graphs import ExportGraphsConfig
-from ecocli.config.exported import PLAN_FILE, ExportedPlan, GateEntry
+from ecocli.config.exported import PLAN_FILE, ExportedPlan, GateEntry, GraphEntry
 from ecocli.config.precision import GraphPrecision
 from ecocli.data.datasets import open_dataset
 from ecocli.errors import InterruptedRunError, UsageError
@@ -74,8 +74,9 @@ def plan(config: ExportGraphsConfig, inputs: Mapping[str, str], store: Store) ->
         raise UsageError(f"{out} is no folder of graphs, so it is not replaced. Name another place.")
     if config.precision == "bfloat16" and config.format == "onnx":
         raise UsageError("ONNX Runtime has no bfloat16 on CPUs. Export with --format openvino, or in float32.")
-    if config.size is not None and any(side % 32 for side in config.size):
-        raise UsageError(f"The size {config.size[0]}x{config.size[1]} is no multiple of 32, as padded images are.")
+    for height, width in config.sizes:
+        if height % 32 or width % 32:
+            raise UsageError(f"The size {height}x{width} is no multiple of 32, as padded images are.")
     if config.precision == "int8" and config.dataset is None:
         raise UsageError("int8 needs images to set its scales on, and the parent names no data set. Add --dataset.")
     parent = store.get(inputs["parent"], ParentManifest)
@@ -158,19 +159,22 @@ def run(config: ExportGraphsConfig, inputs: Mapping[str, str], store: Store, run
     with replacing_folder(out, _ANOTHER_PLACE) as folder:
         depths = [depth for depth in manifest.exit_depths if depth <= planned.depth]
         parts = graph_modules(model, gate, depths)
-        size = _TRACED_SIZE if config.size is None else config.size
+        graphs: dict[str, GraphEntry] = {}
+        fixed, named = bool(config.sizes), len(config.sizes) > 1
+        for size in config.sizes or (_TRACED_SIZE,):
+            graphs |= write_graphs(parts, size, fixed, config.format, folder, named=named)
         content = ExportedPlan(
             format=config.format,
             # Quantising begins with the float32 graphs.
             precision="float32" if config.precision == "int8" else config.precision,
             parent=planned.parent.digest,
             exits={str(depth): tuple(map(layer_name, model.exits.layers_of(depth))) for depth in depths},
-            graphs=write_graphs(parts, size, config.size is not None, config.format, folder),
+            graphs=graphs,
             gate=entry,
             architecture=architecture,
             categories=manifest.categories,
             resize=config.test_resize or size_rule(manifest),
-            sizes=() if config.size is None else (config.size,),
+            sizes=config.sizes,
         )
         if gate is not None:
             (folder / GATE_FILE).write_bytes(save_tensors(gate.gate.state_dict()))
@@ -183,7 +187,7 @@ def run(config: ExportGraphsConfig, inputs: Mapping[str, str], store: Store, run
             content = content.model_copy(update={"precision": "int8", "graphs": graphs})
             _write_plan(folder, content)
         written = _measured(config, out, folder, model, content, runtime)
-    runtime.log.info("Wrote %d graphs with exits at %s to %s.", len(parts), content.exit_depths, out)
+    runtime.log.info("Wrote %d graphs with exits at %s to %s.", len(graphs), content.exit_depths, out)
     return written
 
 

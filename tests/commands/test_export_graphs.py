@@ -361,7 +361,7 @@ def test_export__place_taken__refused_and_kept(place: Path, tmp_path: Path, caps
     [
         (["--format", "onnx", "--precision", "bfloat16"], "no bfloat16 on CPUs"),
         (["--format", "onnx", "--size", "100x128"], "no multiple of 32"),
-        (["--format", "onnx", "--size", "big"], "expected height and width"),
+        (["--format", "onnx", "--size", "big"], "expected heights and widths"),
         (["--format", "onnx", "--exit", "2", "--gate", "gate"], "ends at 2"),
         (["--format", "hf", "--gate", "gate"], "are for graphs"),
     ],

@@ -21,6 +21,6 @@ class _FixedSize(nn.Module):
 
 def test_write_graphs__code_for_one_size__asks_for_the_size(tmp_path: Path) -> None:
     part = GraphModule("extract", _FixedSize(), ("image",), ("tokens",))
-    with pytest.raises(UsageError, match=r"cannot trace extract for every size .* with --size HxW"):
+    with pytest.raises(UsageError, match=r"cannot trace extract for every size .* with --size HxW,HxW"):
         write_graphs([part], (64, 96), False, "onnx", tmp_path)
     assert torch.is_grad_enabled()
