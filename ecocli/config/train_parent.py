@@ -15,9 +15,11 @@ MatchingName = Literal["own", "deepest"]
 
 
 class OptimizerConfig(Config):
-    """AdamW with full-model gradient clipping.
+    """Optimiser with full-model gradient clipping.
 
     Attributes:
+        kind: ``adamw``; or ``muon`` for the matrices of hidden layers, by torch's Muon, and AdamW for the rest. Both
+            share rate and decay.
         lr: Peak learning rate.
         backbone_lr_multiplier: Factor of the backbone's learning rate.
         weight_decay: For everything but norms, embeddings and position biases, which have none.
@@ -26,6 +28,7 @@ class OptimizerConfig(Config):
             in place of the last weights; 0 for none.
     """
 
+    kind: Literal["adamw", "muon"] = "adamw"
     lr: PositiveFloat = 1e-4
     backbone_lr_multiplier: NonNegativeFloat = 0.1
     weight_decay: NonNegativeFloat = 0.05

@@ -9,7 +9,7 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,30 +148,31 @@ def _read(path: Path, step: int) -> RunState:
     return RunState(step, tensors, json.loads((path / _VALUES).read_text()), (path / _METRICS).read_text())
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> dict[str, Tensor]:
-    """Return an optimiser's state as ``<parameter name>.<state name>``.
+def optimizer_tensors(optimizers: Iterable[torch.optim.Optimizer], names: Mapping[int, str]) -> dict[str, Tensor]:
+    """Return the optimisers' state as ``<parameter name>.<state name>``.
 
     Args:
-        optimizer: The optimiser.
+        optimizers: The optimisers, of different parameters.
         names: Name of each parameter by ``id``.
     """
     return {
         f"{names[id(parameter)]}.{key}": value
+        for optimizer in optimizers
         for parameter, state in optimizer.state.items()
         for key, value in state.items()
     }
 
 
 def load_optimizer_tensors(
-    optimizer: torch.optim.Optimizer, names: Mapping[int, str], tensors: Mapping[str, Tensor]
+    optimizers: Iterable[torch.optim.Optimizer], names: Mapping[int, str], tensors: Mapping[str, Tensor]
 ) -> None:
     """Put back what ``optimizer_tensors`` returned; parameters that never had a gradient have no state."""
     found: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         parameter_name, _, key = name.rpartition(".")
         found.setdefault(parameter_name, {})[key] = tensor
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
+    for optimizer in optimizers:
+        for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
             state = found.get(names[id(parameter)])
             if state is not None:
                 optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in state.items()}

@@ -240,7 +240,7 @@ class Trainer:
             deepest_alone=config.trains_deepest_alone(step),
         )
         learning_rate = config.optimizer.lr * learning_rate_factor(config.schedule, step, config.steps)
-        state.optimizer.zero_grad(set_to_none=True)
+        self._model.zero_grad(set_to_none=True)
         # Reported per exit: its whole loss, then the terms of its final prediction.
         terms = ("loss", *self._objective.terms)
         sums = torch.zeros(1 + len(terms) * len(exits.depths), device=self._device)

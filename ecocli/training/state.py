@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ecocli.config.train_parent import TrainParentConfig
+from ecocli.model.contracts import ExitNetwork
 from ecocli.runtime.distributed import World
 from ecocli.runtime.files import make_directory
 from ecocli.training.checkpoints import (
@@ -24,7 +25,7 @@ from ecocli.training.checkpoints import (
 )
 from ecocli.training.ema import WeightAverage
 from ecocli.training.metrics_log import MetricsLog, MetricsWindow, encode_line
-from ecocli.training.optimizer import build_optimizer, group_parameters, set_learning_rate
+from ecocli.training.optimizer import build_optimizers, group_parameters, hidden_matrices, set_learning_rate
 
 
 class TrainingState:
@@ -33,13 +34,13 @@ class TrainingState:
     Attributes:
         step: Steps done.
         saved_step: Step of the latest saved state.
-        optimizer: The optimiser.
+        optimizers: The optimisers.
         window: Metrics since the last line of the log.
         metrics: The log.
     """
 
     def __init__(
-        self, config: TrainParentConfig, model: nn.Module, device: torch.device, world: World, folder: Path
+        self, config: TrainParentConfig, model: ExitNetwork, device: torch.device, world: World, folder: Path
     ) -> None:
         """Start at step 0, or where the state in the folder left off.
 
@@ -55,14 +56,15 @@ class TrainingState:
         self._world = world
         self._folder = folder
         self._clip_norm = settings.clip_norm or math.inf
-        self._groups = group_parameters(model, settings.weight_decay, settings.backbone_lr_multiplier)
+        muon = hidden_matrices(model) if settings.kind == "muon" else []
+        self._groups = group_parameters(model, settings.weight_decay, settings.backbone_lr_multiplier, muon)
         self._parameters = [parameter for group in self._groups for parameter in group.parameters]
         self._names = {
             id(parameter): name
             for group in self._groups
             for name, parameter in zip(group.names, group.parameters, strict=True)
         }
-        self.optimizer = build_optimizer(self._groups)
+        self.optimizers = build_optimizers(self._groups)
         self._average = WeightAverage(model, settings.ema_decay) if settings.ema_decay else None
         self._scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
         self.metrics = MetricsLog(folder / "metrics.jsonl")
@@ -82,7 +84,7 @@ class TrainingState:
                     f"{self._folder} shows this process no state of step {step}: it must lie on a shared file system"
                 )
             self._model.load_state_dict(dict(state.tensors["model"]))
-            load_optimizer_tensors(self.optimizer, self._names, state.tensors["optimizer"])
+            load_optimizer_tensors(self.optimizers, self._names, state.tensors["optimizer"])
             if self._average is not None:
                 self._average.load_state_dict(state.tensors["average"])
             self._scaler.load_state_dict(state.values["scaler"])
@@ -109,7 +111,7 @@ class TrainingState:
         if self._world.is_main:
             tensors = {
                 "model": self._model.state_dict(),
-                "optimizer": optimizer_tensors(self.optimizer, self._names),
+                "optimizer": optimizer_tensors(self.optimizers, self._names),
             }
             if self._average is not None:
                 tensors["average"] = self._average.state_dict()
@@ -133,15 +135,17 @@ class TrainingState:
             Norm of all gradients before clipping, or None for a step left out. If the norm is not finite, neither
             weights nor averages have changed, and no lower scale would help.
         """
-        set_learning_rate(self.optimizer, learning_rate)
-        self._scaler.unscale_(self.optimizer)
+        set_learning_rate(self.optimizers, learning_rate)
+        for optimizer in self.optimizers:
+            self._scaler.unscale_(optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._clip_norm).item()
         if not math.isfinite(norm):
             scale = self._scaler.get_scale()  # 1 without float16
             self._scaler.update()
             # Finite gradients whose norm is infinite leave the scale as it is.
             return None if scale > 1.0 and self._scaler.get_scale() < scale else norm
-        self._scaler.step(self.optimizer)
+        for optimizer in self.optimizers:
+            self._scaler.step(optimizer)
         self._scaler.update()
         if self._average is not None:
             self._average.update(self._model)

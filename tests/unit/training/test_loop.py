@@ -153,6 +153,7 @@ def test_run__other_state_of_the_global_generator__same_bits(tmp_path: Path) -> 
         ({"exits_per_step": 2, "keep_deepest": True, "deepest_first": 0.4, "optimizer": {"ema_decay": 0.9}}, 1),
         ({"exits_per_step": 1, "deepest_first": 0.4, "log_every": 3}, 2),
         ({"exits_per_step": 2, "loss": {"matching": "deepest"}, "execution": {"accumulation": 2}}, 3),
+        ({"exits_per_step": 1, "optimizer": {"kind": "muon", "ema_decay": 0.9}}, 3),
     ],
 )
 def test_run__stopped_and_resumed__same_bits_as_undisturbed(

@@ -3,7 +3,13 @@ import torch
 from helpers_training import tiny_model
 from torch import nn
 
-from ecocli.training.optimizer import ParameterGroup, build_optimizer, group_parameters, set_learning_rate
+from ecocli.training.optimizer import (
+    ParameterGroup,
+    build_optimizers,
+    group_parameters,
+    hidden_matrices,
+    set_learning_rate,
+)
 
 
 @pytest.fixture(scope="module")
@@ -54,17 +60,49 @@ def test_group_parameters__tied_frozen_and_position_table__once_never_and_undeca
 
 
 def test_set_learning_rate__groups__scales_by_multiplier(groups: list[ParameterGroup]) -> None:
-    optimizer = build_optimizer(groups)
-    set_learning_rate(optimizer, 2.0)
-    found = {(group["lr_multiplier"], group["lr"]) for group in optimizer.param_groups}
+    optimizers = build_optimizers(groups)
+    set_learning_rate(optimizers, 2.0)
+    found = {(group["lr_multiplier"], group["lr"]) for optimizer in optimizers for group in optimizer.param_groups}
     assert found == {(0.1, 0.2), (1.0, 2.0)}
 
 
 def test_build_optimizer__one_step__equals_adamw_by_hand() -> None:
     # By hand: the first AdamW step moves every weight by lr against the sign of its gradient, after the decay.
     weight = nn.Parameter(torch.tensor([1.0, -2.0]))
-    optimizer = build_optimizer([ParameterGroup(("w",), (weight,), 0.5, 0.1)])
-    set_learning_rate(optimizer, 0.2)
+    (optimizer,) = build_optimizers([ParameterGroup(("w",), (weight,), 0.5, 0.1)])
+    set_learning_rate([optimizer], 0.2)
     weight.grad = torch.tensor([3.0, -4.0])
     optimizer.step()
     torch.testing.assert_close(weight.detach(), torch.tensor([0.99 - 0.1, -1.98 + 0.1]), rtol=1e-5, atol=1e-6)
+
+
+def test_hidden_matrices__mask2former__hold_layers_and_neither_head_nor_embeddings() -> None:
+    model = tiny_model()
+    matrices = {id(matrix) for matrix in hidden_matrices(model)}
+    names = {name for name, parameter in model.named_parameters() if id(parameter) in matrices}
+    encoder, predictor = "sem_seg_head.pixel_decoder.transformer.encoder.layers.0", "sem_seg_head.predictor"
+    assert {f"{encoder}.linear1.weight", f"{predictor}.mask_embed.layers.2.weight"} <= names
+    assert f"{predictor}.transformer_self_attention_layers.0.self_attn.in_proj_weight" in names
+    assert names.isdisjoint({f"{predictor}.{name}.weight" for name in ("class_embed", "query_feat", "level_embed")})
+    assert all(model.get_parameter(name).ndim == 2 for name in names)
+
+
+def test_build_optimizers__muon__moves_matrices_by_an_orthogonal_step_of_adamw_size() -> None:
+    # Origin: Moonlight (arXiv 2502.16982, section 2.2): the step's root mean square is 0.2 times the rate.
+    torch.manual_seed(0)
+    model = tiny_model()
+    groups = group_parameters(model, 0.05, 0.1, hidden_matrices(model))
+    assert sorted(name for group in groups for name in group.names) == sorted(n for n, _ in model.named_parameters())
+    optimizers = build_optimizers(groups)
+    assert [type(optimizer).__name__ for optimizer in optimizers] == ["AdamW", "Muon"]
+    set_learning_rate(optimizers, 1e-2)
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    for optimizer in optimizers:
+        optimizer.step()
+    name = "sem_seg_head.pixel_decoder.transformer.encoder.layers.0.self_attn.value_proj.weight"
+    step = model.get_parameter(name).detach() - before[name] * (1 - 1e-2 * 0.05)
+    assert step.square().mean().sqrt().item() == pytest.approx(0.2 * 1e-2, rel=0.2)
+    spread = torch.linalg.svdvals(step)
+    assert spread.max() / spread.min() < 3.0  # singular values of a random matrix of this size span far more

@@ -45,9 +45,10 @@ def test_apply_gradients__finite__norm_before_clipping(tmp_path: Path) -> None:
     assert not is_same(model.state_dict(), before)
 
 
-def test_apply_gradients__float16_overflow__neither_weights_nor_average_move(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_apply_gradients__float16_overflow__neither_weights_nor_average_move(tmp_path: Path, kind: str) -> None:
     model = tiny_model()
-    state = new_state(tmp_path, model, precision="float16", optimizer={"ema_decay": 0.75})
+    state = new_state(tmp_path, model, precision="float16", optimizer={"kind": kind, "ema_decay": 0.75})
     # One good step first: from then on the average is not the weights, and would move towards them.
     assert apply_filled(state, model, 65536.0) is not None
     weights, average = copy_of(model.state_dict()), copy_of(state.weights())
