@@ -13,7 +13,6 @@ import textwrap
 import traceback
 from collections.abc import Sequence
 from contextlib import redirect_stdout
-from pathlib import Path
 
 import typer
 
@@ -22,6 +21,7 @@ from ecocli.errors import EcoError, UsageError
 from ecocli.runtime.distributed import exit_process
 from ecocli.runtime.files import user_path
 from ecocli.runtime.formats import plain_text
+from ecocli.runtime.streams import flush_streams, prepare_streams, silence, stderr_file, write_stderr
 
 # What a shell reports for a process that SIGINT or SIGPIPE ended.
 _INTERRUPTED = 130
@@ -52,7 +52,7 @@ def _print_error(message: str) -> None:
             )
             or [""]
         ]
-    sys.stderr.write("\n".join(lines) + "\n")
+    write_stderr("\n".join(lines) + "\n")
 
 
 def _print_usage_error(error: typer.TyperException) -> None:
@@ -60,7 +60,7 @@ def _print_usage_error(error: typer.TyperException) -> None:
     message = error.format_message().rstrip()
     if message.startswith("Usage: "):
         # A group without a command: the error's message is the whole help.
-        sys.stderr.write(message + "\n")
+        write_stderr(message + "\n")
         return
     if not message.endswith((".", "?", ")")):
         message += "."
@@ -88,7 +88,7 @@ def _run(arguments: Sequence[str]) -> int:
         words = os.environ.get("_TYPER_COMPLETE_ARGS", os.environ.get("COMP_WORDS", "")).split()[1:]
         typer.main.get_command(build_app(words)).main([], prog_name="eco")
     if not arguments:
-        with redirect_stdout(sys.stderr):
+        with redirect_stdout(stderr_file()):
             _run(["--help"])
         return 2
     arguments = [_expanded(argument) for argument in arguments]
@@ -104,12 +104,6 @@ def _run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _silence_stdout() -> None:
-    # The interpreter flushes stdout when it ends and would complain about the reader that has gone.
-    with Path(os.devnull).open("w") as nothing:
-        os.dup2(nothing.fileno(), sys.stdout.fileno())
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
@@ -121,6 +115,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         its state saved, 1 a bug. Beside these, 130 after an interrupt that saved nothing and 141 when the reader of
         stdout has gone, as shells have it.
     """
+    prepare_streams()
+    try:
+        return _outcome(arguments)
+    finally:
+        # The interpreter flushes too, and ends with a code of its own where it cannot.
+        flush_streams()
+
+
+def _outcome(arguments: Sequence[str] | None) -> int:
     try:
         code = _run(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
@@ -133,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _print_error("interrupted at once, without saving. Earlier saved state, if any, is still used by a new run.")
         return _INTERRUPTED
     except BrokenPipeError:
-        _silence_stdout()
+        silence(sys.stdout)
         return _BROKEN_PIPE
     except MemoryError as error:
         _print_error(
@@ -142,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return UsageError.exit_code
     except OSError as error:
         if error.errno not in _SURROUNDINGS:
-            traceback.print_exc()
+            write_stderr(traceback.format_exc())
             return 1
         place = f" {error.filename}" if error.filename is not None else ""
         _print_error(f"the file system refuses{place}: {error.strerror}. Make it usable, or choose another place.")
@@ -151,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if "can't allocate memory" in str(error) or type(error).__name__ == "OutOfMemoryError":
             _print_error("memory is short: ask for less at once (a smaller batch or image), or use a larger machine.")
             return UsageError.exit_code
-        traceback.print_exc()
+        write_stderr(traceback.format_exc())
         return 1
 
 

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -30,6 +30,7 @@ from ecocli.runtime.interrupt import StopFlag, StopNowError
 from ecocli.runtime.logging import configure_logging
 from ecocli.runtime.memory import keep_freed_memory
 from ecocli.runtime.progress import Progress
+from ecocli.runtime.streams import FileLike, write_stdout
 
 if TYPE_CHECKING:
     import rich.table
@@ -55,7 +56,8 @@ def _announce_stop(reason: str) -> None:
     if reason == signal.SIGINT.name:
         text += "; press Ctrl-C again to leave at once"
     # A signal handler may interrupt a write to sys.stderr, which then refuses a second one.
-    os.write(2, (text + "\n").encode())
+    with suppress(OSError):
+        os.write(2, (text + "\n").encode())
 
 
 @contextmanager
@@ -187,30 +189,26 @@ def emit_result(
     if as_json:
         from pydantic_core import to_json
 
-        sys.stdout.write(to_json(data, inf_nan_mode="null").decode() + "\n")
-    else:
-        if text is not None:
-            sys.stdout.write(plain_text(text) + "\n")
-        if table is not None:
-            from rich.console import Console
+        write_stdout(to_json(data, inf_nan_mode="null").decode() + "\n")
+        return
+    shown = "" if text is None else plain_text(text) + "\n"
+    if table is not None:
+        from rich.console import Console
 
-            from ecocli.commands.tables import print_table
+        from ecocli.commands.tables import print_table
 
-            class _PipedConsole(Console):
-                def on_broken_pipe(self) -> None:
-                    # Rich would leave with 1 and no word.
-                    raise BrokenPipeError
-
-            # Plain text: what names and files hold is nobody's markup.
-            console = _PipedConsole(file=sys.stdout, markup=False, emoji=False, highlight=False)
-            for column in table.columns:
-                column._cells = [plain_text(cell) if isinstance(cell, str) else cell for cell in column._cells]
-            if not console.is_terminal:
-                unbounded = console.options.update(width=_WIDEST_TABLE)
-                console.width = max(console.width, console.measure(table, options=unbounded).maximum)
-            print_table(console, table)
-    # A reader that has gone away is noticed here, not when the interpreter shuts down.
-    sys.stdout.flush()
+        # Plain text: what names and files hold is nobody's markup.
+        written: list[str] = []
+        console = Console(file=FileLike(sys.stdout, written.append), markup=False, emoji=False, highlight=False)
+        for column in table.columns:
+            column._cells = [plain_text(cell) if isinstance(cell, str) else cell for cell in column._cells]
+        if not console.is_terminal:
+            unbounded = console.options.update(width=_WIDEST_TABLE)
+            console.width = max(console.width, console.measure(table, options=unbounded).maximum)
+        # Rich itself would leave with 1 and no word where the reader has gone.
+        print_table(console, table)
+        shown += "".join(written)
+    write_stdout(shown)
 
 
 def _lines(values: Mapping[str, object], prefix: str = "  ") -> Iterator[str]:

@@ -1,11 +1,12 @@
 """The one look of tables on the terminal, and how numbers are written in them. PQ is in points (0 to 100)."""
 
-import sys
 from collections.abc import Iterable, Sequence
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
+
+from ecocli.runtime.streams import stderr_file
 
 _LEAST_SHARE = 0.005  # less is 0 % when it is written
 
@@ -42,7 +43,7 @@ def make_list(*headings: str, right: Iterable[str] = ()) -> Table:
 
 def write_to_stderr(table: Table) -> None:
     """Print a table where it does not mix with the result; never cut off in a log."""
-    console = Console(file=sys.stderr)
+    console = Console(file=stderr_file())
     if not console.is_terminal:
         console.width = max(console.width, 160)
     print_table(console, table)

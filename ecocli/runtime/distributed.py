@@ -7,7 +7,6 @@ needs no process group and runs the same code: every method then answers for its
 from __future__ import annotations
 
 import atexit
-import contextlib
 import datetime
 import logging
 import os
@@ -15,6 +14,8 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn, TypeVar, cast
+
+from ecocli.runtime.streams import flush_streams
 
 if TYPE_CHECKING:
     import torch
@@ -197,8 +198,5 @@ def exit_process(code: int) -> NoReturn:
     if not _has_joined:
         sys.exit(code)
     atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        # A reader that has gone was noticed before; a full disk cannot be helped here.
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()
+    flush_streams()
     os._exit(code)

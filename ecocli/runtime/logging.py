@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import sys
 
 from ecocli.runtime.distributed import World
 from ecocli.runtime.formats import plain_text
+from ecocli.runtime.streams import write_stderr
 
 LOGGER_NAME = "ecocli"
 
@@ -16,9 +16,8 @@ class _StderrHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            sys.stderr.write(self.format(record) + "\n")
-            sys.stderr.flush()
-        except Exception:  # a full disk under the log must not end the run
+            write_stderr(self.format(record) + "\n")
+        except Exception:  # no record may end the run
             self.handleError(record)
 
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ecocli.runtime.formats import plain_text
+from ecocli.runtime.streams import stderr_file, write_stderr
 
 if TYPE_CHECKING:
     import rich.progress
@@ -135,8 +136,7 @@ class Progress:
         last_s = self._clock()
 
         def write(task: ProgressTask) -> None:
-            sys.stderr.write(plain_text(task.describe()) + "\n")
-            sys.stderr.flush()
+            write_stderr(plain_text(task.describe()) + "\n")
 
         def show(task: ProgressTask) -> None:
             nonlocal last_s
@@ -168,7 +168,7 @@ class Progress:
                 TimeElapsedColumn(),
                 TimeRemainingColumn(),
                 TextColumn("{task.fields[values]}", markup=False),
-                console=Console(file=sys.stderr),
+                console=Console(file=stderr_file()),
                 # stdout carries the result and must never be drawn into the display.
                 redirect_stdout=False,
             )

@@ -1,6 +1,5 @@
 """The entry point: exit codes through ``main``, what is printed where, and what help must not load."""
 
-import errno
 import io
 import os
 import signal
@@ -8,7 +7,6 @@ import subprocess
 import sys
 import types
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import typer
@@ -17,7 +15,6 @@ import ecocli.app
 from ecocli import __main__ as entry_point
 from ecocli.__main__ import main
 from ecocli.app import COMMANDS, CommandEntry, build_app
-from ecocli.artifacts.store import Store
 from ecocli.errors import ArtifactError, DataError, InterruptedRunError, UsageError
 
 Register = Callable[[object], None]
@@ -185,38 +182,6 @@ def test_main__reader_of_stdout_gone__leaves_quietly() -> None:
     err = process.stderr.read()
     process.stderr.close()
     assert (process.wait(timeout=30), err) == (128 + signal.SIGPIPE, "")
-
-
-class Gone(io.TextIOWrapper):
-    """A stdout whose reader has gone."""
-
-    def write(self, text: str) -> int:
-        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        *([entry.name, "--help"] for entry in COMMANDS),
-        *(["store", name, "--help"] for name in ("ls", "show", "verify", "gc", "push", "pull")),
-        *(["data", name, "--help"] for name in ("shapes", "check")),
-        ["--help"],
-        ["--version"],
-        ["env"],
-        ["store", "ls"],
-        ["store", "ls", "--json"],
-        ["store", "verify"],
-        ["store", "gc"],
-    ],
-)
-def test_main__any_command_with_stdout_closed__141_and_no_word(
-    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    Store(tmp_path / "store").create()
-    with (tmp_path / "stdout").open("wb") as file:
-        monkeypatch.setattr(sys, "stdout", Gone(file))
-        assert entry_point.main(arguments) == 128 + signal.SIGPIPE
-    assert capsys.readouterr().err == ""
 
 
 _CHATTY = """
