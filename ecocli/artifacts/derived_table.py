@@ -27,6 +27,11 @@ from ecocli.metrics.assignment import CountTable
 from ecocli.metrics.detection import DetectionTable
 
 FEATURE_PREFIX = "feature_"
+# Of each task the columns of results and their reader; the first column, the image's quality, tells whose they are.
+_RESULTS: tuple[tuple[tuple[str, ...], Callable[[pa.Table, int], CountTable | DetectionTable]], ...] = (
+    (tuple(PANOPTIC_DOCS), read_counts),
+    (("quality", *RESULT_NAMES), read_detections),
+)
 
 _DOCS = {
     "image_id": ColumnDoc("id of the image, as text"),
@@ -177,8 +182,7 @@ def read_derived(path: Path, *, split: str, feature: str, exit_depths: Sequence[
             a value is NaN or infinite.
     """
     columns = column_names(path)
-    detects = "quality" in columns
-    results = ["quality", *RESULT_NAMES] if detects else list(PANOPTIC_DOCS)
+    results, read_results = next((kind for kind in _RESULTS if kind[0][0] in columns), _RESULTS[0])
     named = ["image_id", *results, FEATURE_PREFIX + feature, "gflops", "encoder_gflops"]
     # Tables made before there was this column do not say.
     named += ["seen"] if "seen" in columns else []
@@ -197,7 +201,7 @@ def read_derived(path: Path, *, split: str, feature: str, exit_depths: Sequence[
         if not np.isfinite(values).all():
             raise _fault(split, f"its column {name} has a value that is no finite number")
     try:
-        counts = read_detections(table, E) if detects else read_counts(table, E)
+        counts = read_results(table, E)
     except ValueError as error:
         raise _fault(split, str(error)) from error
     known = table["seen"].to_pylist() if "seen" in columns else [None] * rows

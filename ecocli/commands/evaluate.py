@@ -49,6 +49,11 @@ if TYPE_CHECKING:
 
 
 _METRICS = ("miou", "ap")
+_OFFICIAL = {
+    "panopticapi": "It is not on PyPI: pip install git+https://github.com/cocodataset/panopticapi",
+    "pycocotools": "Pip install pycocotools",
+}
+"""Packages that `--check-with` names, and how to have them."""
 
 
 def evaluate(
@@ -87,7 +92,11 @@ def evaluate(
     ] = None,
     check_with: Annotated[
         str | None,
-        typer.Option("--check-with", metavar="panopticapi", help="Compute PQ by the official package as well."),
+        typer.Option(
+            "--check-with",
+            metavar="panopticapi|pycocotools",
+            help="Compute PQ, of a detector box AP, by the official package as well.",
+        ),
     ] = None,
     exported: ExportedOption = None,
     engine: EngineOption = None,
@@ -109,8 +118,8 @@ def evaluate(
 
     Of a detector, box AP. What is kept holds per-image and per-class tables and the predictions.
     """
-    if check_with not in (None, "panopticapi"):
-        raise UsageError(f"--check-with is {check_with!r}, expected panopticapi.")
+    if check_with not in (None, *_OFFICIAL):
+        raise UsageError(f"--check-with is {check_with!r}, expected {' or '.join(_OFFICIAL)}.")
     if no_gate and gate is not None:
         raise UsageError("--gate and --no-gate exclude each other: give one of them.")
     if no_gate and beta is not None:
@@ -119,7 +128,7 @@ def evaluate(
         raise UsageError("--predictions and --check-with need the predictions that --no-predictions leaves out.")
     check_engine(engine, exported, parent=parent, gate=gate, precision=precision, compile=compiled)
     if check_with is not None:
-        _require_panopticapi()
+        _require_package(check_with)
     opened = open_store(store)
     with make_runtime(device if exported is None else "cpu", threads) as runtime:
         graphs = None
@@ -152,8 +161,9 @@ def evaluate(
             assignments=assignments,
         )
 
-        if check_with is not None and _task(opened, inputs["parent"]).name != "panoptic":
-            raise UsageError("panopticapi knows panoptic maps only: leave --check-with out for a detector.")
+        official = _task(opened, inputs["parent"]).official_package
+        if check_with not in (None, official):
+            raise UsageError(f"{check_with} does not score what this parent predicts; {official} does.")
 
         def show(report: Artifact[EvaluationManifest]) -> Shown:
             further: dict[str, object] = {}
@@ -161,7 +171,7 @@ def evaluate(
                 if predictions is not None:
                     further["predictions"] = str(_unpack(report, predictions))
                 if check_with is not None:
-                    further["panopticapi_pq"] = _check(resolved, report, runtime)
+                    further |= _check(resolved, report, runtime)
             runtime.log.info("%s %s", report.manifest.kind, report.digest)
             return _show(opened, report, further)
 
@@ -179,12 +189,12 @@ def _preset(store: Store, parent: str, settings: Mapping[str, object]) -> Mappin
     return {**parent_dataset_preset(store, parent, settings), "metrics": metrics}
 
 
-def _require_panopticapi() -> None:
+def _require_package(name: str) -> None:
     """Refuse before hours of work, not after them."""
-    if importlib.util.find_spec("panopticapi") is None:
+    if importlib.util.find_spec(name) is None:
         raise UsageError(
-            "--check-with panopticapi needs that package, which is not installed. It is not on PyPI: pip install "
-            "git+https://github.com/cocodataset/panopticapi, or leave the option out."
+            f"--check-with {name} needs that package, which is not installed. {_OFFICIAL[name]}, or leave the option "
+            "out."
         )
 
 
@@ -218,25 +228,22 @@ def _unpack(report: Artifact[EvaluationManifest], folder: Path) -> Path:
     return folder / name
 
 
-def _check(config: EvaluateConfig, report: Artifact[EvaluationManifest], runtime: Runtime) -> float | None:
-    """Score the kept predictions by panopticapi; any difference is a bug, ours or theirs."""
-    from ecocli.data.datasets import open_dataset
-    from ecocli.scoring.official_check import official_quality
-    from ecocli.scoring.predictions_file import FOLDER_NAME
-
-    dataset = open_dataset(config.dataset, config.split)
-    with tempfile.TemporaryDirectory() as folder:
-        predictions = _unpack(report, Path(folder))
-        official = official_quality(dataset, predictions, predictions.parent / FOLDER_NAME)
+def _check(config: EvaluateConfig, report: Artifact[EvaluationManifest], runtime: Runtime) -> dict[str, object]:
+    """Score the kept predictions by the official package; a difference is a bug, ours or theirs."""
     summary = report.manifest.summary
+    task = task_named(summary.task)
+    dataset, package = task.open(config.dataset, config.split), task.official_package
+    with tempfile.TemporaryDirectory() as folder:
+        official = task.official_quality(dataset, _unpack(report, Path(folder)))
     ours = summary.by_name["gate" if summary.gate is not None else f"exit {summary.exit_depths[-1]}"]
     for key, value in official.items():
-        if value != getattr(ours, key):
-            raise RuntimeError(f"{key} is {getattr(ours, key)}, but panopticapi finds {value} in the same predictions")
-    runtime.log.info(
-        "panopticapi finds the same PQ, SQ, RQ, PQ things and PQ stuff in the predictions of %s.", ours.name
-    )
-    return official["pq"]
+        own = getattr(ours, key)
+        differ = own is not value if value is None or own is None else abs(own - value) > task.official_tolerance
+        if differ:
+            raise RuntimeError(f"{key} is {own}, but {package} finds {value} in the same predictions")
+    runtime.log.info("%s finds the same %s in the predictions of %s.", package, ", ".join(official), ours.name)
+    first, value = next(iter(official.items()))
+    return {f"{package}_{first}": value}
 
 
 def _show(store: Store, report: Artifact[EvaluationManifest], further: Mapping[str, object]) -> Shown:

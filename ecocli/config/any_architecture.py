@@ -43,6 +43,6 @@ def require_segmentation(architecture: AnyArchitecture, wanted: str) -> Segmenta
     Raises:
         UsageError: It is a detector.
     """
-    if isinstance(architecture, DetrConfig):
+    if not isinstance(architecture, Segmentation):
         raise UsageError(f"{architecture.name} is a detector, which predicts boxes; {wanted} needs a segmentation.")
     return architecture

@@ -45,12 +45,14 @@ class GraphPlan:
     Attributes:
         out: The folder.
         parent: The model.
+        architecture: Its architecture.
         gate: Its gate, or None.
         depth: The deepest exit.
     """
 
     out: Path
     parent: Artifact[ParentManifest]
+    architecture: ArchitectureConfig
     gate: Artifact[GateManifest] | None
     depth: int
 
@@ -84,7 +86,7 @@ def plan(config: ExportGraphsConfig, inputs: Mapping[str, str], store: Store) ->
     if not isinstance(architecture, ArchitectureConfig):
         raise UsageError(
             f"{architecture.name} is a {architecture.kind}, and graphs are of Mask2Former alone, with any encoder. "
-            "Run it in torch."
+            "Run it in torch, or export its weights with --format hf or original."
         )
     depth = exit_of(parent.manifest, config.exit_depth)
     gate = open_gate(store, inputs["gate"], parent, config.beta) if "gate" in inputs else None
@@ -93,7 +95,7 @@ def plan(config: ExportGraphsConfig, inputs: Mapping[str, str], store: Store) ->
             f"The gate {gate.digest} chooses exits up to depth {max(gate.manifest.exit_depths)}, but the export "
             f"ends at {depth}. Drop --exit or --gate."
         )
-    return GraphPlan(out, parent, gate, depth)
+    return GraphPlan(out, parent, architecture, gate, depth)
 
 
 @dataclass(frozen=True)
@@ -136,12 +138,7 @@ def run(config: ExportGraphsConfig, inputs: Mapping[str, str], store: Store, run
     planned = plan(config, inputs, store)
     out, manifest, fitted = planned.out, planned.parent.manifest, planned.gate
     weights = planned.parent.read(WEIGHTS_FILE, load_tensors)
-    architecture = manifest.architecture
-    if not isinstance(architecture, ArchitectureConfig):
-        raise UsageError(
-            f"{architecture.name} is no Mask2Former, and graphs are written of those alone. Export its weights with "
-            "--format original or hf."
-        )
+    architecture = planned.architecture
     model = restore_model(architecture, weights, "cpu", planned.parent.digest)
     assert isinstance(model, Mask2Former)
     gate, entry = None, None

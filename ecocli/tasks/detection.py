@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ecocli.config.any_architecture import AnyArchitecture
@@ -41,6 +42,9 @@ class DetectionTask:
     annotated_name = "boxes"
     photo_outputs: tuple[str, ...] = ()
     predictions_name = "detections.json"
+    official_package = "pycocotools"
+    # It adds precisions in another order.
+    official_tolerance = 1e-9
 
     def open(
         self,
@@ -115,6 +119,12 @@ class DetectionTask:
         from ecocli.artifacts.detection_columns import read_detections
 
         return read_detections(images.combine_chunks(), num_exits)
+
+    def official_quality(self, dataset: DetectionDataset, predictions: Path) -> dict[str, float | None]:
+        """The six APs."""
+        from ecocli.scoring.official_boxes import official_box_quality
+
+        return official_box_quality(dataset, predictions)
 
     def pictures(self, architecture: DetrConfig, categories: Sequence[Category]) -> "DetectionPictures":
         """Framed boxes."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,6 +48,8 @@ class PanopticTask:
     annotated_name = "segments"
     photo_outputs: tuple[str, ...] = ("semantic", "instances")
     predictions_name = "predictions.zip"
+    official_package = "panopticapi"
+    official_tolerance = 0.0
 
     def open(
         self,
@@ -128,6 +131,13 @@ class PanopticTask:
         from ecocli.artifacts.count_columns import read_counts
 
         return read_counts(images, num_exits, num_classes)
+
+    def official_quality(self, dataset: PanopticDataset, predictions: Path) -> dict[str, float | None]:
+        """PQ with its parts."""
+        from ecocli.scoring.official_check import official_quality
+        from ecocli.scoring.predictions_file import FOLDER_NAME
+
+        return official_quality(dataset, predictions, predictions.parent / FOLDER_NAME)
 
     def pictures(self, architecture: Segmentation, categories: Sequence[Category]) -> "PanopticPictures":
         """Coloured segments."""

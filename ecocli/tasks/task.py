@@ -107,6 +107,8 @@ class Task(Protocol):
         class_quality: Column of its class table.
         annotated_name: What its annotations are of, in the plural.
         photo_outputs: What predictions of pictures may write beside the task's own result and overlays.
+        official_package: Computes the task's own metrics too, for whoever wants a second opinion.
+        official_tolerance: By how much the two may differ.
     """
 
     name: TaskName
@@ -116,6 +118,8 @@ class Task(Protocol):
     class_quality: str
     annotated_name: str
     photo_outputs: tuple[str, ...]
+    official_package: str
+    official_tolerance: float
 
     def open(
         self,
@@ -169,6 +173,9 @@ class Task(Protocol):
 
     def read_results(self, images: "pa.Table", num_exits: int, num_classes: int) -> "ResultTable":
         """Read results at every exit back out of an evaluation's image table."""
+
+    def official_quality(self, dataset: Any, predictions: Path) -> dict[str, float | None]:
+        """Score the predictions that an evaluation wrote by the official package; what gates are judged by first."""
 
     def pictures(self, architecture: Any, categories: Sequence[Category]) -> TaskPictures:
         """Prepare drawing."""

@@ -83,6 +83,7 @@ def test_eval__dry_run__says_what_would_be_asked(bench: Bench, capsys: pytest.Ca
         (["--metrics", "pq,f1"], 2, "--metrics names f1, expected pq or some of miou, ap"),
         (["--check-with", "detectron2"], 2, "--check-with is 'detectron2', expected panopticapi"),
         (["--check-with", "panopticapi"], 2, "needs that package, which is not installed"),
+        (["--check-with", "cocoapi"], 2, "expected panopticapi or pycocotools"),
         (["--gate", "nowhere"], 4, "To evaluate the fixed exits alone, add --no-gate"),
         (["--split", "test"], 2, "has no split 'test'"),
         # What the run would refuse, the dry run refuses.

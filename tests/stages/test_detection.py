@@ -19,10 +19,11 @@ from helpers_stages import run_stage
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from ecocli.__main__ import main
 from ecocli.api import load
 from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.derived_table import read_splits
-from ecocli.artifacts.detection_columns import read_detections
+from ecocli.artifacts.detection_columns import detections_of, read_detections
 from ecocli.artifacts.manifest import DerivedManifest, EvaluationManifest, GateManifest, ParentManifest
 from ecocli.artifacts.store import Store
 from ecocli.artifacts.summaries import EvaluationRow
@@ -44,7 +45,7 @@ from ecocli.data.boxes import DetectionDataset
 from ecocli.data.detection import class_indices, open_detection
 from ecocli.errors import UsageError
 from ecocli.inference.loading import restore_gate, restore_model
-from ecocli.inference.predictor import ImagePrediction, predict_exits, predict_gated
+from ecocli.inference.predictor import ImagePrediction, batch_geometry, predict_exits, predict_gated
 from ecocli.metrics.assignment import oracle_assignment
 from ecocli.metrics.box_matching import TrueBoxes
 from ecocli.metrics.detection import DetectionTable
@@ -190,6 +191,60 @@ def test_fit_gate__gated_run__equals_its_table(
     fixed = [val_table(bench).assignment_quality(np.full(6, e)) for e in range(3)]
     assert [exit_.pq for exit_ in manifest.metrics.fixed] == pytest.approx(fixed)
     assert len(set(fixed)) == 3
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("seed", range(3))
+def test_predict_at__exits_mixed_within_batches__counts_and_ap_of_the_table(
+    bench: Bench, validation: Validation, seed: int
+) -> None:
+    assignment = np.random.default_rng(seed).permutation([0, 1, 2, 0, 1, 2])
+    assert any(a != b for a, b in assignment.reshape(3, 2))
+    table, scorer = val_table(bench), BoxScorer(class_indices(validation.dataset.categories, 8), 8)
+    results = []
+    for batch, exits in zip(validation.batches, assignment.reshape(3, 2), strict=True):
+        features = validation.model.extract(batch.images.images, batch.images.image_sizes)
+        final = validation.model.predict_at(features, torch.tensor([EXITS[e] for e in exits]))
+        for b, geometry in enumerate(batch_geometry(batch.images)):
+            id_ = batch.images.image_ids[b]
+            prediction = ImagePrediction(id_, EXITS[exits[b]], geometry, final.pred_logits[b], final.regions[b])
+            results.append([scorer(prediction, batch.truths[b]).counts])
+    run = detections_of(results)
+    rows = np.concatenate(
+        [np.flatnonzero((table.image == n) & (table.exit_index == e)) for n, e in enumerate(assignment)]
+    )
+    for name in ("image", "class_index", "matched", "ignored"):
+        np.testing.assert_array_equal(getattr(run, name), getattr(table, name)[rows], name)
+    np.testing.assert_allclose(run.score, table.score[rows], rtol=1e-6)
+    for name in ("true_image", "true_class", "true_counts"):
+        np.testing.assert_array_equal(getattr(run, name), getattr(table, name), name)
+    expected = table.assignment_quality(assignment)
+    assert run.assignment_quality(np.zeros(6, np.int64)) == pytest.approx(expected, abs=1e-9)
+    assert expected > 0.05
+
+
+def test_eval__check_with_pycocotools__compares_and_objects(
+    bench: Bench,
+    gate: Artifact[GateManifest],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    words = ["eval", "--store", str(bench.store.root), "--parent", bench.parent.digest, "--threads", "1"]
+    words += ["--dataset", bench.dataset.name, "--timed-images", "0", "--set", "bootstrap_replicates=20", "--json"]
+    for choice, row in ((["--gate", gate.digest], "gate"), (["--no-gate"], "exit 3")):
+        assert main([*words, *choice, "--check-with", "pycocotools"]) == 0
+        shown = capsys.readouterr()
+        ap = next(found["ap"] for found in json.loads(shown.out)["rows"] if found["name"] == row)
+        assert json.loads(shown.out)["pycocotools_ap"] == pytest.approx(ap, abs=1e-9)
+        assert "finds the same ap, ap50, ap75, ap_small, ap_medium, ap_large" in shown.err
+    monkeypatch.setattr(
+        "ecocli.scoring.official_boxes.COCOeval.summarize", lambda self: setattr(self, "stats", [0] * 6)
+    )
+    assert main([*words, "--no-gate", "--check-with", "pycocotools"]) == 1
+    assert "but pycocotools finds 0.0 in the same predictions" in capsys.readouterr().err
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: True)
+    assert main([*words, "--no-gate", "--check-with", "panopticapi"]) == 2
+    assert "panopticapi does not score what this parent predicts; pycocotools does." in capsys.readouterr().err
 
 
 def evaluate_config(bench: Bench, **settings: Any) -> EvaluateConfig:
