@@ -162,6 +162,8 @@ def read_index(path: Path) -> list[tuple[str, str, dict[str, object]]]:
     """
     try:
         entries = read_json(path, _INDEX_LIMIT_BYTES)["manifests"]
+        if not isinstance(entries, list):
+            raise TypeError
         return [
             (str((raw.get("annotations") or {}).get(REF_NAME, "")), _descriptor(raw).digest, raw) for raw in entries
         ]

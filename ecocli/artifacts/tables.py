@@ -18,6 +18,10 @@ from ecocli.errors import ArtifactError
 from ecocli.runtime.files import open_regular, replacing
 
 ROW_GROUP_ROWS = 8192
+# What a table may unfold to, with 8 bytes for every value. Counts of eco's own tables are 30 times smaller on disk.
+_BYTES_A_VALUE = 8
+_LEAST_LIMIT_BYTES = 512 << 20
+_LARGEST_FACTOR = 200
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,7 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     try:
         with open_regular(path) as file:
             parquet = pq.ParquetFile(file)
+            _check_size(path, parquet.metadata)
             absent = sorted(set(columns or ()) - set(parquet.schema_arrow.names))
             if absent:
                 raise ArtifactError(
@@ -112,9 +117,24 @@ def column_names(path: Path) -> tuple[str, ...]:
         ArtifactError: The file is missing, or no Parquet file.
     """
     try:
-        return tuple(pq.read_schema(path).names)
+        with open_regular(path) as file:
+            return tuple(pq.read_schema(file).names)
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(path, error) from error
+
+
+def _check_size(path: Path, metadata: pq.FileMetaData) -> None:
+    """Refuse a small file that says of itself that it unfolds to a huge table.
+
+    Rows alone are counted: to ask a damaged file about its columns ends the process inside pyarrow.
+    """
+    size = path.stat().st_size
+    limit = max(_LEAST_LIMIT_BYTES, _LARGEST_FACTOR * size)
+    if metadata.num_rows * _BYTES_A_VALUE > limit:
+        raise ArtifactError(
+            f"The table {path} of {size:,} bytes claims {metadata.num_rows:,} rows, more than {limit:,} bytes of "
+            "memory would hold. It is none that eco wrote."
+        )
 
 
 def _unreadable(path: Path, error: Exception) -> ArtifactError:
