@@ -3,6 +3,7 @@
 Encoder layers of one kind differ in their weights alone, so one is traced and the others are its copies.
 """
 
+import ast
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from ecocli.errors import UsageError
 from ecocli.export.graphs import GraphModule, Size, example_values, trace
 
 OPSET = 20
+_PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _SUFFIX: Mapping[GraphFormat, str] = {"onnx": ".onnx", "openvino": ".xml"}
 
 
@@ -110,6 +112,20 @@ def _write_onnx(part: GraphModule, values: Mapping[str, Tensor], fixed: bool, pa
             raise _not_installed(error, "onnx") from error
         assert converted is not None
         converted.save(path)
+    _name_products(path)
+
+
+def _name_products(path: Path) -> None:
+    """Name convolutions and products after the modules that they belong to; quantisation goes by these names."""
+    import onnx
+
+    graph = onnx.load(path)
+    for node in graph.graph.node:
+        scopes = next((entry.value for entry in node.metadata_props if entry.key.endswith("name_scopes")), None)
+        if scopes is not None and node.op_type in _PRODUCTS:
+            # From the model down to the operation itself, which its name has already.
+            node.name = f"{ast.literal_eval(scopes)[-2]}/{node.name}"
+    onnx.save(graph, path)
 
 
 def _copy_layer(traced: GraphModule, source: Path, part: GraphModule, path: Path) -> None:

@@ -1,12 +1,13 @@
-"""Processor time of one image in torch, ONNX Runtime and OpenVINO, in float32 and int8, at exits and under a gate.
+"""Processor time of one image in torch, ONNX Runtime and OpenVINO, in each number format, at exits and under a gate.
 
     python tests/benchmarks/bench_engines.py make FOLDER m2f-r50 512     graphs of drawn weights, once
     python tests/benchmarks/bench_engines.py run FOLDER ROUNDS           one table
 
-``make`` writes FOLDER/float32 and FOLDER/int8 (ONNX, which both engines read), the weights, and transformers' model
-as an ONNX graph. ``run`` takes one thread and processor time, so that a busy machine disturbs little; every round runs
-all choices in turn, and ratios are medians over the rounds of ratios within a round. Pixels to logits; batch 1. The
-drawn gate sends the image to exit 3. A trained export may stand in FOLDER/float32 and FOLDER/int8 instead.
+``make`` writes FOLDER/float32, FOLDER/bfloat16 (the same graphs, for OpenVINO) and FOLDER/int8 (ONNX, which both
+engines read), the weights, and transformers' model as an ONNX graph. ``run`` takes one thread and processor time, so
+that a busy machine disturbs little; every round runs all choices in turn, and ratios are medians over the rounds of
+ratios within a round. Pixels to logits; batch 1. The drawn gate sends the image to exit 3. A trained export may stand
+in FOLDER/float32 and FOLDER/int8 instead.
 """
 
 import os
@@ -19,6 +20,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -74,7 +76,12 @@ def make(folder: Path, arch: str, side: int) -> None:
     )
     (out / GATE).write_bytes(save_tensors(state))
     (out / PLAN_FILE).write_text(plan.model_dump_json())
-    print("float32 written", flush=True)
+    (folder / "bfloat16").mkdir()
+    for file in out.iterdir():
+        (folder / "bfloat16" / file.name).symlink_to(file.resolve())
+    (folder / "bfloat16" / PLAN_FILE).unlink()
+    (folder / "bfloat16" / PLAN_FILE).write_text(plan.model_copy(update={"precision": "bfloat16"}).model_dump_json())
+    print("float32 and bfloat16 written", flush=True)
     quantise(folder, [torch.randn(1, 3, side, side) for _ in range(2)])
     if arch == "m2f-r50":
         write_transformers(folder / TRANSFORMERS, side)
@@ -92,8 +99,8 @@ def quantise(folder: Path, images: list[torch.Tensor]) -> None:
     print("int8 written", flush=True)
 
 
-def write_transformers(path: Path, side: int) -> None:
-    """Write transformers' Mask2Former R-50 with drawn weights."""
+def transformers_model() -> torch.nn.Module:
+    """Transformers' Mask2Former R-50 with drawn weights."""
     from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, ResNetConfig
 
     config = Mask2FormerConfig(
@@ -101,8 +108,13 @@ def write_transformers(path: Path, side: int) -> None:
         num_labels=133,
         decoder_layers=10,
     )
-    model = Mask2FormerForUniversalSegmentation(config).eval()
-    program = torch.onnx.export(model, (torch.zeros(1, 3, side, side),), dynamo=True, opset_version=20, verbose=False)
+    return Mask2FormerForUniversalSegmentation(config).eval()
+
+
+def write_transformers(path: Path, side: int) -> None:
+    """Write transformers' model as a graph."""
+    examples = (torch.zeros(1, 3, side, side),)
+    program = torch.onnx.export(transformers_model(), examples, dynamo=True, opset_version=20, verbose=False)
     assert program is not None
     program.save(path)
     print("transformers written", flush=True)
@@ -122,8 +134,8 @@ def choices(folder: Path) -> Iterator[Choice]:
         state = load_tensors(folder / WEIGHTS)
         models[f"torch {precision}"] = restore_model(plan.architecture, state, "cpu", "drawn", precision)
     for engine in ("onnxruntime", "openvino"):
-        for precision in ("float32", "int8"):
-            if (folder / precision / PLAN_FILE).exists():
+        for precision in ("float32", "bfloat16", "int8"):
+            if (folder / precision / PLAN_FILE).exists() and (engine, precision) != ("onnxruntime", "bfloat16"):
                 models[f"{engine} {precision}"] = open_engine(folder / precision, engine, 1)
     assert plan.gate is not None
     gate = restore_gate(load_tensors(folder / "float32" / GATE), plan.gate, "cpu", "drawn")
@@ -144,18 +156,21 @@ def choices(folder: Path) -> Iterator[Choice]:
 
 
 def transformers_choices(path: Path, images: torch.Tensor) -> Iterator[Choice]:
-    """The whole model of transformers in both engines."""
+    """The whole model of transformers in torch and both engines."""
     import onnxruntime
     import openvino
 
+    eager = transformers_model()
+    yield "torch float32 transformers", lambda: eager(images)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     given = {session.get_inputs()[0].name: images.numpy()}
-    yield "onnxruntime transformers", lambda: session.run(None, given)
-    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
-    request = openvino.Core().compile_model(str(path), "CPU", settings).create_infer_request()
-    yield "openvino transformers", lambda: request.infer(given)
+    yield "onnxruntime float32 transformers", lambda: session.run(None, given)
+    for precision, hint in (("float32", "f32"), ("bfloat16", "bf16")):
+        settings = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": 1}
+        request = openvino.Core().compile_model(str(path), "CPU", settings).create_infer_request()
+        yield f"openvino {precision} transformers", partial(request.infer, given)
 
 
 def run(folder: Path, rounds: int) -> None:

@@ -19,6 +19,7 @@ import ecocli
 from ecocli.__main__ import main
 from ecocli.artifacts.digest import sha256_file
 from ecocli.artifacts.manifest import ParentManifest
+from ecocli.artifacts.references import resolve
 from ecocli.artifacts.store import Store
 from ecocli.config.any_architecture import ALL_ARCHITECTURES
 from ecocli.data.categories import SHAPES
@@ -87,6 +88,36 @@ def test_engine__gate_chooses__decisions_logits_and_maps_are_torchs(place: Path,
 @pytest.mark.parametrize("engine,tolerance", [("onnxruntime", 1e-4), ("openvino", 1e-3)])
 def test_engine__every_exit__logits_and_maps_are_torchs(place: Path, engine: str, tolerance: float, depth: int) -> None:
     assert set(differences(place, engine, tolerance, exit=depth)) == {depth}
+
+
+@pytest.mark.parametrize("engine,tolerance", [("onnxruntime", 1e-4), ("openvino", 1e-3)])
+def test_predict_gated__batch_of_several_exits__each_image_is_torchs(
+    place: Path, engine: str, tolerance: float
+) -> None:
+    from ecocli.artifacts.lineage import GATE_FILE, WEIGHTS_FILE
+    from ecocli.artifacts.manifest import GateManifest
+    from ecocli.artifacts.tensors import load_tensors
+    from ecocli.data.batching import make_batch
+    from ecocli.data.photos import read_photo
+    from ecocli.inference.engines import open_engine
+    from ecocli.inference.loading import restore_gate, restore_model
+    from ecocli.inference.predictor import predict_gated
+
+    store = Store(place / "store")
+    parent = store.get(resolve(store, "parent", "parent"), ParentManifest)
+    fitted = store.get(resolve(store, "gate", "gate"), GateManifest)
+    gate = restore_gate(fitted.read(GATE_FILE, load_tensors), fitted.manifest, "cpu", fitted.digest)
+    model = restore_model(parent.manifest.architecture, parent.read(WEIGHTS_FILE, load_tensors), "cpu", parent.digest)
+    graphs = open_engine(place / "graphs", engine, 1)
+    # Pictures of four sizes, padded to one.
+    photos = [read_photo(path) for path in sorted((place / "pictures").iterdir())]
+    batch = make_batch(photos, model.pixel_mean, model.pixel_std)
+    pairs = list(zip(predict_gated(graphs, gate, batch), predict_gated(model, gate, batch), strict=True))
+    assert len({expected.exit_depth for _, expected in pairs}) > 1
+    for found, expected in pairs:
+        assert found.exit_depth == expected.exit_depth
+        for a, b in ((found.pred_logits, expected.pred_logits), (found.pred_masks, expected.pred_masks)):
+            assert float((a - b).abs().max()) <= tolerance * float(b.abs().max())
 
 
 def test_engine__another_price__gate_chooses_as_in_torch(place: Path) -> None:
