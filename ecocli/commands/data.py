@@ -67,7 +67,7 @@ def shapes(
         int | None, typer.Option("--train", metavar="N", min=1, help="Training images.  [default: 3000]")
     ] = None,
     val: Annotated[
-        int | None, typer.Option("--val", metavar="N", min=1, help="Validation images.  [default: 512]")
+        int | None, typer.Option("--val", metavar="N", min=1, help="Validation images.  [default: 2048]")
     ] = None,
     seed: Annotated[
         int | None, typer.Option("--seed", metavar="N", min=0, help="Seed of all scenes.  [default: 0]")

@@ -66,7 +66,7 @@ class ShapesConfig(Config):
 
     seed: Annotated[int, Field(ge=0)] = 0
     train: Annotated[int, Field(ge=1)] = 3000
-    val: Annotated[int, Field(ge=1)] = 512
+    val: Annotated[int, Field(ge=1)] = 2048
     scenes: SceneConfig = SceneConfig()
 
 

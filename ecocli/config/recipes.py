@@ -41,7 +41,7 @@ TRAIN_PARENT_PRESETS: dict[str, Mapping[str, Any]] = {
         "alpha": "uniform",
         "steps": 1550,
         "batch_size": 8,
-        "optimizer": {"lr": 1e-3, "backbone_lr_multiplier": 1.0, "clip_norm": 1.0},
+        "optimizer": {"kind": "muon", "lr": 4e-3, "backbone_lr_multiplier": 1.0, "clip_norm": 1.0},
         "schedule": {"kind": "polynomial", "power": 0.9, "warmup_steps": 100, "warmup_factor": 0.01},
         "loss": {"num_points": 256, "matching": "deepest"},
         "evaluation": {"every": 350, "images": 64, "batch_size": 16},

@@ -3,6 +3,8 @@ import torch
 from helpers_training import tiny_model
 from torch import nn
 
+from ecocli.config.any_architecture import ALL_ARCHITECTURES
+from ecocli.model.builders import build_model
 from ecocli.training.optimizer import (
     ParameterGroup,
     build_optimizers,
@@ -85,6 +87,18 @@ def test_hidden_matrices__mask2former__hold_layers_and_neither_head_nor_embeddin
     assert f"{predictor}.transformer_self_attention_layers.0.self_attn.in_proj_weight" in names
     assert names.isdisjoint({f"{predictor}.{name}.weight" for name in ("class_embed", "query_feat", "level_embed")})
     assert all(model.get_parameter(name).ndim == 2 for name in names)
+
+
+@pytest.mark.parametrize("name", ["lite-m2f-shapes", "rt-m2f-shapes", "detr-shapes", "maskformer-r50"])
+def test_group_parameters__muon_of_other_models__takes_every_parameter_once_and_no_class_head(name: str) -> None:
+    with torch.device("meta"):
+        model = build_model(ALL_ARCHITECTURES[name])
+    groups = group_parameters(model, 0.05, 0.1, hidden_matrices(model))
+    trained = sorted(n for n, parameter in model.named_parameters() if parameter.requires_grad)
+    assert sorted(n for group in groups for n in group.names) == trained
+    matrices = [parameter for group in groups if group.muon for parameter in group.parameters]
+    assert matrices
+    assert all(parameter is not model.class_head.weight for parameter in matrices)
 
 
 def test_build_optimizers__muon__moves_matrices_by_an_orthogonal_step_of_adamw_size() -> None:
