@@ -1,5 +1,6 @@
 """Reading a whole store to find damage: bit flips, truncated and missing files, dangling names and entries."""
 
+import json
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -72,7 +73,8 @@ def _layout_faults(store: Store) -> list[Fault]:
 
 def _heal_index(store: Store, entries: Sequence[Mapping[str, object]]) -> None:
     expected = [index_entry(name, ref.digest, ref.size_bytes) for name, ref in store.refs.read_all().items()]
-    if sorted(map(repr, entries)) == sorted(map(repr, expected)):
+    # The order of entries and of their keys says nothing.
+    if _as_set(entries) == _as_set(expected):
         return
     try:
         store.refs.rebuild_index()
@@ -80,6 +82,10 @@ def _heal_index(store: Store, entries: Sequence[Mapping[str, object]]) -> None:
         _log.warning("The index %s lags behind the names and cannot be written. %s", store.layout.index, error)
     else:
         _log.warning("The index %s lagged behind the names, as after a kill. It is up to date now.", store.layout.index)
+
+
+def _as_set(entries: Sequence[Mapping[str, object]]) -> list[str]:
+    return sorted(json.dumps(entry, sort_keys=True) for entry in entries)
 
 
 def _run_faults(store: Store) -> list[Fault]:

@@ -157,6 +157,9 @@ def test_verify__index_behind_the_names__is_healed_and_said(store: Store, caplog
     assert verify(store) == ()
     assert "lagged behind the names" in caplog.text
     assert [(name, digest) for name, digest, _ in read_index(store.layout.index)] == [("mine", artifact.digest)]
+    caplog.clear()
+    assert verify(store) == ()
+    assert caplog.text == ""
 
 
 def test_verify__damaged_part_of_an_unfinished_run__is_listed(store: Store) -> None:
