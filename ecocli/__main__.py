@@ -13,6 +13,7 @@ import textwrap
 import traceback
 from collections.abc import Sequence
 from contextlib import redirect_stdout
+from pathlib import Path
 
 import typer
 
@@ -123,8 +124,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         flush_streams()
 
 
+def _check_working_directory() -> None:
+    """Refuse to work in a folder that is gone: libraries below torch end the process there."""
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:
+        raise UsageError("The working directory is gone: change to a folder that is there.") from error
+
+
 def _outcome(arguments: Sequence[str] | None) -> int:
     try:
+        _check_working_directory()
         code = _run(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
         return code

@@ -82,7 +82,10 @@ def make_runtime(device: str = "auto", threads: int | None = None) -> Iterator[R
     if name == "cpu":
         keep_freed_memory()
     with StopFlag(_announce_stop) as stop:
-        world = setup_world(name)
+        try:
+            world = setup_world(name)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
         try:
             # Processes of a group stop together, where they look at the flag together.
             with stop.interruptible() if world.world_size == 1 else nullcontext():

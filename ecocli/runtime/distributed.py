@@ -141,7 +141,7 @@ def setup_world(device: str = "cpu", *, timeout_s: float = 3600.0) -> World:
             because the others wait while rank 0 writes an artifact.
 
     Raises:
-        ValueError: The environment makes no sense.
+        ValueError: The environment makes no sense, or leads to no others.
     """
     global _has_joined
     world = World.from_environment()
@@ -150,12 +150,19 @@ def setup_world(device: str = "cpu", *, timeout_s: float = 3600.0) -> World:
 
         if not dist.is_initialized():
             _has_joined = True
-            dist.init_process_group(
-                "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo",
-                rank=world.rank,
-                world_size=world.world_size,
-                timeout=datetime.timedelta(seconds=timeout_s),
-            )
+            try:
+                dist.init_process_group(
+                    "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo",
+                    rank=world.rank,
+                    world_size=world.world_size,
+                    timeout=datetime.timedelta(seconds=timeout_s),
+                )
+            except (ValueError, RuntimeError) as error:
+                raise ValueError(
+                    f"The environment has WORLD_SIZE={world.world_size}, but the processes find no common address "
+                    f"({' '.join(str(error).split())[:200]}). Start them with torchrun, or unset RANK, WORLD_SIZE and "
+                    "LOCAL_RANK for a single one."
+                ) from error
     return world
 
 

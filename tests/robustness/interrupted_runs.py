@@ -12,6 +12,7 @@ Anything else is printed, and the exit status is 1.
 """
 
 import argparse
+import faulthandler
 import os
 import random
 import shutil
@@ -46,7 +47,8 @@ def in_child(work: Callable[[], str], kill_at: int = _NEVER) -> tuple[str, str, 
         kill_at: Die of SIGKILL at this change to the file system, counted from 0.
 
     Returns:
-        How it ended (``killed``, ``done``, ``error``, ``traceback``), its text or message, and the changes it made.
+        How it ended (``killed``, ``done``, ``error``, ``traceback``, ``crashed``), its text, message or signal, and the
+        changes it made.
     """
     reading, writing = os.pipe()
     child = os.fork()
@@ -74,7 +76,10 @@ def in_child(work: Callable[[], str], kill_at: int = _NEVER) -> tuple[str, str, 
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
         kind, _, rest = pipe.read().decode().partition(" ")
-    os.waitpid(child, 0)
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) != signal.SIGKILL:
+        # Nobody sent it: a library below Python. Where it was is on stderr.
+        return "crashed", signal.Signals(os.WTERMSIG(status)).name, kill_at
     count, _, text = rest.partition(" ")
     return (kind, text, int(count)) if kind else ("killed", "", kill_at)
 
@@ -116,7 +121,7 @@ class Trials:
         """Kill, damage if asked, run again, and judge."""
         store, out = self._start(case)
         before = _files(self._work / "trial")
-        end, _, _ = in_child(partial(case.run, store, out, False), kill_at)
+        end, died_of, _ = in_child(partial(case.run, store, out, False), kill_at)
         done = ""
         if damaged:
             left = _files(self._work / "trial") - before
@@ -126,6 +131,9 @@ class Trials:
         if case.folder is not None and (runs := sorted(store.layout.runs.iterdir())):
             shutil.rmtree(self._other, ignore_errors=True)
             shutil.copytree(runs[0], self._other)
+        if end == "crashed":
+            self.wrong += 1
+            print(f"WRONG {case.name} before change {kill_at}: {died_of}", flush=True)
         kind, text, _ = in_child(partial(case.run, store, out, False))
         how = "healed"
         for force in (False, True):
@@ -201,6 +209,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    faulthandler.enable()
     work = Path(tempfile.mkdtemp())
     trials: Trials | None = None
     try:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import types
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import typer
@@ -226,6 +227,25 @@ def test_main__help__is_instant() -> None:
     after = os.times()
     used_s = after.children_user + after.children_system - before.children_user - before.children_system
     assert used_s < 0.4
+
+
+def test_main__working_directory_removed__one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert main(["store", "ls"]) == 2
+    assert capsys.readouterr().err.startswith("error: The working directory is gone")
+
+
+def test_main__world_of_which_nobody_says_where__one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    assert main(["predict", "a.png", "--store", str(tmp_path)]) == 2
+    assert "Start them with torchrun, or unset RANK, WORLD_SIZE" in capsys.readouterr().err
 
 
 def test_build_app__placeholder_of_another_command__is_never_the_real_one() -> None:
