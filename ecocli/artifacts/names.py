@@ -7,11 +7,12 @@ any number of writers and without a lock, and the next writer heals what a kill 
 
 import logging
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from ecocli.artifacts.digest import canonical_json, is_digest
-from ecocli.artifacts.oci import build_index, index_entry
+from ecocli.artifacts.oci import build_index, index_entry, read_index
 from ecocli.errors import ArtifactError, UsageError
 from ecocli.runtime.files import storage_errors, write_bytes
 from ecocli.runtime.formats import read_json
@@ -115,6 +116,18 @@ class Names:
         data = canonical_json({"digest": ref.digest, "size": ref.size_bytes, "kind": ref.kind})
         write_bytes(self.path(name), data, self._scratch)
         self.rebuild_index()
+
+    def complete_index(self, name: str, ref: Ref) -> None:
+        """Bring the index up to date if it lacks a name, as a kill between the two leaves it."""
+        try:
+            entries = [raw for _, _, raw in read_index(self._index)]
+        except (ArtifactError, FileNotFoundError):
+            entries = []
+        if index_entry(name, ref.digest, ref.size_bytes) in entries:
+            return
+        # The name is what counts, also in a store that cannot be written.
+        with suppress(UsageError):
+            self.rebuild_index()
 
     def remove(self, name: str) -> None:
         """Forget a name; the index must be rebuilt afterwards."""

@@ -159,6 +159,7 @@ class Store:
         ref = Ref(digest, size, oci.kind)
         try:
             if self.refs.read(name) == ref:
+                self.refs.complete_index(name, ref)
                 return
         except ArtifactError as error:
             _log.warning("%s It is written anew.", error)

@@ -65,8 +65,8 @@ class ShapesConfig(Config):
     """
 
     seed: Annotated[int, Field(ge=0)] = 0
-    train: Annotated[int, Field(ge=1)] = 3000
-    val: Annotated[int, Field(ge=1)] = 2048
+    train: Annotated[int, Field(ge=1, le=10_000_000)] = 3000
+    val: Annotated[int, Field(ge=1, le=10_000_000)] = 2048
     scenes: SceneConfig = SceneConfig()
 
 

@@ -32,6 +32,7 @@ from interrupted_cases import Case, make_cases
 
 from ecocli.artifacts.checking import verify
 from ecocli.artifacts.collecting import collect
+from ecocli.artifacts.oci import read_index
 from ecocli.artifacts.store import Store
 from ecocli.errors import EcoError
 
@@ -153,6 +154,8 @@ class Trials:
         lost = [name for name, digest in self._names[case.name].items() if names.get(name) != digest]
         # A stage sets the name of its kind.
         faults = [f"lost the name {name}" for name in lost if names.get(name) != self.expected[case.name]]
+        if {name: digest for name, digest, _ in read_index(store.layout.index)} != names:
+            faults.append("the index is not that of the names")
         faults += [fault.sentence() for fault in verify(store)]
         out = self._work / "trial" / "out"
         for place in (store, *(Store(path.parent) for path in out.glob("*/eco"))):

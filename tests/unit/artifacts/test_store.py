@@ -15,9 +15,10 @@ from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.digest import canonical_json, hex_of, sha256_bytes
 from ecocli.artifacts.listing import list_artifacts
 from ecocli.artifacts.manifest import GateManifest, ParentManifest
-from ecocli.artifacts.oci import Descriptor, build_manifest
+from ecocli.artifacts.oci import Descriptor, build_index, build_manifest, read_index
 from ecocli.artifacts.store import Store
 from ecocli.errors import ArtifactError, DataError, UsageError
+from ecocli.runtime.files import write_bytes
 
 ACTION = "sha256:" + "1" * 64
 
@@ -263,6 +264,14 @@ def test_set_name__unknown_digest__is_refused(store: Store) -> None:
     with pytest.raises(ArtifactError, match="There is no artifact"):
         store.set_name("x", ACTION)
     assert store.names() == {}
+
+
+def test_set_name__index_lacks_the_name__gets_it(store: Store) -> None:
+    artifact = put_gate(store, names=("mine",))
+    # As a kill between the name and the index leaves it.
+    write_bytes(store.layout.index, build_index([]), store.layout.scratch)
+    store.set_name("mine", artifact.digest)
+    assert [(name, digest) for name, digest, _ in read_index(store.layout.index)] == [("mine", artifact.digest)]
 
 
 def test_set_name__damaged_name_file__is_written_anew(store: Store, caplog: pytest.LogCaptureFixture) -> None:
