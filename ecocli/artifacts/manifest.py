@@ -14,7 +14,8 @@ from typing import Annotated, Literal, Self, TypeVar, get_args, get_origin
 from pydantic import Field, JsonValue, model_validator
 
 from ecocli.artifacts.digest import DIGEST_PATTERN, canonical_json, sha256_bytes
-from ecocli.artifacts.summaries import EvaluationSummary, GateMetrics, ProfileSummary, SweepSummary
+from ecocli.artifacts.profile_summary import ProfileSummary
+from ecocli.artifacts.summaries import EvaluationSummary, GateMetrics, SweepSummary
 from ecocli.config.any_architecture import AnyArchitecture
 from ecocli.config.base import Config
 from ecocli.config.category import CategoryConfig

@@ -1,4 +1,4 @@
-"""What manifests tell of gates, evaluations, profiles and sweeps. PQ and AP stay in 0..1; NaN becomes null."""
+"""What manifests tell of gates, evaluations and sweeps. PQ and AP stay in 0..1; NaN becomes null."""
 
 import math
 from collections.abc import Mapping
@@ -11,7 +11,6 @@ from ecocli.config.derive import TaskName
 from ecocli.config.exported import EngineName
 from ecocli.config.fit_gate import CostName, CostUnit, FeatureName, HeadName
 from ecocli.config.precision import GraphPrecision
-from ecocli.config.profile_model import ConventionName
 
 
 def _null_for_nan(value: Any) -> Any:
@@ -361,69 +360,3 @@ class EvaluationSummary(Config):
         """What gates are judged by, of a row."""
         value: float | None = getattr(row, self.qualities[self.measure])
         return value
-
-
-class ProfiledExit(Config):
-    """GFLOPs of one exit by part."""
-
-    exit_depth: int
-    backbone: float
-    pixel_decoder: float
-    encoder: float
-    upsampling: float
-    transformer_decoder: float
-    post_processing: float
-    total: float
-
-
-class ExpectedCost(Config):
-    """Mean cost under a gate's choice of exits on the images it was scored on; its own cost included."""
-
-    digest: str
-    beta: float
-    exit_depths: tuple[int, ...]
-    exit_shares: tuple[float, ...]
-    scored_on: str
-    mean_depth: float
-    pixel_decoder: float
-    total: float
-
-
-class ProfiledInput(Config):
-    """Mean cost of images that share one row.
-
-    Attributes:
-        input: What the table calls them.
-        images: Their number.
-        padded_sizes: Sizes that the network sees, in pixels.
-        exits: Every exit.
-        gate_gflops: What a gate costs by itself.
-        gate: Cost under a gate; None without one.
-    """
-
-    input: str
-    images: int
-    padded_sizes: tuple[tuple[int, int], ...]
-    exits: tuple[ProfiledExit, ...]
-    gate_gflops: float
-    gate: ExpectedCost | None
-
-
-class ProfileSummary(Config):
-    """GFLOPs of a model.
-
-    Attributes:
-        architecture: Its name.
-        num_classes: Classes without "no object".
-        convention: What counts as an operation.
-        exit_depths: The exits shown.
-        parameters: Number of parameters by part.
-        inputs: By kind of image.
-    """
-
-    architecture: str
-    num_classes: int
-    convention: ConventionName
-    exit_depths: tuple[int, ...]
-    parameters: dict[str, int]
-    inputs: tuple[ProfiledInput, ...]

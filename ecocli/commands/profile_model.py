@@ -8,8 +8,8 @@ from rich.table import Table
 
 from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.manifest import ProfileManifest
+from ecocli.artifacts.profile_summary import ExpectedCost, ProfiledInput, ProfileSummary
 from ecocli.artifacts.store import Store
-from ecocli.artifacts.summaries import ExpectedCost, ProfiledInput, ProfileSummary
 from ecocli.commands._exported import check_engine, open_graphs
 from ecocli.commands._parent_dataset import parent_dataset_preset
 from ecocli.commands.common import (

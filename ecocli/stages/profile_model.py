@@ -17,8 +17,8 @@ from ecocli.artifacts.action import Action, Made, Plan
 from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.lineage import WEIGHTS_FILE, open_gate
 from ecocli.artifacts.manifest import GateManifest, ParentManifest, ProfileManifest
+from ecocli.artifacts.profile_summary import ExpectedCost, ProfiledExit, ProfiledInput, ProfileSummary
 from ecocli.artifacts.store import Store
-from ecocli.artifacts.summaries import ExpectedCost, ProfiledExit, ProfiledInput, ProfileSummary
 from ecocli.config.any_architecture import AnyArchitecture
 from ecocli.config.dataset import DatasetConfig
 from ecocli.config.profile_model import ProfileModelConfig
