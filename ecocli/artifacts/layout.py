@@ -11,7 +11,7 @@ from pathlib import Path
 from ecocli.artifacts.oci import LAYOUT_BYTES, read_index
 from ecocli.errors import ArtifactError, UsageError
 from ecocli.runtime.files import make_directory, open_regular, write_bytes
-from ecocli.runtime.formats import read_json
+from ecocli.runtime.formats import parse_json, read_json
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,12 @@ class Layout:
         found = b"no file"
         with contextlib.suppress(OSError), open_regular(self.marker) as file:
             found = file.read(200)
-        if b'"imageLayoutVersion":"1.0.0"' not in found.replace(b" ", b""):
+        try:
+            version = parse_json(found)["imageLayoutVersion"]
+        except (ValueError, LookupError, TypeError):
+            version = None
+        if version != "1.0.0":
             raise ArtifactError(
-                f"{self.root} is no OCI image layout: {self.marker.name} has {found.decode(errors='replace')!r}, "
+                f"{self.root} is no OCI image layout: {self.marker} has {found.decode(errors='replace')!r}, "
                 f"expected {LAYOUT_BYTES.decode()}."
             )

@@ -100,7 +100,7 @@ def test_push__folder_with_other_files__is_refused(store: Store, tmp_path: Path)
     put_gate(store, names=("mine",))
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "x.tex").write_text("x")
-    with pytest.raises(ArtifactError, match=r"thesis is no OCI image layout: oci-layout has 'no file'"):
+    with pytest.raises(ArtifactError, match=r"thesis is no OCI image layout: .*oci-layout has 'no file'"):
         push(store, "mine", tmp_path / "thesis")
 
 
@@ -174,7 +174,7 @@ def test_pull__damaged_source__leaves_the_store_as_it_was(store: Store, other: S
 
 
 def test_pull__no_layout__is_refused(other: Store, tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="is no OCI image layout: oci-layout has 'no file'"):
+    with pytest.raises(ArtifactError, match=r"is no OCI image layout: .*oci-layout has 'no file'"):
         pull(other, tmp_path / "nothing", "mine")
 
 
