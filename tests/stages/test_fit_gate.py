@@ -346,6 +346,22 @@ def test_fit_gate__budget__takes_the_recipe_that_leads_out_of_fold(
     assert mean_gflops(records["val"], choices(gate, records["val"])) == pytest.approx(15.5, rel=0.01)
 
 
+def test_fit_gate__budget_and_features_that_tell_nothing__takes_the_blend_not_a_gate_that_loses(tmp_path: Path) -> None:
+    def shuffled(seed: int, images: int) -> list[DerivedRecord]:
+        found = derived_records(seed, images)
+        order = np.random.default_rng(seed).permutation(images)
+        return [replace(record, features=found[n].features) for record, n in zip(found, order, strict=True)]
+
+    store = Store(tmp_path / "store")
+    digest = put_derived(store, tmp_path, {"train": shuffled(5, 120), "val": shuffled(1, 120)})
+    metrics = fit((store, digest), recipe="contents", target_gflops=15.5).manifest.metrics
+    paper = metrics.recipes["paper"].out_of_fold
+    assert paper is not None
+    assert paper.lead < paper.deviation
+    assert metrics.recipe == "contents"
+    assert metrics.recipes["contents"].blend
+
+
 # Contents that tell little: a table must give a gate, or be refused with what to do.
 
 

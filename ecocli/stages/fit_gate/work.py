@@ -1,5 +1,6 @@
 """The work of ``fit-gate``: fits, searches budgets, and scores the gate on held-out images."""
 
+import math
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -53,6 +54,13 @@ class Candidate:
     out_of_fold: OutOfFoldLead | None
 
     @property
+    def safe_lead(self) -> float:
+        """The lead out of fold less its standard error; 0 for a blend, which beats a gate that does not pay."""
+        if self.found.gate.blind:
+            return 0.0
+        return -math.inf if self.out_of_fold is None else self.out_of_fold.lead - self.out_of_fold.deviation
+
+    @property
     def summary(self) -> RecipeSummary:
         """What is recorded of it."""
         seen = self.out_of_fold
@@ -86,7 +94,7 @@ def fit(
         raise refused[0]
     taken = candidates[0]
     if config.beta is None:  # a budget is a budget, whichever recipe keeps to it
-        taken = max(candidates, key=lambda one: -1.0 if one.out_of_fold is None else one.out_of_fold.lead)
+        taken = max(candidates, key=lambda one: one.safe_lead)
     gate, tables, fitted = taken.found.gate, taken.tables, taken.found.gate.fit
     images = len(tables.held_out.features)
     metrics = GateMetrics(
