@@ -20,7 +20,7 @@ test: $(STAMP) ## Run all tests, with the checks of types, lint and imports amon
 	@$(BIN)/python -m pytest $(PROCESSES) $(PYTEST_ARGS)
 
 coverage: $(STAMP) ## Run all tests and print the branch coverage, with a floor
-	@$(BIN)/python -m pytest --cov --cov-report= --cov-fail-under=80
+	@$(BIN)/python -m pytest $(PROCESSES) --cov --cov-report=term --cov-fail-under=95
 
 check: $(STAMP) ## Run the checks alone: types, lint, formatting, imports
 	@$(BIN)/python -m mypy
