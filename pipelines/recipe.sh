@@ -3,7 +3,7 @@
 # Step A is set by the recipe's own train-parent.toml, what follows by the files of its data set in coco or cityscapes.
 # Usage: [GPUS=8] pipelines/recipe.sh FOLDER [WEIGHTS]
 #   WEIGHTS  published Mask2Former or backbone weights, or a parent; without them everything starts from chance
-# Data: ECO_DATASETS. A run that was stopped or killed goes on when the same line is given again.
+# Data: ECO_DATASETS. The same line again resumes a run that was stopped or killed.
 set -euo pipefail
 recipe=$1
 dataset=${recipe%%-*}

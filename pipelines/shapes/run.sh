@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The whole recipe on the drawn scenes: train, derive, fit gates, evaluate, report. Two cores, no GPU, ten minutes.
 # Usage: pipelines/shapes/run.sh [FOLDER]; the report goes to FOLDER (default quickstart).
-# Data: datasets, store: .eco, unless ECO_DATASETS and ECO_STORE say otherwise. The same line again goes on after a
+# Data: datasets, store: .eco, unless ECO_DATASETS and ECO_STORE say otherwise. The same line again resumes after a
 # kill and reuses what is done.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
