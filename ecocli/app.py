@@ -45,10 +45,8 @@ COMMANDS = (
     CommandEntry("sweep", "sweep", "sweep", "Trade quality against compute over beta and exits."),
     CommandEntry("compare", "compare", "compare", "Compare several parents and gates on one split."),
     CommandEntry("report", "report", "report", "Write one HTML page with plots and example images."),
-    CommandEntry("import", "import_weights", "import_weights", "Import published Mask2Former weights."),
-    CommandEntry(
-        "export", "export_weights", "export_weights", "Write a parent for Hugging Face, or with the original names."
-    ),
+    CommandEntry("import", "import_weights", "import_weights", "Import published weights as a parent."),
+    CommandEntry("export", "export_weights", "export_weights", "Write a parent for other programs: weights or graphs."),
     CommandEntry("data", "data", "app", "Draw shapes, convert exports of drawing tools, check data."),
     CommandEntry("store", "store", "app", "List, show, verify, clean and copy artifacts."),
     CommandEntry("env", "env", "env", "Print versions, devices and places, for reports of bugs."),

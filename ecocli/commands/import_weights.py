@@ -28,7 +28,7 @@ def import_weights(
         Path,
         typer.Argument(
             metavar="FILE_OR_FOLDER",
-            help="A .pkl, .pth or .safetensors of Mask2Former, or its Hugging Face folder.",
+            help="A .pkl, .pth or .safetensors of a whole model, or its Hugging Face folder.",
         ),
     ],
     arch: Annotated[
@@ -52,7 +52,7 @@ def import_weights(
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Import published Mask2Former weights as a parent with one exit, at full depth.
+    """Import published weights of Mask2Former, MaskFormer or DETR as a parent with one exit, at full depth.
 
     A checkpoint of ECO-M2F becomes a parent with its exits, and a gate of the name "gate".
 
