@@ -18,7 +18,8 @@ from ecocli.weights.files import load_state
 from ecocli.weights.huggingface import architecture_from_folder
 from ecocli.weights.loading import load_initial_weights, recognise
 
-TOLERANCE = {"rtol": 0.0, "atol": 1e-4}
+# The last digits of sums hang on the processor; a mask logit above 1 is allowed its share.
+TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
 

@@ -19,7 +19,8 @@ from ecocli.weights.detr import detr_from_folder, to_original_detr, write_detr_f
 from ecocli.weights.files import load_state
 from ecocli.weights.loading import load_initial_weights, recognise
 
-TOLERANCE = {"rtol": 0.0, "atol": 1e-4}
+# The last digits of sums hang on the processor; a mask logit above 1 is allowed its share.
+TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}
 LABELS = {index: f"thing {index}" for index in range(7)}
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 

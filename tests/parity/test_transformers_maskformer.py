@@ -16,7 +16,8 @@ from ecocli.weights.files import load_state
 from ecocli.weights.loading import load_initial_weights, recognise
 from ecocli.weights.maskformer import maskformer_from_folder
 
-TOLERANCE = {"rtol": 0.0, "atol": 1e-4}
+# The last digits of sums hang on the processor; a mask logit above 1 is allowed its share.
+TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}
 K, Q, LAYERS = 5, 7, 3
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
