@@ -106,8 +106,10 @@ def build_optimizers(groups: Sequence[ParameterGroup]) -> list[torch.optim.Optim
             if group.muon == muon
         ]
 
-    # One kernel for all parameters: on CPU, too, the steps of a small model are mostly overhead.
-    found: list[torch.optim.Optimizer] = [AdamW(settings(False), lr=0.0, fused=True)] if settings(False) else []
+    found: list[torch.optim.Optimizer] = []
+    if others := settings(False):
+        # One kernel for all parameters: on CPU, too, the steps of a small model are mostly overhead.
+        found.append(AdamW(others, lr=0.0, fused=True))
     if matrices := settings(True):
         found.append(Muon(matrices, lr=0.0, adjust_lr_fn="match_rms_adamw"))
     return found
