@@ -11,6 +11,7 @@ from ecocli.config.derive import TaskName
 from ecocli.config.exported import EngineName
 from ecocli.config.fit_gate import CostName, CostUnit, FeatureName, HeadName
 from ecocli.config.precision import GraphPrecision
+from ecocli.config.rules import BOX_RULES, RULES, RulesName
 
 
 def _null_for_nan(value: Any) -> Any:
@@ -320,6 +321,7 @@ class EvaluationSummary(Config):
         images: Number of images.
         undefined_images: Images with nothing to score.
         ap_truth: What AP was measured against, in words; None without AP.
+        rules: Whose rules mIoU and the AP of masks follow.
         exit_depths: The fixed exits.
         gate: The gate; None without one.
         rows: The fixed exits, the gate, a random mixture like the gate's, what is attainable, the oracle.
@@ -334,6 +336,7 @@ class EvaluationSummary(Config):
     images: int
     undefined_images: int
     ap_truth: str | None
+    rules: RulesName = "coco"
     exit_depths: tuple[int, ...]
     gate: EvaluatedGate | None
     rows: tuple[EvaluationRow, ...]
@@ -355,6 +358,16 @@ class EvaluationSummary(Config):
     def qualities(self) -> Mapping[str, str]:
         """Heading to field of what was measured."""
         return QUALITIES[self.task]
+
+    @property
+    def rules_note(self) -> str | None:
+        """Say whose rules the numbers of the rows follow; None where they are PQ alone."""
+        if self.task == "detection":
+            return BOX_RULES
+        if self.ap_truth is None and all(row.miou is None for row in self.rows):
+            return None
+        against = "" if self.ap_truth is None else f" AP against {self.ap_truth}."
+        return f"Rules {self.rules}: {RULES[self.rules]}.{against}"
 
     def quality(self, row: EvaluationRow) -> float | None:
         """What gates are judged by, of a row."""

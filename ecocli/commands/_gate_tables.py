@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from rich.table import Table
 
 from ecocli.artifacts.summaries import BudgetSummary, ChoiceSummary, GateMetrics, HeadSummary, TradeOffStep
-from ecocli.commands.tables import interval, make_table, plain, points, reached_text, shares
+from ecocli.commands.tables import interval, make_table, plain, points, points_note, reached_text, shares
 from ecocli.config.fit_gate import CostName
 
 _UNITS: Mapping[CostName, str] = {"depth": "layers", "gflops": "GFLOPs", "ms": "ms"}
@@ -20,7 +20,9 @@ def controls_table(metrics: GateMetrics, exit_depths: Sequence[int], cost: CostN
         [*headings, f"% at exit {' '.join(map(str, exit_depths))}"],
         f"Gate less fixed mixture of equal {metrics.unit}: {points(metrics.lead, signed=True)} {measure}, "
         "95 % interval "
-        f"{interval(metrics.lead_interval, signed=True)}." + reached_text(metrics.reached),
+        f"{interval(metrics.lead_interval, signed=True)}."
+        + reached_text(metrics.reached)
+        + f"\n{points_note(measure)}",
     )
     for exit_ in metrics.fixed:
         name, hits = f"exit {exit_.exit_depth}", None
@@ -44,7 +46,7 @@ def controls_table(metrics: GateMetrics, exit_depths: Sequence[int], cost: CostN
 def recipe_table(metrics: GateMetrics, measure: str = "PQ") -> Table:
     """Lay out the recipes' gates beside each other: held out, and out of fold on the images fitted on."""
     headings = (measure, "GFLOPs", "lead held out", "95 % interval", "lead out of fold", "95 % interval")
-    table = make_table(f"Recipes; taken: {metrics.recipe}", ["recipe"], headings)
+    table = make_table(f"Recipes; taken: {metrics.recipe}", ["recipe"], headings, points_note(measure))
     for name, recipe in metrics.recipes.items():
         seen = recipe.out_of_fold
         table.add_row(
@@ -69,6 +71,7 @@ def trade_off_table(
             f" {budget.option} {budget.limit:g}: the gate takes {budget.reached:.4g} {budget.unit}; no gate takes less "
             f"than {budget.end:.4g}, which is {budget.limit - budget.end:.3g} below the budget."
         )
+    caption += f"\n{points_note(measure)}"
     table = make_table("Trade-offs the search saw", [], ("beta", measure, "GFLOPs"), caption)
     for step in seen:
         table.add_row(plain(step.beta), points(step.pq), plain(step.gflops))
@@ -78,7 +81,7 @@ def trade_off_table(
 def head_table(heads: Mapping[str, HeadSummary], cost: CostName, measure: str = "PQ") -> Table:
     """Lay out the comparison of heads; each is compared with a blend of its own cost."""
     headings = (measure, f"cost, {_UNITS[cost]}", "target hit %", "lead on equal cost", "95 % interval")
-    table = make_table("Heads at this beta", ["head"], headings)
+    table = make_table("Heads at this beta", ["head"], headings, points_note(measure))
     for name, head in heads.items():
         table.add_row(
             name,

@@ -12,6 +12,8 @@ from ecocli.commands.common import emit_result, make_runtime, open_store, resolv
 from ecocli.commands.options import ConfigOption, JsonOption, SetOption, StoreOption
 from ecocli.commands.tables import make_table, plain, points
 from ecocli.config.compare import CompareConfig
+from ecocli.config.rules import BOX_RULES, RULES
+from ecocli.errors import UsageError
 from ecocli.runtime.context import Runtime
 from ecocli.stages import compare as stage
 
@@ -23,6 +25,14 @@ def compare(
     ],
     split: Annotated[
         str | None, typer.Option("--split", metavar="SPLIT", help="Of the derived tables.  [default: val]")
+    ] = None,
+    rules: Annotated[
+        str | None,
+        typer.Option(
+            "--rules",
+            metavar="|".join(RULES),
+            help="Take mIoU and AP of evaluations by these rules.  [default: as `eval`]",
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Also write compare.parquet and compare.png there.")
@@ -36,12 +46,14 @@ def compare(
 
     Every fixed exit and every gate named is a row. A star marks rows that no other row beats in quality and GFLOPs.
     """
+    if rules not in (None, *RULES):
+        raise UsageError(f"--rules is {rules!r}, expected {' or '.join(RULES)}.")
     opened = open_store(store)
     with make_runtime("cpu") as runtime:
         resolved = resolve(
             CompareConfig,
             config_path=config,
-            flags={"split": split, "out": None if out is None else str(out)},
+            flags={"split": split, "rules": rules, "out": None if out is None else str(out)},
             assignments=assignments,
         )
         found = stage.run(resolved, _contestants(parents, opened, runtime), opened)
@@ -50,6 +62,7 @@ def compare(
             {
                 "split": found.split,
                 "images": found.images,
+                "rules": found.rules,
                 "rows": [row.model_dump(mode="json") for row in found.rows],
                 "files": [str(path) for path in found.files],
             },
@@ -83,7 +96,7 @@ def _table(comparison: stage.Comparison) -> Table:
         (measure, *further, "GFLOPs", "encoder", "ms", "depth", ""),
         f"{', '.join((measure, *further))} in points (0 to 100). GFLOPs: mean over the images, one multiply-add counts "
         "once; encoder: the whole pixel decoder. ms: of one machine. A star: no other row has this quality for these "
-        "GFLOPs.",
+        f"GFLOPs.\n{BOX_RULES if measure == 'AP' else f'Rules {comparison.rules}: {RULES[comparison.rules]}.'}",
     )
     previous = None
     for row in comparison.rows:

@@ -38,6 +38,7 @@ from ecocli.commands.options import (
 )
 from ecocli.commands.tables import interval, make_table, mixture, plain, points, reached_text, shares
 from ecocli.config.evaluate import EvaluateConfig
+from ecocli.config.rules import RULES
 from ecocli.errors import ArtifactError, UsageError
 from ecocli.runtime.context import Runtime
 from ecocli.stages import evaluate as stage
@@ -80,6 +81,14 @@ def evaluate(
             "--metrics", metavar="pq|miou,ap", help="Metrics in addition to PQ; `pq` for PQ alone.  [default: miou,ap]"
         ),
     ] = None,
+    rules: Annotated[
+        str | None,
+        typer.Option(
+            "--rules",
+            metavar="|".join(RULES),
+            help="Whose rules mIoU and AP follow.  [default: cityscapes on Cityscapes, else coco]",
+        ),
+    ] = None,
     gate_only: Annotated[
         bool, typer.Option("--gate-only", help="Measure mIoU and AP of the gate alone: quicker, no controls for them.")
     ] = False,
@@ -118,6 +127,8 @@ def evaluate(
 
     Of a detector, box AP. What is kept holds per-image and per-class tables and the predictions.
     """
+    if rules not in (None, *RULES):
+        raise UsageError(f"--rules is {rules!r}, expected {' or '.join(RULES)}.")
     if check_with not in (None, *_OFFICIAL):
         raise UsageError(f"--check-with is {check_with!r}, expected {' or '.join(_OFFICIAL)}.")
     if no_gate and gate is not None:
@@ -153,6 +164,7 @@ def evaluate(
                 "execution.compile": compiled or None,
                 "execution.timed_images": timed_images,
                 "metrics": None if metrics is None else _read_metrics(metrics),
+                "rules": rules,
                 "every_exit": False if gate_only else None,
                 "predictions": False if no_predictions else None,
                 "seed": seed,
@@ -184,9 +196,10 @@ def _task(store: Store, parent: str) -> Task:
 
 
 def _preset(store: Store, parent: str, settings: Mapping[str, object]) -> Mapping[str, object]:
-    """The parent's data, and what its task measures beside its own metrics."""
+    """The parent's data, and what its task measures beside its own metrics; boxes have one kind of rules."""
     metrics = list(_task(store, parent).further_metrics)
-    return {**parent_dataset_preset(store, parent, settings), "metrics": metrics}
+    rules = {} if metrics else {"rules": "coco"}
+    return {**parent_dataset_preset(store, parent, settings), "metrics": metrics, **rules}
 
 
 def _require_package(name: str) -> None:
@@ -297,8 +310,8 @@ def _caption(summary: EvaluationSummary) -> str:
         f"{names[0]} to {names[-1]} in points (0 to 100). GFLOPs: mean over the images, one multiply-add counts once; "
         "encoder: the whole pixel decoder."
     ]
-    if summary.ap_truth is not None:
-        lines.append(f"AP against {summary.ap_truth}; mIoU against the classes of the panoptic maps.")
+    if summary.rules_note is not None:
+        lines.append(summary.rules_note)
     lead = summary.gate_lead
     if lead is not None:
         lines.append(

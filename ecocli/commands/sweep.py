@@ -32,7 +32,7 @@ from ecocli.commands.options import (
     StoreOption,
     ThreadsOption,
 )
-from ecocli.commands.tables import make_table, plain, points, shares
+from ecocli.commands.tables import make_table, plain, points, points_note, shares
 from ecocli.config.sweep import SweepConfig
 from ecocli.errors import UsageError
 from ecocli.stages import sweep as stage
@@ -141,7 +141,7 @@ def _table(summary: SweepSummary, measure: str) -> Table:
         f"Fitted on {summary.fitted_on}\nScored on {summary.scored_on}, {summary.images:,} images",
         ["gate"],
         (*headings, *controls, *further),
-        f"{measure} in points (0 to 100). Mixture: the best blend of at most two fixed exits of equal cost, without "
+        f"{points_note(measure)} Mixture: the best blend of at most two fixed exits of equal cost, without "
         f"looking at the image; lead: the gate's {measure} less that. Oracle: each image at its target exit."
         + (" Attainable: what the truth about the mirror images would choose at the gate's cost." if mirrored else ""),
     )

@@ -6,6 +6,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from ecocli.config.rules import BOX_RULES
 from ecocli.runtime.streams import stderr_file
 
 _LEAST_SHARE = 0.005  # less is 0 % when it is written
@@ -61,6 +62,11 @@ def print_table(console: Console, table: Table) -> None:
 def points(value: float | None, digits: int = 2, *, signed: bool = False) -> str:
     """Write a ratio in points, or a dash."""
     return "-" if value is None else f"{100 * value:{'+' if signed else ''}z.{digits}f}"
+
+
+def points_note(measure: str) -> str:
+    """Say what the numbers of a table of PQ or AP are, and of AP whose rules it follows."""
+    return f"{measure} in points (0 to 100)." + (f" {BOX_RULES}" if measure == "AP" else "")
 
 
 def interval(ends: Sequence[float | None], *, signed: bool = False) -> str:

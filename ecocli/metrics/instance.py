@@ -46,15 +46,22 @@ class ScoredInstance:
 
 @dataclass(frozen=True)
 class InstanceImage:
-    """The true and the predicted instances of one image."""
+    """The true and the predicted instances of one image.
+
+    Attributes:
+        true: Of the ground truth.
+        predicted: Of the network.
+        void: Unlabelled pixels; None where there are none, or nobody asks.
+    """
 
     true: tuple[TrueInstance, ...]
     predicted: tuple[ScoredInstance, ...]
+    void: Rle | None = None
 
 
 @dataclass(frozen=True)
 class InstanceQuality:
-    """Average precisions as fractions; None where the truth has no such instance.
+    """Average precisions as fractions; None where the truth has no such instance, or the rules no such value.
 
     Attributes:
         ap: Mean over IoU thresholds 0.5 to 0.95 and over classes.

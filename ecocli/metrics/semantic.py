@@ -2,7 +2,8 @@
 
 Axes: K classes (rank of the category), H W pixels. Source: the definition that Mask2Former's published numbers use
 (detectron2's semantic evaluator): all classes of the panoptic data, things merged, crowds included, void pixels left
-out on both sides; the mean is over classes that occur in the truth. No ``panoptic_semseg`` folder is needed, the truth
+out on both sides; the mean is over classes that occur in the truth. cityscapesScripts differs in one thing: there a
+class that is predicted and does not occur in the truth counts as 0. No ``panoptic_semseg`` folder is needed, the truth
 comes from the panoptic maps.
 """
 
@@ -22,9 +23,9 @@ class SemanticQuality:
     """Fractions; None where the truth has no pixel to score.
 
     Attributes:
-        miou: Mean IoU over the classes that occur in the truth.
+        miou: Mean IoU over the classes that are scored.
         pixel_accuracy: Share of labelled pixels with the right class.
-        per_class: IoU of each class, None for one that the truth lacks.
+        per_class: IoU of each class, None for one that is not scored.
     """
 
     miou: float | None
@@ -55,14 +56,22 @@ def count_confusion(
     return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
-def semantic_quality(confusion: Int64[np.ndarray, "K K"] | Float64[np.ndarray, "K K"]) -> SemanticQuality:
-    """Score the summed (or, for a random mixture, expected) confusion matrix of a data set."""
+def semantic_quality(
+    confusion: Int64[np.ndarray, "K K"] | Float64[np.ndarray, "K K"], *, absent: bool = False
+) -> SemanticQuality:
+    """Score the summed (or, for a random mixture, expected) confusion matrix of a data set.
+
+    Args:
+        confusion: Pixels by true and predicted class.
+        absent: Score classes that are predicted and do not occur in the truth, as 0; else they are left out.
+    """
     right = confusion.diagonal()
     true_pixels = confusion.sum(axis=1)
     union = true_pixels + confusion.sum(axis=0) - right
+    counted = union if absent else true_pixels
     per_class = tuple(
-        hit / whole if pixels else None
-        for hit, whole, pixels in zip(right.tolist(), union.tolist(), true_pixels.tolist(), strict=True)
+        hit / whole if occurs else None
+        for hit, whole, occurs in zip(right.tolist(), union.tolist(), counted.tolist(), strict=True)
     )
     scored = [iou for iou in per_class if iou is not None]
     if not scored:

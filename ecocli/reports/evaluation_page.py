@@ -85,7 +85,7 @@ def build_page(content: PageContent) -> str:
             "encoder is the whole pixel decoder. The random row sends each image to an exit at random, as often as "
             "the gate does. The oracle takes each image's best exit and needs to know the truth, luck included. The "
             "row attainable, where there is one, takes the exits that the truth about the mirror images would choose "
-            "at this cost.",
+            "at this cost." + ("" if summary.rules_note is None else f" {summary.rules_note}"),
             [_row_table(summary, content.ms_per_image)],
         ),
         Section(

@@ -10,10 +10,12 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from ecocli.artifacts.summaries import EvaluationRow
+from ecocli.config.rules import RulesName
 from ecocli.metrics.assignment import CountTable
 from ecocli.metrics.exit_table import ExitTable
-from ecocli.metrics.instance import InstanceQuality, TrueInstance, instance_quality
+from ecocli.metrics.instance import InstanceQuality, TrueInstance
 from ecocli.metrics.panoptic_quality import ImageCounts, PanopticQuality
+from ecocli.metrics.rules import RULES
 from ecocli.metrics.scorecard import (
     ATTAINABLE,
     GATE,
@@ -22,7 +24,7 @@ from ecocli.metrics.scorecard import (
     ScoreRow,
     expected_counts,
 )
-from ecocli.metrics.semantic import SemanticQuality, semantic_quality
+from ecocli.metrics.semantic import SemanticQuality
 from ecocli.scoring.scores import CountEntries, PartScores, instance_images
 
 
@@ -65,6 +67,7 @@ def further_metrics(
     rows: Sequence[ScoreRow[PanopticQuality]],
     table: ExitTable[CountTable],
     *,
+    rules: RulesName,
     ap: bool,
     exits: bool,
     truth: Sequence[Sequence[TrueInstance]] | None = None,
@@ -75,6 +78,7 @@ def further_metrics(
         part: Scores of the whole data set.
         rows: The rows of the evaluation.
         table: Counts and costs at the fixed exits.
+        rules: Whose rules they follow.
         ap: Whether instances were kept.
         exits: Whether the fixed exits were run with all metrics, not the gate alone.
         truth: True instances of each image for AP, where they are not to be those of the panoptic maps.
@@ -84,6 +88,7 @@ def further_metrics(
     """
     E = len(table.exit_depths)
     whole = np.ones(part.positions.size, np.int64)
+    scored = RULES[rules]
     oracle = table.oracle
     metrics = {}
     for row in rows:
@@ -98,8 +103,8 @@ def further_metrics(
             exit_index = row.exit_shares.index(1.0)
             confusion, views = _at(part.confusion, exit_index), whole * exit_index
         metrics[row.name] = FurtherMetrics(
-            None if confusion is None else semantic_quality(confusion),
-            instance_quality(instance_images(part, views, truth)) if ap and views is not None else None,
+            None if confusion is None else scored.semantic(confusion),
+            scored.instance(instance_images(part, views, truth)) if ap and views is not None else None,
         )
     return metrics
 

@@ -16,9 +16,9 @@ from ecocli.data.panoptic import ImageRecord, PanopticDataset, encode_id_map
 from ecocli.inference.postprocess import PanopticRule, instance_inference, semantic_map
 from ecocli.inference.predictor import ExitGate, ImagePrediction, predict_gated
 from ecocli.metrics.assignment import oracle_assignment
-from ecocli.metrics.instance import Rle, true_instances
+from ecocli.metrics.instance import Rle, encode_masks, true_instances
 from ecocli.metrics.panoptic_quality import ImageCounts
-from ecocli.metrics.semantic import count_confusion, semantic_truth
+from ecocli.metrics.semantic import IGNORED, count_confusion, semantic_truth
 from ecocli.model.contracts import ExitModel
 from ecocli.scoring.batches import LabelledBatch, TruePanoptic, panoptic_truth
 from ecocli.scoring.score_exits import ScoredPrediction, derive_rows, score_prediction
@@ -35,12 +35,14 @@ class ScoringOptions:
         semantic: Count semantic confusion for mIoU.
         instances: Keep instances for AP.
         max_instances: Instances kept per image and view.
+        void: Keep the unlabelled pixels beside the true instances.
     """
 
     exit_metrics: bool = True
     semantic: bool = True
     instances: bool = True
     max_instances: int = 100
+    void: bool = False
 
 
 class PartScorer:
@@ -200,6 +202,9 @@ class _Truth:
         if options.instances:
             found = true_instances(truth.panoptic_map, truth.segments, rule.category_ids, rule.is_thing)
             self.instances = [(one.class_index, float(one.is_crowd), one.mask) for one in found]
+            unlabelled = self.classes == IGNORED
+            if options.void and unlabelled.any():
+                self.instances.append((IGNORED, 0.0, encode_masks(unlabelled[None])[0]))
 
 
 def _instances(prediction: ImagePrediction, rule: PanopticRule, max_instances: int) -> list[tuple[int, float, Rle]]:

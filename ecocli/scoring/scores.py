@@ -18,6 +18,7 @@ from jaxtyping import Float64, Int64, UInt8
 
 from ecocli.errors import ArtifactError
 from ecocli.metrics.instance import InstanceImage, Rle, ScoredInstance, TrueInstance
+from ecocli.metrics.semantic import IGNORED
 
 TRUTH_VIEW = -1
 EntriesT = TypeVar("EntriesT")
@@ -78,7 +79,7 @@ class InstanceEntries:
     Attributes:
         position: Image in the data set.
         view: View that predicted it.
-        class_index: Class.
+        class_index: Class; -1 of a true instance for all unlabelled pixels of its image.
         score: Its score; for a true instance 1 for a crowd, else 0.
         code_bytes: Length of its code.
         size: Height and width of its image.
@@ -187,6 +188,7 @@ def instance_images(
     entries = part.instances
     true: list[list[TrueInstance]] = [[] for _ in part.positions]
     predicted: list[list[ScoredInstance]] = [[] for _ in part.positions]
+    void: list[Rle | None] = [None] * len(part.positions)
     ends = np.cumsum(entries.code_bytes)
     wanted = (entries.view == TRUTH_VIEW) | (entries.view == view_of_image[entries.position])
     for index in np.flatnonzero(wanted).tolist():
@@ -194,11 +196,14 @@ def instance_images(
         mask: Rle = {"size": entries.size[index].tolist(), "counts": code}
         class_index, score = int(entries.class_index[index]), float(entries.score[index])
         position = int(entries.position[index])
-        if entries.view[index] == TRUTH_VIEW:
+        if class_index == IGNORED:
+            void[position] = mask
+        elif entries.view[index] == TRUTH_VIEW:
             true[position].append(TrueInstance(class_index, mask, is_crowd=score > 0))
         else:
             predicted[position].append(ScoredInstance(class_index, mask, score))
-    return [InstanceImage(tuple(t), tuple(p)) for t, p in zip(true if truth is None else truth, predicted, strict=True)]
+    whole = zip(true if truth is None else truth, predicted, void, strict=True)
+    return [InstanceImage(tuple(t), tuple(p), v) for t, p, v in whole]
 
 
 def merge_entries(parts: Sequence[EntriesT]) -> EntriesT:

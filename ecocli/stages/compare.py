@@ -1,9 +1,9 @@
 """Several parents on one split: every fixed exit and every gate named, beside what they cost.
 
 Inputs: digests of parents of one task, each with gates or none. PQ, of detectors AP, and GFLOPs are arithmetic on the
-derived tables in the store; mIoU and AP of masks are those of an evaluation of that parent and gate, milliseconds those
-of a profile or an evaluation, where the store has them. Files: ``compare.parquet``, one row per choice;
-``compare.png``, the plot. No artifact is made.
+derived tables in the store; mIoU and AP of masks are those of an evaluation of that parent and gate, by the same rules
+in all rows; milliseconds those of a profile or an evaluation, where the store has them. Files: ``compare.parquet``, one
+row per choice; ``compare.png``, the plot. No artifact is made.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,6 +20,7 @@ from ecocli.artifacts.summaries import MEASURES, EvaluationRow
 from ecocli.config.base import Config
 from ecocli.config.compare import CompareConfig
 from ecocli.config.derive import TaskName
+from ecocli.config.rules import RulesName, rules_of
 from ecocli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ _DOCS = {
     "pq": ("quality of the split: PQ, of detectors AP", "ratio 0..1"),
     "miou": ("mean IoU, where the store has an evaluation", "ratio 0..1"),
     "ap": ("mask AP, where the store has an evaluation", "ratio 0..1"),
+    "rules": ("whose rules mIoU and mask AP follow", ""),
     "gflops": ("mean GFLOPs of an image, one multiply-add counted once", "GFLOPs"),
     "encoder_gflops": ("the pixel decoder's share of it", "GFLOPs"),
     "ms": ("milliseconds of an image, where the store has them; a gate's own, or the mean of its exits", "ms"),
@@ -65,6 +67,7 @@ class CompareRow(Config):
     pq: float | None
     miou: float | None
     ap: float | None
+    rules: RulesName
     gflops: float
     encoder_gflops: float
     ms: float | None
@@ -80,6 +83,7 @@ class Comparison:
         split: The split.
         task: Of the parents; it decides what quality is.
         images: Number of its images.
+        rules: Whose rules mIoU and the AP of masks follow.
         rows: In the order asked.
         files: What was written.
     """
@@ -87,6 +91,7 @@ class Comparison:
     split: str
     task: TaskName
     images: int
+    rules: RulesName
     rows: tuple[CompareRow, ...]
     files: tuple[Path, ...]
 
@@ -102,15 +107,17 @@ def run(config: CompareConfig, contestants: Sequence[Contestant], store: Store) 
     rows: list[CompareRow] = []
     images: dict[str, tuple[str, int]] = {}
     tasks: dict[str, TaskName] = {}
+    rules: RulesName = config.rules or "coco"
     for contestant in contestants:
         parent = store.get(contestant.parent, ParentManifest)
         derived = _tables(store, parent, contestant, config.split)
+        rules = config.rules or _rules_of(derived)
         images[contestant.label] = (
             derived.manifest.dataset_fingerprints.get(config.split, ""),
             derived.manifest.rows[config.split],
         )
         tasks[contestant.label] = derived.manifest.task
-        rows += _rows(store, parent, contestant, derived, config.split)
+        rows += _rows(store, parent, contestant, derived, config.split, rules)
     if len(set(tasks.values())) > 1:
         listed = ", ".join(f"{label}: {MEASURES[task]}" for label, task in tasks.items())
         raise UsageError(
@@ -126,7 +133,7 @@ def run(config: CompareConfig, contestants: Sequence[Contestant], store: Store) 
     count = next(iter(images.values()))[1] if images else 0
     usual: TaskName = "panoptic"
     task = next(iter(tasks.values()), usual)
-    return Comparison(config.split, task, count, marked, _write(config, marked, count, MEASURES[task]))
+    return Comparison(config.split, task, count, rules, marked, _write(config, marked, count, MEASURES[task]))
 
 
 def _tables(
@@ -153,6 +160,7 @@ def _rows(
     contestant: Contestant,
     derived: Artifact[DerivedManifest],
     split: str,
+    rules: RulesName,
 ) -> list[CompareRow]:
     import numpy as np
 
@@ -163,11 +171,11 @@ def _rows(
     table = exit_table(derived, read_split(derived, split, feature))
     fingerprint = derived.manifest.dataset_fingerprints.get(split, "")
     measured = _milliseconds(store, parent.digest)
-    scored = _evaluations(store, parent.digest, fingerprint)
+    scored = _evaluations(store, parent.digest, fingerprint, rules)
     N = len(table.gflops)
 
     def row(name: str, choice: "np.ndarray", further: EvaluationRow | None, ms: float | None, own: float) -> CompareRow:
-        return _row(contestant.label, parent.manifest.architecture.name, name, table, choice, further, ms, own)
+        return _row(contestant.label, parent.manifest.architecture.name, name, table, choice, further, rules, ms, own)
 
     rows = []
     for index, depth in enumerate(table.exit_depths):
@@ -193,6 +201,7 @@ def _row(
     table: "ExitTable[ResultTable]",
     choice: "object",
     further: EvaluationRow | None,
+    rules: RulesName,
     ms: float | None,
     own_gflops: float,
 ) -> CompareRow:
@@ -210,6 +219,7 @@ def _row(
         pq=None if np.isnan(pq) else float(pq),
         miou=None if further is None else further.miou,
         ap=None if further is None else further.ap,
+        rules=rules,
         gflops=float(table.gflops[everyone, indices].mean()) + own_gflops,
         encoder_gflops=float(table.encoder_gflops[everyone, indices].mean()),
         ms=ms,
@@ -229,14 +239,24 @@ def _milliseconds(store: Store, parent: str) -> dict[str, float]:
     return {}
 
 
-def _evaluations(store: Store, parent: str, fingerprint: str) -> dict[tuple[str | None, str], EvaluationRow]:
-    """Rows of evaluations of these images, by gate (None for a fixed exit) and name."""
+def _rules_of(derived: Artifact[DerivedManifest]) -> RulesName:
+    """Choose what `eval` takes on the data of a table, unless told otherwise."""
+    dataset = derived.manifest.stage_config.get("dataset")
+    return rules_of(str(dataset.get("name"))) if isinstance(dataset, Mapping) else "coco"
+
+
+def _evaluations(
+    store: Store, parent: str, fingerprint: str, rules: RulesName
+) -> dict[tuple[str | None, str], EvaluationRow]:
+    """Rows of evaluations of these images by these rules, by gate (None for a fixed exit) and name."""
     found: dict[tuple[str | None, str], EvaluationRow] = {}
     for entry in list_artifacts(store, "evaluation"):
         if entry.problem:
             continue
         manifest = store.get(entry.digest, EvaluationManifest).manifest
         if manifest.inputs.get("parent") != parent or fingerprint not in manifest.dataset_fingerprints.values():
+            continue
+        if manifest.summary.rules != rules:
             continue
         for row in manifest.summary.rows:
             gate = manifest.inputs.get("gate") if row.name == "gate" else None

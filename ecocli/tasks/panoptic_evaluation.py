@@ -16,6 +16,7 @@ from ecocli.artifacts.summaries import EvaluationRow
 from ecocli.artifacts.tables import ColumnDoc
 from ecocli.config.any_architecture import Segmentation
 from ecocli.config.evaluate import EvaluateConfig
+from ecocli.config.rules import RulesName
 from ecocli.data.panoptic import PanopticDataset
 from ecocli.inference.loading import panoptic_rule
 from ecocli.inference.predictor import ImagePrediction
@@ -23,6 +24,7 @@ from ecocli.metrics.assignment import CountTable
 from ecocli.metrics.exit_table import ExitTable
 from ecocli.metrics.panoptic_quality import PanopticQuality, panoptic_quality
 from ecocli.metrics.results import ResultTable
+from ecocli.metrics.rules import RULES
 from ecocli.metrics.scorecard import ScoreRow, expected_counts, image_qualities
 from ecocli.scoring.assemble import count_table, further_metrics, row_summary, sum_view
 from ecocli.scoring.evaluation_tables import CLASS_COLUMNS, PANOPTIC_COLUMNS, class_table, panoptic_result_columns
@@ -46,17 +48,18 @@ class PanopticEvaluation:
         self._dataset = dataset
         self._rule = panoptic_rule(architecture, [(c.id, c.is_thing) for c in dataset.categories])
         self._wants_ap, self._exit_metrics = "ap" in config.metrics, exit_metrics
-        self._truth = read_instance_truth(dataset) if self._wants_ap else None
+        self._rules: RulesName = config.rules
+        self._truth = read_instance_truth(dataset) if config.wants_instance_file else None
         options = ScoringOptions(
             exit_metrics=exit_metrics,
             semantic="miou" in config.metrics,
             instances=self._wants_ap,
             max_instances=config.max_instances,
+            void=RULES[self._rules].uses_void,
         )
         self.scoring = PanopticScoring(self._rule, options)
-        file = dataset.instance_file
-        name = file.name if file is not None else "panoptic maps"
-        self.ap_truth = name if self._wants_ap else None
+        file = dataset.instance_file if config.wants_instance_file else None
+        self.ap_truth = None if not self._wants_ap else "panoptic maps" if file is None else file.name
 
     def results(self, scores: PartScores, exits: int) -> tuple[CountTable, Float64[np.ndarray, "N E"]]:
         """Counts of every fixed exit, and the PQ of each image."""
@@ -87,7 +90,15 @@ class PanopticEvaluation:
         has_gate: bool,
     ) -> tuple[tuple[EvaluationRow, ...], dict[str, object], pa.Table]:
         """Give the rows of the summary, the task's columns of the image table, and the class table."""
-        metrics = further_metrics(scores, rows, table, ap=self._wants_ap, exits=self._exit_metrics, truth=self._truth)
+        metrics = further_metrics(
+            scores,
+            rows,
+            table,
+            rules=self._rules,
+            ap=self._wants_ap,
+            exits=self._exit_metrics,
+            truth=self._truth,
+        )
         columns = panoptic_result_columns(scores, self.with_all_classes(table.counts), has_gate=has_gate)
         summaries = tuple(row_summary(row, metrics[row.name]) for row in rows)
         return summaries, columns, class_table(self._dataset, rows, metrics)

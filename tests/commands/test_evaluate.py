@@ -84,6 +84,7 @@ def test_eval__dry_run__says_what_would_be_asked(bench: Bench, capsys: pytest.Ca
         (["--check-with", "detectron2"], 2, "--check-with is 'detectron2', expected panopticapi"),
         (["--check-with", "panopticapi"], 2, "needs that package, which is not installed"),
         (["--check-with", "cocoapi"], 2, "expected panopticapi or pycocotools"),
+        (["--rules", "kitti"], 2, "--rules is 'kitti', expected coco or cityscapes."),
         (["--gate", "nowhere"], 4, "To evaluate the fixed exits alone, add --no-gate"),
         (["--split", "test"], 2, "has no split 'test'"),
         # What the run would refuse, the dry run refuses.
@@ -106,6 +107,32 @@ def test_eval__wrong_request__says_so_with_its_code(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert message in captured.err
+
+
+def test_eval__rules__are_named_below_the_table_and_decide_the_numbers(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    further = ("--no-gate", "--set", "execution.timed_images=0", "--no-predictions")
+    found = {}
+    for said in ((), ("--rules", "coco"), ("--rules", "cityscapes")):
+        assert main(typed(bench, "eval", "--json", *further, *said)) == 0
+        found[said] = json.loads(capsys.readouterr().out)
+    unsaid, coco, cityscapes = found.values()
+    assert unsaid == coco
+    assert (coco["rules"], cityscapes["rules"]) == ("coco", "cityscapes")
+    for one, other in zip(coco["rows"], cityscapes["rows"], strict=True):
+        assert one["pq"] == other["pq"]
+        assert None not in (one["ap"], other["ap"])
+        assert one["ap"] != other["ap"]
+    assert main(typed(bench, "eval", *further)) == 0
+    below = " ".join(capsys.readouterr().out.split())
+    assert "Rules coco: mIoU over the classes that the truth holds; AP as pycocotools computes it." in below
+    assert main(typed(bench, "eval", *further, "--rules", "cityscapes")) == 0
+    below = " ".join(capsys.readouterr().out.split())
+    assert "Rules cityscapes: mIoU and AP as cityscapesScripts computes them" in below
+    assert "AP against panoptic maps." in below
+    assert main(typed(bench, "eval", *further, "--metrics", "pq")) == 0
+    assert "Rules" not in capsys.readouterr().out
 
 
 def test_eval__instance_annotations__are_what_ap_is_measured_against(
@@ -145,6 +172,9 @@ def test_eval__instance_annotations__are_what_ap_is_measured_against(
     assert ap[0] != ap[1]
     assert main(typed(bench, "eval", *quick[1:], *same_size, "--dataset", str(both))) == 0
     assert "AP against instances.json" in capsys.readouterr().out
+    # Cityscapes' rules know disjoint masks and void alone, so they take the maps.
+    assert main(typed(bench, "eval", *quick, *same_size, "--rules", "cityscapes", "--dataset", str(both))) == 0
+    assert json.loads(capsys.readouterr().out)["ap_truth"] == "panoptic maps"
     # Other annotations are another question.
     (tmp_path / "instances.json").write_text("{}")
     assert main(typed(bench, "eval", *quick, *same_size, "--dataset", str(both))) == 3

@@ -53,6 +53,30 @@ def test_run__parent_and_gate__equals_what_eval_measured(bench: Bench) -> None:
     assert found.rows[3].ms == pytest.approx(sum(times[depth] for depth in bench.gate_depths) / 6)
 
 
+def test_run__evaluations_by_other_rules__are_passed_over(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    inputs = {"parent": bench.inputs["parent"]}
+    measured = {}
+    for rules in ("coco", "cityscapes"):
+        config = bench.config(metrics=("ap",), rules=rules)
+        rows = run_stage(evaluate, config, inputs, bench.store, Runtime.quiet()).manifest.summary.by_name
+        measured[rules] = [rows[f"exit {depth}"].ap for depth in (1, 2, 3)]
+    assert measured["coco"] != measured["cityscapes"]
+    typed = ["compare", "parent", "--store", str(bench.store.root)]
+    assert main([*typed, "--json", "--rules", "cityscapes"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["rules"] == "cityscapes"
+    assert [row["ap"] for row in found["rows"]] == measured["cityscapes"]
+    # The data set is not Cityscapes, so COCO's are those that belong to it.
+    usual = compared(bench)
+    assert usual.rules == "coco"
+    assert {row.rules for row in usual.rows} == {"coco"}
+    assert [row.ap for row in usual.rows[:3]] == measured["coco"]
+    assert main([*typed, "--rules", "cityscapes"]) == 0
+    assert "Rules cityscapes: mIoU and AP as cityscapesScripts computes them" in capsys.readouterr().out
+    assert main([*typed, "--rules", "kitti"]) == 2
+    assert "--rules is 'kitti', expected coco or cityscapes" in capsys.readouterr().err
+
+
 def test_run__frontier__marks_what_nothing_beats(bench: Bench) -> None:
     rows = compared(bench).rows
     for row in rows:

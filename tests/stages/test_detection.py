@@ -310,6 +310,11 @@ def test_evaluate__predictions_and_tables__say_what_the_rows_say(
     assert np.mean([row["ap"] for row in classes if row["ap"] is not None]) == pytest.approx(rows["exit 3"].ap)
 
 
+def test_evaluate__rules_of_masks__are_refused_of_boxes(bench: Bench) -> None:
+    with pytest.raises(UsageError, match=r"predicts boxes, whose AP follows COCO's rules. Leave --rules out"):
+        run_stage(evaluate, evaluate_config(bench, rules="cityscapes"), {"parent": bench.parent.digest}, bench.store)
+
+
 def test_evaluate__gate_alone__controls_of_the_table_and_the_same_rows(
     bench: Bench, gate: Artifact[GateManifest], evaluation: Artifact[EvaluationManifest]
 ) -> None:

@@ -30,7 +30,7 @@ from ecocli.stages.evaluate.subject import EvaluationSubject
 from ecocli.tasks.registry import task_of
 
 STAGE = "eval"
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 
 def plan(config: EvaluateConfig, inputs: Mapping[str, str], store: Store, runtime: Runtime) -> Plan[EvaluationManifest]:
@@ -58,6 +58,11 @@ def plan(config: EvaluateConfig, inputs: Mapping[str, str], store: Store, runtim
             f"The metrics {', '.join(strange)} are none of {parent.manifest.architecture.name}, which is always "
             "measured by all of its own. Leave --metrics out."
         )
+    if config.rules != "coco" and not task.further_metrics:
+        raise UsageError(
+            f"The rules {config.rules} are for mIoU and the AP of masks; {parent.manifest.architecture.name} predicts "
+            "boxes, whose AP follows COCO's rules. Leave --rules out."
+        )
     dataset = task.open(config.dataset, config.split)
     check_trained_categories(parent.digest, parent.manifest.categories, dataset.name, dataset.categories)
     fingerprint = runtime.world.broadcast_object(dataset.fingerprint if runtime.world.is_main else "")
@@ -69,7 +74,7 @@ def plan(config: EvaluateConfig, inputs: Mapping[str, str], store: Store, runtim
     added = {"derived": derived, "mirror": mirror}
     roles = {**inputs, **{role: table.digest for role, table in added.items() if table is not None}}
     fingerprints = {config.split: fingerprint}
-    if "ap" in config.metrics and (instances := getattr(dataset, "instance_file", None)) is not None:
+    if config.wants_instance_file and (instances := getattr(dataset, "instance_file", None)) is not None:
         fingerprints[f"{config.split}-instances"] = sha256_file(instances)
     action = Action(STAGE, SCHEMA_VERSION, config, roles, fingerprints)
     subject = EvaluationSubject(parent, gate, dataset, depths, derived, mirror)

@@ -206,6 +206,7 @@ def _summary(
         images=len(subject.dataset),
         undefined_images=int(np.isnan(table.quality).all(axis=1).sum()),
         ap_truth=ap_truth,
+        rules=config.rules,
         exit_depths=table.exit_depths,
         gate=None
         if gate is None

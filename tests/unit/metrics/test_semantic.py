@@ -30,3 +30,12 @@ def test_semantic_quality__class_only_predicted__is_left_out_of_the_mean_but_cos
 def test_semantic_quality__nothing_labelled__is_none() -> None:
     quality = semantic_quality(np.zeros((2, 2), np.int64))
     assert (quality.miou, quality.pixel_accuracy, quality.per_class) == (None, None, (None, None))
+
+
+def test_semantic_quality__absent_classes_too__counts_the_class_only_predicted_as_zero() -> None:
+    # By hand, as cityscapesScripts: classes 0 and 1 as above, class 2 0 / 1, class 3 nowhere.
+    confusion = np.array([[3, 0, 1, 0], [0, 2, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
+    quality = semantic_quality(confusion, absent=True)
+    assert quality.per_class == (0.75, 1.0, 0.0, None)
+    assert quality.miou == pytest.approx(1.75 / 3)
+    assert quality.pixel_accuracy == pytest.approx(5 / 6)

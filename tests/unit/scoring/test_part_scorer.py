@@ -19,6 +19,7 @@ from ecocli.errors import InterruptedRunError
 from ecocli.inference.postprocess import instance_inference, semantic_map
 from ecocli.inference.predictor import ExitGate, predict_exits, predict_gated
 from ecocli.metrics.exit_table import ExitTable
+from ecocli.metrics.instance import decode_masks
 from ecocli.metrics.panoptic_quality import count_panoptic_image, image_pq, panoptic_quality, sum_counts
 from ecocli.metrics.scorecard import GateRun, expected_counts, image_qualities, score_rows
 from ecocli.metrics.semantic import count_confusion, semantic_truth
@@ -263,14 +264,14 @@ def test_further_metrics__known_confusion__gives_each_row_its_own_view(scene: Sc
         GateRun(scores.gate_depths, quality, quality.pq, 0.0),
         lambda weights: panoptic_quality(expected_counts(counts, weights), RULE.is_thing),
     )
-    metrics = further_metrics(known, rows, table, ap=True, exits=True)
+    metrics = further_metrics(known, rows, table, rules="coco", ap=True, exits=True)
     found = {name: one.semantic.miou for name, one in metrics.items() if one.semantic is not None}
     # The gate of this scene takes exit 1 twice and exit 3 three times: (2 * 1 + 3 * 4) / 5 / 8 for the random control.
     assert scene.depths == [1, 3, 1, 3, 3]
     expected = {"exit 1": 1 / 8, "exit 2": 2 / 8, "exit 3": 4 / 8, "gate": 3 / 8, "random": 2.8 / 8, "oracle": 5 / 8}
     assert found == pytest.approx(expected)
     assert [name for name, one in metrics.items() if one.instance is None] == ["random"]
-    only_gate = further_metrics(known, rows, table, ap=True, exits=False)
+    only_gate = further_metrics(known, rows, table, rules="coco", ap=True, exits=False)
     assert only_gate["gate"] == metrics["gate"]
     assert only_gate["exit 1"].semantic is only_gate["random"].semantic is only_gate["oracle"].instance is None
 
@@ -286,6 +287,19 @@ def test_instance_images__view_per_image__takes_each_images_own(scores: PartScor
         areas = [coco_mask.area(one.mask) for one in image.true]
         assert all(0 < area < 64 * 64 for area in areas)
     assert sum(len(image.true) for image in found) > 0
+
+
+def test_instance_images__void_kept__gives_the_unlabelled_pixels_of_each_image(scene: Scene, tmp_path: Path) -> None:
+    scoring = PanopticScoring(RULE, ScoringOptions(exit_metrics=False, void=True))
+    scores = score_dataset(scene.task, scoring, tmp_path, Runtime.quiet())
+    assert scores is not None
+    found = instance_images(scores, np.full(IMAGES, E))
+    for record, image in zip(scene.dataset.records, found, strict=True):
+        void = semantic_truth(scene.dataset.load_panoptic(record), record.segments, RULE.category_ids) == -1
+        kept = np.zeros_like(void) if image.void is None else decode_masks([image.void], void.shape)[0]
+        assert (kept == void).all()
+        assert min(one.class_index for one in image.true) >= 0
+    assert {image.void is None for image in found} == {True, False}
 
 
 def test_pack_predictions__gate__gives_maps_and_segments_that_count_like_the_gate(scene: Scene, tmp_path: Path) -> None:
