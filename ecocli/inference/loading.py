@@ -13,7 +13,7 @@ from ecocli.config.precision import InferencePrecision
 from ecocli.errors import ArtifactError
 from ecocli.inference.postprocess import PanopticRule
 from ecocli.inference.predictor import ExitGate
-from ecocli.model.builders import build_model
+from ecocli.model.builders import build_unfilled
 from ecocli.model.compiled import compile_backbone
 from ecocli.model.contracts import ExitNetwork
 from ecocli.model.gate import Gate
@@ -42,8 +42,7 @@ def restore_model(
     """
     # Weights come from the state: nothing is drawn, so the caller's random numbers stay as they are.
     try:
-        with torch.device("meta"):
-            model = build_model(architecture)
+        model = build_unfilled(architecture)
         types = {name: tensor.dtype for name, tensor in model.state_dict().items()}
         model.load_state_dict(dict(state), strict=True, assign=True)
         for name, tensor in state.items():

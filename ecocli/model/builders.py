@@ -1,8 +1,11 @@
 """The one place where an architecture's config becomes modules."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
+
+from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from ecocli.config.any_architecture import AnyArchitecture
 from ecocli.config.architecture import (
@@ -88,6 +91,29 @@ def build_model(config: AnyArchitecture) -> ExitNetwork:
     """Build a model with fresh weights drawn from torch's global generator."""
     model: ExitNetwork = _BUILDERS[config.kind](config)
     return model
+
+
+class _NothingFilled(TorchFunctionMode):
+    """Leaves parameters as they are: what would change one in place returns it."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Call the function, unless its name ends as those do that change a tensor in place, such as ``uniform_``."""
+        named = kwargs or {}
+        tensor = args[0] if args else named.get("tensor")
+        if isinstance(tensor, nn.Parameter) and func.__name__.endswith("_") and not func.__name__.endswith("__"):
+            return tensor
+        return func(*args, **named)
+
+
+def build_unfilled(config: AnyArchitecture) -> ExitNetwork:
+    """Build a model whose weights are to be loaded: nothing is drawn, and their memory is not touched.
+
+    Not on the device ``meta``: drawing there imports torch's compiler, which takes as long as importing torch.
+    """
+    with _NothingFilled():
+        return build_model(config)
 
 
 def build_mask2former(config: ArchitectureConfig) -> Mask2Former:

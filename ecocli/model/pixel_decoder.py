@@ -48,7 +48,9 @@ class _EncoderWithLevels(nn.Module):
     def __init__(self, encoder: ExitEncoder, levels: int, channels: int) -> None:
         super().__init__()
         self.encoder = encoder
-        self.level_embed = nn.Parameter(torch.randn(levels, channels)) if encoder.embeds_levels else None
+        self.level_embed = nn.Parameter(torch.empty(levels, channels)) if encoder.embeds_levels else None
+        if self.level_embed is not None:
+            nn.init.normal_(self.level_embed)
 
 
 def grouped_projection(in_channels: int, channels: int) -> nn.Sequential:

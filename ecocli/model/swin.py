@@ -22,6 +22,8 @@ from ecocli.model.contracts import Backbone
 from ecocli.model.windows import merge_windows, partition_windows, relative_position_index, shift_mask, window_order
 
 PATCH_SIZE = 4
+# The source cuts its normal draws off at 2, a hundred deviations away.
+_INITIAL_STD = 0.02
 # Tokens that pass through attention or MLP at once where no gradient is wanted.
 _TILE_TOKENS = 1024
 
@@ -38,7 +40,7 @@ class WindowAttention(nn.Module):
         self.register_buffer("relative_position_index", relative_position_index(window_size))
         self.qkv = nn.Linear(channels, 3 * channels, bias=qkv_bias)
         self.proj = nn.Linear(channels, channels)
-        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+        nn.init.normal_(self.relative_position_bias_table, std=_INITIAL_STD)
 
     def forward(
         self, windows: Float[Tensor, "windows N C"], blocked: Float[Tensor, "image_windows N N"] | None
@@ -333,8 +335,8 @@ class SwinTransformer(Backbone):
 
 
 def _initialise(module: nn.Module) -> None:
-    """Truncated normal weights and zero biases for linear layers, as the source does."""
+    """Normal weights and zero biases for linear layers, as the source does."""
     if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.normal_(module.weight, std=_INITIAL_STD)
         if module.bias is not None:
             nn.init.zeros_(module.bias)

@@ -25,7 +25,7 @@ from ecocli.config.detr import DetrConfig
 from ecocli.config.fit_gate import FeatureName
 from ecocli.config.profile_model import ConventionName
 from ecocli.exits import ExitPlan
-from ecocli.model.builders import build_detr, build_model
+from ecocli.model.builders import build_unfilled
 from ecocli.model.contracts import ExitNetwork
 from ecocli.model.detr import Detr
 from ecocli.model.gate import Gate, pool_features
@@ -93,14 +93,13 @@ class _NetworkCosts:
 
 @functools.lru_cache(maxsize=4)
 def _meta_model(architecture: Segmentation) -> ExitNetwork:
-    with torch.device("meta"):
-        return build_model(architecture).eval().requires_grad_(False)
+    return build_unfilled(architecture).to("meta").eval().requires_grad_(False)
 
 
 @functools.lru_cache(maxsize=4)
 def _meta_detr(config: DetrConfig) -> Detr:
-    with torch.device("meta"):
-        model = build_detr(config).eval().requires_grad_(False)
+    model = build_unfilled(config).to("meta").eval().requires_grad_(False)
+    assert isinstance(model, Detr)
     for module in model.modules():
         # The original's frozen norm is a product and a sum, which the source's tool does not see.
         if isinstance(module, NormedConv2d) and isinstance(module.norm, FrozenBatchNorm2d):

@@ -1,17 +1,15 @@
-"""Parameters of a model by part, counted on the ``meta`` device."""
+"""Parameters of a model by part."""
 
 from collections.abc import Mapping
 
-import torch
 from torch import nn
 
 from ecocli.config.any_architecture import AnyArchitecture
-from ecocli.model.builders import build_model
+from ecocli.model.builders import build_unfilled
 
 
 def count_parameters(architecture: AnyArchitecture) -> Mapping[str, int]:
     """Count parameters by part, with their ``total``; buffers are none."""
-    with torch.device("meta"):
-        model = build_model(architecture)
+    model = build_unfilled(architecture)
     parts: dict[str, nn.Module] = {"backbone": model.backbone, **model.parameter_parts(), "total": model}
     return {name: sum(parameter.numel() for parameter in part.parameters()) for name, part in parts.items()}

@@ -124,14 +124,11 @@ def plan(config: TrainParentConfig, inputs: Mapping[str, str], store: Store, run
 
 def _check_start(config: TrainParentConfig, initial: Artifact[ParentManifest]) -> None:
     """Refuse a parent of another architecture."""
-    import torch
-
     from ecocli.artifacts.tensors import load_tensors
-    from ecocli.model.builders import build_model
+    from ecocli.model.builders import build_unfilled
     from ecocli.training.warm_start import fitting_weights
 
-    with torch.device("meta"):
-        model = build_model(config.architecture)
+    model = build_unfilled(config.architecture)
     fitting_weights(model, initial.read(WEIGHTS_FILE, load_tensors), initial.digest)
 
 

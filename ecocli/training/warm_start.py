@@ -40,7 +40,7 @@ def start_from(model: ExitNetwork, weights: Mapping[str, Tensor], source: str) -
 def fitting_weights(
     model: ExitNetwork, weights: Mapping[str, Tensor], source: str
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """Choose what fits; only names and shapes of the model matter, so its tensors may be on the device "meta".
+    """Choose what fits; only names and shapes of the model matter, so its weights may be unfilled.
 
     Raises:
         ArtifactError: The weights are of another architecture.
