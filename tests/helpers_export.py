@@ -1,5 +1,8 @@
 """A small parent with a gate in a store, and its graphs, for tests of exports and engines."""
 
+import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -104,3 +107,15 @@ def pictures(folder: Path) -> list[Path]:
         paths.append(folder / f"{index}.png")
         picture.save(paths[-1])
     return paths
+
+
+def export_tiny(place: Path, architecture: ArchitectureConfig, *options: str) -> dict[str, object]:
+    """Store a parent with a gate where it can have one, write its graphs, and return what the command says."""
+    put_tiny(Store(place / "store"), pictures(place / "pictures"), architecture)
+    command = ["export", str(place / "graphs"), "--store", str(place / "store"), "--json", *options]
+    command += ["--gate", "gate"] if len(architecture.exits.depths) > 1 and "--exit" not in options else []
+    # On its own: inside torch.export sizes are symbols, which the tests' type checker takes for faults.
+    done = subprocess.run([sys.executable, "-m", "ecocli", *command], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    said: dict[str, object] = json.loads(done.stdout)
+    return said

@@ -1,18 +1,15 @@
 """Exported graphs: decisions and maps are torch's in either engine, from the command, Python and a bare runner."""
 
 import json
-import logging
 import os
 import shutil
 import subprocess
 import sys
 import venv
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers_export import FEATURES, pictures, put_tiny
 from PIL import ExifTags, Image
 
 import ecocli
@@ -23,26 +20,12 @@ from ecocli.artifacts.references import resolve
 from ecocli.artifacts.store import Store
 from ecocli.config.any_architecture import ALL_ARCHITECTURES
 from ecocli.data.categories import SHAPES
-from ecocli.errors import UsageError
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("openvino")
 
 RUNNER = Path(__file__).resolve().parents[2] / "docs" / "run_exported.py"
 ENGINES = ("onnxruntime", "openvino")
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a store, pictures, and the store's parent and gate as ONNX graphs."""
-    folder = tmp_path_factory.mktemp("exported")
-    put_tiny(Store(folder / "store"), pictures(folder / "pictures"))
-    command = ["export", str(folder / "graphs"), "--format", "onnx", "--gate", "gate", "--store", str(folder / "store")]
-    # On its own: inside torch.export sizes are symbols, which the tests' type checker takes for faults.
-    done = subprocess.run([sys.executable, "-m", "ecocli", *command], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == f"{folder / 'graphs'}\n"
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -155,79 +138,6 @@ def test_openvino_folder__gate_chooses__as_from_onnx(place: Path, openvino_graph
         assert np.abs(a.mask_logits - b.mask_logits).max() <= 1e-3 * np.abs(b.mask_logits).max()
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_predict__exported__writes_what_torch_writes(
-    place: Path, engine: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    images = [str(path) for path in sorted((place / "pictures").iterdir())]
-    plain = [
-        *images,
-        "--gate",
-        "gate",
-        "--store",
-        str(place / "store"),
-        "--out",
-        str(tmp_path / "a"),
-        "--device",
-        "cpu",
-    ]
-    assert main(["predict", *plain]) == 0
-    graphs = ["--exported", str(place / "graphs"), "--engine", engine, "--out", str(tmp_path / "b")]
-    assert main(["predict", *images, *graphs]) == 0
-    annotations = [json.loads((tmp_path / folder / "panoptic.json").read_text())["annotations"] for folder in "ab"]
-    assert [entry["exit_depth"] for entry in annotations[0]] == [entry["exit_depth"] for entry in annotations[1]]
-    for path in sorted((tmp_path / "a" / "panoptic").iterdir()):
-        pair = [np.asarray(Image.open(tmp_path / folder / "panoptic" / path.name)) for folder in "ab"]
-        assert (pair[0] != pair[1]).any(axis=-1).mean() < 0.001
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-def test_eval__exported__rows_are_torchs_and_name_the_engine(
-    place: Path, engine: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "eval.toml").write_text(
-        f'bootstrap_replicates = 10\ndataset = {{name = "shapes", root = "{place}/data", '
-        "shapes = {train = 1, val = 4, scenes = {size = 64}}}\n"
-    )
-    common = ["--config", str(tmp_path / "eval.toml"), "--store", str(place / "store"), "--metrics", "miou", "--json"]
-    found = []
-    for choice in (["--gate", "gate", "--device", "cpu"], ["--exported", str(place / "graphs"), "--engine", engine]):
-        assert main(["eval", *common, *choice, "--set", "execution.timed_images=1"]) == 0
-        found.append(json.loads(capsys.readouterr().out))
-    assert [(one["engine"], one["precision"]) for one in found] == [("torch", "float32"), (engine, "float32")]
-    for a, b in zip(found[0]["rows"], found[1]["rows"], strict=True):
-        assert a["exit_shares"] == b["exit_shares"]
-        assert a["gflops"] == b["gflops"]
-        # Of the share of pixels that may differ, see the maps above.
-        assert a["miou"] == pytest.approx(b["miou"], abs=2e-3)
-    assert max(row["miou"] for row in found[1]["rows"]) > 0
-    assert set(found[1]["ms_per_image"]) == {"exit 1", "exit 2", "exit 3", "gate"}
-    assert found[0]["digest"] != found[1]["digest"]
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-def test_profile__exported__ms_of_every_exit_in_that_engine(
-    place: Path, engine: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    graphs = ["--exported", str(place / "graphs"), "--engine", engine, "--store", str(tmp_path)]
-    assert main(["profile", *graphs, "--size", "96x128", "--repetitions", "2"]) == 0
-    assert f"graphs run by {engine} (extract" in capsys.readouterr().out
-    assert main(["profile", *graphs, "--size", "96x128", "--repetitions", "2", "--json"]) == 0
-    (latency,) = json.loads(capsys.readouterr().out)["latency"]
-    assert latency["engine"] == engine
-    assert [one["exit_depth"] for one in latency["exits"]] == [1, 2, 3]
-    for one in latency["exits"]:
-        assert set(one["parts"]) == {"extract", "encoder", "decode", "post_processing"}
-        assert all(part["median_ms"] > 0 for part in one["parts"].values())
-
-
-def test_eval__graphs_of_a_parent_that_is_elsewhere__exit_code_4(
-    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["eval", "--exported", str(place / "graphs"), "--store", str(tmp_path / "empty")]) == 4
-    assert "was exported from it. Name the store" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("folder", ["graphs", "openvino"])
 def test_runner__without_torch__finds_what_eco_finds(
     place: Path, openvino_graphs: Path, folder: str, tmp_path: Path
@@ -263,119 +173,6 @@ def test_runner__without_torch__finds_what_eco_finds(
         expected = model(path)
         assert json.loads(done.stdout)["exit_depth"] == expected.exit_depth
         assert (np.asarray(Image.open(tmp_path / "out.png")) != expected.panoptic).mean() < 0.001
-
-
-def test_quantise_graphs__one_layer__int8_and_close_to_float32(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import onnx
-    import torch
-
-    from ecocli.export import quantise
-    from ecocli.inference.engines import open_engine
-
-    pytest.importorskip("nncf")
-    folder = shutil.copytree(place / "graphs", tmp_path / "graphs")
-    model = open_engine(folder, threads=1)
-    quantise_one = quantise._quantise
-    seen = {}
-
-    def only_layer1(path: Path, inputs: quantise.CalibrationInputs, in_float: tuple[str, ...]) -> None:
-        seen[path.stem] = [{name: value.shape for name, value in one.items()} for one in inputs]
-        if path.stem == "layer1":
-            quantise_one(path, inputs, in_float)
-
-    monkeypatch.setattr(quantise, "_quantise", only_layer1)
-    generator = torch.Generator().manual_seed(0)
-    images = [torch.randn(1, 3, 64, 96, generator=generator) for _ in range(2)]
-    entries = quantise.quantise_graphs(folder, model, images, logging.getLogger())
-    # 2 x 3 cells at stride 32, four times and sixteen times as many at 16 and 8.
-    layer = {"tokens": (1, 126, 32), "res5": (1, FEATURES, 2, 3)}
-    assert seen == {
-        "extract": [{"image": (1, 3, 64, 96)}] * 2,
-        **{f"layer{index}": [layer] * 2 for index in range(3)},
-        "decode": [{"tokens": (1, 126, 32), "lateral": (1, 32, 16, 24)}] * 2,
-    }
-    changed = {name for name, entry in entries.items() if entry.files != model.plan.graphs[name].files}
-    assert changed == {"layer1"}
-    assert "QuantizeLinear" in {node.op_type for node in onnx.load(folder / "layer1.onnx").graph.node}
-    plan = model.plan.model_copy(update={"precision": "int8", "graphs": entries})
-    (folder / "plan.json").write_text(plan.model_dump_json())
-    quantised = open_engine(folder, threads=1)
-    assert quantised.precision == "int8"
-    features = model.extract(images[0])
-    ((expected,), (found,)) = (one.encode(features, [2]) for one in (model, quantised))
-    # 127 steps to either side: a percent or so, and not nothing.
-    assert 1e-4 < float((found - expected).norm() / expected.norm()) < 0.05
-
-
-Damage = Callable[[Path], object]
-
-
-def _edit_plan(folder: Path, **changes: object) -> None:
-    plan = json.loads((folder / "plan.json").read_text())
-    (folder / "plan.json").write_text(json.dumps(plan | changes))
-
-
-@pytest.mark.parametrize(
-    "damage,code,message",
-    [
-        (lambda folder: (folder / "decode.onnx").write_bytes(b"no graph"), 4, "decode.onnx is damaged"),
-        (lambda folder: (folder / "layer1.onnx").unlink(), 3, "lacks layer1.onnx"),
-        (lambda folder: (folder / "plan.json").unlink(), 3, "has no plan.json"),
-        (lambda folder: (folder / "plan.json").write_text("{"), 3, "no readable JSON"),
-        (lambda folder: _edit_plan(folder, schema_version=2), 4, "schema version 2"),
-        (lambda folder: _edit_plan(folder, exits={"1": ["layer9"]}), 4, "names no graph layer9"),
-        (lambda folder: _edit_plan(folder, format="tflite"), 4, "is damaged: format"),
-        (lambda folder: _edit_plan(folder, precision="bfloat16"), 2, "no bfloat16 on CPUs"),
-        (lambda folder: _edit_plan(folder, sizes=[[512, 512]]), 2, "padded images of 512 x 512, found 96 x 128"),
-    ],
-)
-def test_predict__folder_that_does_not_fit__one_paragraph_and_its_code(
-    place: Path, damage: Damage, code: int, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = tmp_path / "graphs"
-    shutil.copytree(place / "graphs", folder)
-    damage(folder)
-    image = str(place / "pictures" / "0.png")
-    assert main(["predict", image, "--exported", str(folder), "--out", str(tmp_path / "out")]) == code
-    error = capsys.readouterr().err
-    assert message in error
-    assert "Traceback" not in error
-
-
-@pytest.mark.parametrize(
-    "arguments,message",
-    [
-        (["--engine", "onnxruntime"], "name them with --exported"),
-        (["--engine", "tensorrt"], "expected torch, onnxruntime or openvino"),
-        (["--exported", "{graphs}", "--engine", "torch"], "torch runs parents"),
-        (["--exported", "{graphs}", "--gate", "gate"], "brings its own parent, gate and precision. Drop --gate"),
-        (["--exported", "{graphs}", "--exit", "7"], "no exit at depth 7"),
-    ],
-)
-def test_predict__options_that_do_not_fit__exit_code_2(
-    place: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    filled = [argument.format(graphs=place / "graphs") for argument in arguments]
-    assert main(["predict", str(place / "pictures" / "0.png"), *filled]) == 2
-    assert message in capsys.readouterr().err
-
-
-def test_predict__picture_below_the_smallest_side__exit_code_2(
-    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    Image.new("RGB", (64, 32)).save(tmp_path / "flat.png")
-    assert main(["predict", str(tmp_path / "flat.png"), "--exported", str(place / "graphs")]) == 2
-    assert "each side at least 64, found 32 x 64" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-def test_load__engine_missing__says_what_to_install(place: Path, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, engine, None)
-    extra = {"onnxruntime": "onnx", "openvino": "openvino"}[engine]
-    with pytest.raises(UsageError, match=rf"{engine} is not installed .* 'ecocli\[{extra}\]'"):
-        ecocli.load(place / "graphs", engine=engine)  # type: ignore[arg-type]
 
 
 def test_export__place_taken__refused_and_kept(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

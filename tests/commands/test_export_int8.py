@@ -1,0 +1,113 @@
+"""Graphs with int8 products: what is quantised, how close it stays to float32, and the PQ told."""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers_export import FEATURES, export_tiny
+from helpers_inference import TINY
+
+import ecocli
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("openvino")
+
+
+def test_quantise_graphs__one_layer__int8_and_close_to_float32(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnx
+    import torch
+
+    from ecocli.export import quantise
+    from ecocli.inference.engines import open_engine
+
+    pytest.importorskip("nncf")
+    folder = shutil.copytree(place / "graphs", tmp_path / "graphs")
+    model = open_engine(folder, threads=1)
+    quantise_one = quantise._quantise
+    seen = {}
+
+    def only_layer1(path: Path, inputs: quantise.CalibrationInputs, in_float: tuple[str, ...]) -> None:
+        seen[path.stem] = [{name: value.shape for name, value in one.items()} for one in inputs]
+        if path.stem == "layer1":
+            quantise_one(path, inputs, in_float)
+
+    monkeypatch.setattr(quantise, "_quantise", only_layer1)
+    generator = torch.Generator().manual_seed(0)
+    images = [torch.randn(1, 3, 64, 96, generator=generator) for _ in range(2)]
+    entries = quantise.quantise_graphs(folder, model, images, logging.getLogger())
+    # 2 x 3 cells at stride 32, four times and sixteen times as many at 16 and 8.
+    layer = {"tokens": (1, 126, 32), "res5": (1, FEATURES, 2, 3)}
+    assert seen == {
+        "extract": [{"image": (1, 3, 64, 96)}] * 2,
+        **{f"layer{index}": [layer] * 2 for index in range(3)},
+        "decode": [{"tokens": (1, 126, 32), "lateral": (1, 32, 16, 24)}] * 2,
+    }
+    changed = {name for name, entry in entries.items() if entry.files != model.plan.graphs[name].files}
+    assert changed == {"layer1"}
+    assert "QuantizeLinear" in {node.op_type for node in onnx.load(folder / "layer1.onnx").graph.node}
+    plan = model.plan.model_copy(update={"precision": "int8", "graphs": entries})
+    (folder / "plan.json").write_text(plan.model_dump_json())
+    quantised = open_engine(folder, threads=1)
+    assert quantised.precision == "int8"
+    features = model.extract(images[0])
+    ((expected,), (found,)) = (one.encode(features, [2]) for one in (model, quantised))
+    # 127 steps to either side: a percent or so, and not nothing.
+    assert 1e-4 < float((found - expected).norm() / expected.norm()) < 0.05
+
+
+def quantised_products(path: Path) -> dict[str, bool]:
+    """Whether the first input of each convolution and product was quantised, by name."""
+    if path.suffix == ".onnx":
+        import onnx
+
+        graph = onnx.load(path).graph
+        made_by = {output: node.op_type for node in graph.node for output in node.output}
+        products = [node for node in graph.node if node.op_type in ("Conv", "MatMul", "Gemm")]
+        return {node.name: made_by.get(node.input[0]) == "DequantizeLinear" for node in products}
+    import openvino
+
+    return {
+        node.get_friendly_name(): node.input_value(0).get_node().get_type_name() == "FakeQuantize"
+        for node in openvino.Core().read_model(path).get_ops()
+        if node.get_type_name() in ("Convolution", "MatMul")
+    }
+
+
+@pytest.mark.parametrize("format_", ["onnx", "openvino"])
+def test_export__int8__graphs_are_quantised_close_to_torch_and_pq_is_told(format_: str, tmp_path: Path) -> None:
+    pytest.importorskip("nncf")
+    (tmp_path / "export.toml").write_text(
+        f'dataset = {{name = "shapes", root = "{tmp_path}/data", '
+        "shapes = {train = 3, val = 2, scenes = {size = 64}}}\n"
+    )
+    options = ["--calibration-images", "3", "--checked-images", "2", "--exit", "1"]
+    said = export_tiny(
+        tmp_path, TINY, "--format", format_, "--precision", "int8", "--config", str(tmp_path / "export.toml"), *options
+    )
+    assert (said["images"], said["precision"]) == (2, "int8")
+    pq = said["pq"]
+    assert isinstance(pq, dict)
+    assert [len(pair) for pair in pq.values()] == [2]
+    plan = json.loads((tmp_path / "graphs" / "plan.json").read_text())
+    assert plan["precision"] == "int8"
+    products = {
+        part: quantised_products(tmp_path / "graphs" / next(iter(plan["graphs"][part]["files"])))
+        for part in ("extract", "layer0", "decode")
+    }
+    for part, is_quantised in products.items():
+        assert any(is_quantised.values()), part
+    # The first and the last ones stay.
+    for part, name in (("extract", "backbone.stem.conv1"), ("decode", "predictor.class_embed")):
+        assert [found for product, found in products[part].items() if name in product] == [False]
+    parent = ecocli.load("parent", exit=1, store=tmp_path / "store", device="cpu")
+    graphs = ecocli.load(tmp_path / "graphs", threads=1)
+    path = tmp_path / "pictures" / "0.png"
+    found, expected = graphs(path), parent(path)
+    difference = np.linalg.norm(found.mask_logits - expected.mask_logits) / np.linalg.norm(expected.mask_logits)
+    # 127 steps to either side in every product, which drawn weights amplify; and not nothing.
+    assert 1e-3 < difference < 0.4
