@@ -2,9 +2,9 @@
 
 from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.manifest import DerivedManifest, GateManifest, ParentManifest, TrainedOn
+from ecocli.artifacts.pricing import check_price
 from ecocli.artifacts.store import Store
 from ecocli.config.dataset import DatasetConfig, ResizeConfig
-from ecocli.config.exported import GateEntry
 from ecocli.config.fit_gate import GateFitConfig
 from ecocli.config.loading import resolve_config
 from ecocli.errors import ArtifactError, UsageError
@@ -62,19 +62,6 @@ def open_gate(
         )
     check_price(gate.manifest, digest, beta)
     return gate
-
-
-def check_price(gate: GateManifest | GateEntry, digest: str, beta: float | None) -> None:
-    """Make sure that a gate can choose at a price.
-
-    Raises:
-        UsageError: It predicts the exit itself, which it does at one price only.
-    """
-    if beta is not None and gate.head != "quality":
-        raise UsageError(
-            f"--beta chooses the price of a gate that predicts quality, but the gate {digest} predicts the exit "
-            f"itself, at beta {gate.beta:g} only. Fit one with `eco fit-gate --head quality`, or drop --beta."
-        )
 
 
 def check_tables(store: Store, derived: str, parent: str) -> None:

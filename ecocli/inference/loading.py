@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ecocli.artifacts.lineage import check_price
 from ecocli.artifacts.manifest import GateManifest
+from ecocli.artifacts.pricing import check_price
 from ecocli.config.any_architecture import AnyArchitecture, Segmentation
 from ecocli.config.exported import GateEntry
 from ecocli.config.precision import InferencePrecision

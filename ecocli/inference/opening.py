@@ -4,8 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ecocli.artifacts.artifact import Artifact
-from ecocli.artifacts.lineage import GATE_FILE, WEIGHTS_FILE, check_price, size_rule
+from ecocli.artifacts.lineage import GATE_FILE, WEIGHTS_FILE, size_rule
 from ecocli.artifacts.manifest import GateManifest, ParentManifest
+from ecocli.artifacts.pricing import check_price
 from ecocli.artifacts.tensors import load_tensors
 from ecocli.config.dataset import ResizeConfig
 from ecocli.config.precision import InferencePrecision
