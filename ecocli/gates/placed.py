@@ -12,6 +12,7 @@ from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.derived_table import DerivedTable
 from ecocli.artifacts.lineage import GATE_FILE
 from ecocli.artifacts.manifest import DerivedManifest, GateManifest
+from ecocli.artifacts.pricing import biases_at
 from ecocli.artifacts.tensors import load_tensors
 from ecocli.metrics.exit_table import ExitTable
 from ecocli.metrics.results import ResultTable
@@ -45,8 +46,6 @@ def placed_choice(
         return bias, weight
 
     bias, weight = gate.read(GATE_FILE, linear)
-    if beta != manifest.beta:
-        bias = bias - (beta - manifest.beta) * np.array(manifest.exit_costs)
-    scores = images.features.astype(np.float32) @ weight.T + bias
+    scores = images.features.astype(np.float32) @ weight.T + biases_at(manifest, gate.digest, bias, beta)
     # argmax keeps the first of equal scores, so a tie takes the cheaper exit.
     return table.exit_index(np.array(manifest.exit_depths)[scores.argmax(axis=1)])

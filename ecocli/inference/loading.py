@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ecocli.artifacts.manifest import GateManifest
-from ecocli.artifacts.pricing import check_price
+from ecocli.artifacts.pricing import biases_at
 from ecocli.config.any_architecture import AnyArchitecture, Segmentation
 from ecocli.config.exported import GateEntry
 from ecocli.config.precision import InferencePrecision
@@ -91,10 +91,8 @@ def restore_gate(
         raise ArtifactError(
             f"The tensors of the gate {digest} are not a gate's: {' '.join(str(error).split())[:300]}. Fit it again."
         ) from error
-    check_price(fitted, digest, beta)
-    if beta is not None:
-        shift = (fitted.beta - beta) * torch.tensor(fitted.exit_costs, dtype=torch.float64)
-        gate.linear.bias.data.copy_(gate.linear.bias.data.double() + shift)
+    biases = gate.linear.bias.data
+    biases.copy_(torch.from_numpy(biases_at(fitted, digest, biases.double().numpy(), beta)))
     return ExitGate(gate.eval().requires_grad_(False).to(device), feature, tuple(exit_depths))
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.lineage import GATE_FILE, WEIGHTS_FILE, exit_of, open_gate, size_rule
 from ecocli.artifacts.manifest import GateManifest, ParentManifest
+from ecocli.artifacts.pricing import price_of
 from ecocli.artifacts.store import Store
 from ecocli.artifacts.tensors import load_tensors, save_tensors
 from ecocli.config.architecture import ArchitectureConfig
@@ -150,7 +151,7 @@ def run(config: ExportGraphsConfig, inputs: Mapping[str, str], store: Store, run
             exit_depths=fitted.manifest.exit_depths,
             feature=gate.feature,
             head=fitted.manifest.head,
-            beta=fitted.manifest.beta if config.beta is None else config.beta,
+            beta=price_of(fitted.manifest, config.beta),
             exit_costs=fitted.manifest.exit_costs,
         )
     with replacing_folder(out, _ANOTHER_PLACE) as folder:

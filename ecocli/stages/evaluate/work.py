@@ -13,6 +13,7 @@ from ecocli.artifacts.action import Action, Made
 from ecocli.artifacts.derived_table import read_split
 from ecocli.artifacts.lineage import GATE_FILE, WEIGHTS_FILE
 from ecocli.artifacts.manifest import EvaluationManifest, FileContents
+from ecocli.artifacts.pricing import price_of
 from ecocli.artifacts.summaries import EvaluatedGate, EvaluationRow, EvaluationSummary, LeadSummary
 from ecocli.artifacts.tables import ColumnDoc, document_columns, write_table
 from ecocli.artifacts.tensors import load_tensors
@@ -212,7 +213,7 @@ def _summary(
         if gate is None
         else EvaluatedGate(
             digest=gate.digest,
-            beta=gate.manifest.beta if config.beta is None else config.beta,
+            beta=price_of(gate.manifest, config.beta),
             feature=gate.manifest.feature,
             exit_depths=gate.manifest.exit_depths,
         ),
