@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 import tomllib
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -115,13 +116,6 @@ def test_pipelines__content__recipes_and_no_python() -> None:
     assert not list(PIPELINES.rglob("*.py"))
 
 
-@pytest.mark.parametrize("path", SETTINGS, ids=named)
-def test_settings__every_file__accepted_by_its_command(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert isinstance(settings_of(path, tmp_path, monkeypatch), Config)
-
-
 def leaves_of(config: Config, prefix: str = "") -> dict[str, object]:
     """Every value of the settings by its dotted key, also of those that no digest covers."""
     found: dict[str, object] = {}
@@ -132,7 +126,7 @@ def leaves_of(config: Config, prefix: str = "") -> dict[str, object]:
 
 
 @pytest.mark.parametrize("path", SETTINGS, ids=named)
-def test_settings__every_file__dry_run_shows_what_is_not_in_it(
+def test_settings__every_file__accepted_by_its_command_and_shown_by_dry_run(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = settings_of(path, tmp_path, monkeypatch)
@@ -209,6 +203,7 @@ def calls_in(script: str) -> list[tuple[str, list[str]]]:
     return [(name, re.findall(r"(?<![\w-])--[A-Za-z-]+", rest)) for name, rest in found]
 
 
+@cache
 def options_of(name: str) -> set[str]:
     group: Any = typer.main.get_command(build_app([name]))
     return {option for parameter in group.commands[name].params for option in parameter.opts}
