@@ -20,6 +20,7 @@ from ecocli.artifacts.references import resolve
 from ecocli.artifacts.store import Store
 from ecocli.config.any_architecture import ALL_ARCHITECTURES
 from ecocli.data.categories import SHAPES
+from ecocli.inference.engines import EngineModel, open_engine
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("openvino")
@@ -45,6 +46,18 @@ def openvino_graphs(place: Path) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def engines(place: Path) -> dict[str, EngineModel]:
+    """The graphs opened by each engine; OpenVINO takes seconds to compile them."""
+    return {engine: open_engine(place / "graphs", engine, 1) for engine in ENGINES}
+
+
+@pytest.fixture
+def opened(engines: dict[str, EngineModel], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever opens the graphs gets those."""
+    monkeypatch.setattr("ecocli.inference.opening.open_engine", lambda folder, engine, threads: engines[engine])
+
+
 def differences(place: Path, engine: str, tolerance: float, **choice: int | float) -> list[int]:
     """Compare an engine with torch on every picture; returns the exits taken."""
     gate = {} if "exit" in choice else {"gate": "gate"}
@@ -61,12 +74,14 @@ def differences(place: Path, engine: str, tolerance: float, **choice: int | floa
     return taken
 
 
+@pytest.mark.usefixtures("opened")
 @pytest.mark.parametrize("engine,tolerance", [("onnxruntime", 1e-4), ("openvino", 1e-3)])
 def test_engine__gate_chooses__decisions_logits_and_maps_are_torchs(place: Path, engine: str, tolerance: float) -> None:
     # The tolerances are the issue's, of the scale of torch's logits.
     assert len(set(differences(place, engine, tolerance))) > 1
 
 
+@pytest.mark.usefixtures("opened")
 @pytest.mark.parametrize("depth", [1, 2, 3])
 @pytest.mark.parametrize("engine,tolerance", [("onnxruntime", 1e-4), ("openvino", 1e-3)])
 def test_engine__every_exit__logits_and_maps_are_torchs(place: Path, engine: str, tolerance: float, depth: int) -> None:
@@ -75,14 +90,13 @@ def test_engine__every_exit__logits_and_maps_are_torchs(place: Path, engine: str
 
 @pytest.mark.parametrize("engine,tolerance", [("onnxruntime", 1e-4), ("openvino", 1e-3)])
 def test_predict_gated__batch_of_several_exits__each_image_is_torchs(
-    place: Path, engine: str, tolerance: float
+    place: Path, engines: dict[str, EngineModel], engine: str, tolerance: float
 ) -> None:
     from ecocli.artifacts.lineage import GATE_FILE, WEIGHTS_FILE
     from ecocli.artifacts.manifest import GateManifest
     from ecocli.artifacts.tensors import load_tensors
     from ecocli.data.batching import make_batch
     from ecocli.data.photos import read_photo
-    from ecocli.inference.engines import open_engine
     from ecocli.inference.loading import restore_gate, restore_model
     from ecocli.inference.predictor import predict_gated
 
@@ -91,7 +105,7 @@ def test_predict_gated__batch_of_several_exits__each_image_is_torchs(
     fitted = store.get(resolve(store, "gate", "gate"), GateManifest)
     gate = restore_gate(fitted.read(GATE_FILE, load_tensors), fitted.manifest, "cpu", fitted.digest)
     model = restore_model(parent.manifest.architecture, parent.read(WEIGHTS_FILE, load_tensors), "cpu", parent.digest)
-    graphs = open_engine(place / "graphs", engine, 1)
+    graphs = engines[engine]
     # Pictures of four sizes, padded to one.
     photos = [read_photo(path) for path in sorted((place / "pictures").iterdir())]
     batch = make_batch(photos, model.pixel_mean, model.pixel_std)
@@ -103,20 +117,20 @@ def test_predict_gated__batch_of_several_exits__each_image_is_torchs(
             assert float((a - b).abs().max()) <= tolerance * float(b.abs().max())
 
 
+@pytest.mark.usefixtures("opened")
 def test_engine__another_price__gate_chooses_as_in_torch(place: Path) -> None:
     # So dear that every image leaves first.
     assert set(differences(place, "onnxruntime", 1e-4, beta=1e3)) == {1}
 
 
-def test_gate_scores__from_the_graph__are_those_of_the_weights(place: Path) -> None:
+def test_gate_scores__from_the_graph__are_those_of_the_weights(place: Path, engines: dict[str, EngineModel]) -> None:
     import torch
 
     from ecocli.data.batching import make_batch
-    from ecocli.inference.engines import open_engine
     from ecocli.inference.opening import exported_model
     from ecocli.model.gate import pool_features
 
-    model = open_engine(place / "graphs", threads=1)
+    model = engines["onnxruntime"]
     gate = exported_model(place / "graphs", None, None)(1).gate
     assert gate is not None
     rng = np.random.default_rng(0)
@@ -166,8 +180,9 @@ def test_runner__without_torch__finds_what_eco_finds(
     mark = Image.Exif()
     mark[ExifTags.Base.Orientation] = 6
     Image.open(place / "pictures" / "1.png").save(tmp_path / "turned.png", exif=mark)
-    # The second one is padded.
-    for path in (place / "pictures" / "0.png", place / "pictures" / "5.png", tmp_path / "turned.png"):
+    # The first one is padded. What is done to pictures is the same in either engine, and OpenVINO compiles each time.
+    paths = [place / "pictures" / "5.png", place / "pictures" / "0.png", tmp_path / "turned.png"]
+    for path in paths if folder == "graphs" else paths[:1]:
         done = python(str(RUNNER), str(copied), str(path), str(tmp_path / "out.png"))
         assert done.returncode == 0, done.stderr
         expected = model(path)

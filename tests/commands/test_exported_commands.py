@@ -75,8 +75,9 @@ def test_profile__exported__ms_of_every_exit_in_that_engine(
     place: Path, engine: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     graphs = ["--exported", str(place / "graphs"), "--engine", engine, "--store", str(tmp_path)]
-    assert main(["profile", *graphs, "--size", "96x128", "--repetitions", "2"]) == 0
-    assert f"graphs run by {engine} (extract" in capsys.readouterr().out
+    if engine == "onnxruntime":  # the same words for the other, which takes seconds to open
+        assert main(["profile", *graphs, "--size", "96x128", "--repetitions", "2"]) == 0
+        assert f"graphs run by {engine} (extract" in capsys.readouterr().out
     assert main(["profile", *graphs, "--size", "96x128", "--repetitions", "2", "--json"]) == 0
     (latency,) = json.loads(capsys.readouterr().out)["latency"]
     assert latency["engine"] == engine
