@@ -35,9 +35,9 @@ def test_gate_scores__padding_at_the_right_and_below__left_out_as_in_pool_featur
     torch.testing.assert_close(found, gate(pooled), rtol=2e-3, atol=2e-3)
 
 
-def test_trace__layers_of_lite_and_rt__another_size_equals_the_encoder() -> None:
+def test_trace__layers_of_lite__another_size_equals_the_encoder() -> None:
     # On its own: inside torch.export sizes are symbols, which the tests' type checker takes for faults.
     script = Path(__file__).parents[2] / "helpers_trace.py"
     done = subprocess.run([sys.executable, "-W", "ignore", str(script)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["interleaved", "hybrid"]
+    assert done.stdout == "interleaved\n"
