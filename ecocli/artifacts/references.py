@@ -15,6 +15,12 @@ from ecocli.artifacts.store import Store
 from ecocli.errors import ArtifactError
 
 _PREFIX = re.compile(r"(sha256:)?([0-9a-f]{4,64})")
+_MADE_BY = {
+    "parent": "`eco import` or `eco train-parent`",
+    "derived": "`eco derive`",
+    "gate": "`eco fit-gate`",
+    "evaluation": "`eco eval`",
+}
 _log = logging.getLogger(__name__)
 
 
@@ -79,10 +85,12 @@ def _unknown(store: Store, reference: str, kind: str | None) -> ArtifactError:
     elif names:
         advice = f"Names there are: {', '.join(names[:5])}."
     elif kind is not None:
-        advice = f"The store has no name for a {kind} yet: make one first, or point --store or ECO_STORE elsewhere."
+        made = _MADE_BY.get(kind)
+        first = f"make one with {made}" if made else "make one first"
+        advice = f"The store has no name of that kind yet: {first}, or point --store or ECO_STORE elsewhere."
     else:
         advice = "The store has no names yet; --store or ECO_STORE chooses another one."
-    what = f"a {kind}" if kind else "an artifact"
+    what = f"an artifact of kind {kind!r}" if kind else "an artifact"
     return ArtifactError(
         f"{reference!r} is unknown in the store {store.root}: expected {what} by name, digest or unique digest "
         f"prefix of at least 4 digits. {advice}"

@@ -111,11 +111,16 @@ def compute_parts(
                     work(part, place)
             # The signal may reach one process first: all stop after the same turn.
             if runtime.should_stop():
-                kept = sum(part.is_finished for part in left)
-                if kept < len(left):
+                kept = sum(part.is_finished for part in parts)
+                if kept < len(parts):
                     raise InterruptedRunError(
-                        f"Stopped by {runtime.stop.reason or 'another process'} after {kept} of {len(left)} parts of "
-                        f"the {of}; they are kept. The same command resumes from here."
+                        f"Stopped by {runtime.stop.reason or 'another process'} after {kept} of {len(parts)} parts of "
+                        f"the {of}; "
+                        + (
+                            "they are kept. The same command resumes from here."
+                            if kept
+                            else "the same command begins anew."
+                        )
                     )
             progress.advance(sum(len(part.images) for part in turn))
 

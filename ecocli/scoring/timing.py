@@ -28,6 +28,7 @@ def time_choices(
     post_process: Callable[[ImagePrediction], None],
     batches: Sequence[ImageBatch],
     advance: Callable[[], None] = lambda: None,
+    cut_short: Callable[[int], None] = lambda rounds: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, float]:
     """Measure every fixed exit and the gate on the same batches.
@@ -39,6 +40,7 @@ def time_choices(
         post_process: What follows the network on an image.
         batches: At least one batch.
         advance: Told of each choice that was timed on all batches, ``ROUNDS`` times each.
+        cut_short: Told how many rounds there were, where they are fewer.
         should_stop: Asked before every batch.
 
     Returns:
@@ -54,7 +56,7 @@ def time_choices(
     seconds: dict[str, list[float]] = {name: [] for name in choices}
     # Rounds go over all choices in turn, so that a machine that slows down slows all of them.
     began = _now(batches[0])
-    for _ in range(ROUNDS):
+    for done in range(1, ROUNDS + 1):
         for name, predict in choices.items():
             start = _now(batches[0])
             for batch in batches:
@@ -64,7 +66,8 @@ def time_choices(
                     post_process(prediction)
             seconds[name].append(_now(batches[0]) - start)
             advance()
-        if _now(batches[0]) - began > MOST_SECONDS / 2:
+        if done < ROUNDS and _now(batches[0]) - began > MOST_SECONDS / 2:
+            cut_short(done)
             break
     seconds = {name: values[1:] or values for name, values in seconds.items()}
     return {name: 1000.0 * statistics.median(values) / images for name, values in seconds.items()}

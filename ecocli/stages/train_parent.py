@@ -151,8 +151,9 @@ def _announce(config: TrainParentConfig, dataset: ImageDataset, starts_somewhere
         return
     epochs = config.steps * config.batch_size / max(len(dataset), 1)
     runtime.log.info(
-        "%d steps of %d images: %.3g epochs of %d images%s",
-        *(config.steps, config.batch_size, epochs, len(dataset)),
+        "%s of %s: %s epochs of %s%s",
+        *(_number_of(config.steps, "step"), _number_of(config.batch_size, "image")),
+        *(f"{epochs:.3g}" if epochs < 100 else f"{epochs:,.0f}", _number_of(len(dataset), "image")),
         f"; hold_out {config.hold_out:g} keeps the others out" if config.hold_out else "",
     )
     if config.dataset.name.endswith(".toml") and 0 < config.steps < _FEW_STEPS:
@@ -167,6 +168,10 @@ def _announce(config: TrainParentConfig, dataset: ImageDataset, starts_somewhere
             config.architecture.name,
             ", behind batch norms that are frozen and were never trained" if frozen else "",
         )
+
+
+def _number_of(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _file_digest(config: TrainParentConfig, runtime: Runtime) -> str | None:

@@ -110,9 +110,12 @@ def test_train_parent__batch_size_alone__says_the_epochs_it_makes(
 ) -> None:
     typed = [*arguments, "--eval-every", "0"]
     assert main([*typed, "--steps", "1"]) == 0
-    assert "1 steps of 2 images: 0.5 epochs of 4 images" in capsys.readouterr().err
+    assert "1 step of 2 images: 0.5 epochs of 4 images" in capsys.readouterr().err
     assert main([*typed, "--steps", "1", "--batch-size", "4", "--dry-run"]) == 0
-    assert "1 steps of 4 images: 1 epochs of 4 images" in capsys.readouterr().err
+    assert "1 step of 4 images: 1 epochs of 4 images" in capsys.readouterr().err
+    # The recipe of a large data set on a small one: written out.
+    assert main([*typed, "--steps", "368750", "--batch-size", "1", "--dry-run"]) == 0
+    assert "368,750 steps of 1 image: 92,188 epochs of 4 images" in capsys.readouterr().err
 
 
 def test_train_parent__epochs__steps_of_the_same_digest(

@@ -117,7 +117,7 @@ def test_run__interrupted_and_forced_again__gives_the_same_digest(
 ) -> None:
     runtime = Runtime.quiet()
     runtime.stop.request("SIGUSR1")
-    with pytest.raises(InterruptedRunError, match="Stopped by SIGUSR1 after 0 of 3 parts"):
+    with pytest.raises(InterruptedRunError, match="after 0 of 3 parts of the evaluation; the same command begins anew"):
         run_stage(evaluate, bench.config(), bench.inputs, bench.store, runtime, force=True)
     again = run_stage(evaluate, bench.config(), bench.inputs, bench.store, force=True)
     assert again.digest == report.digest

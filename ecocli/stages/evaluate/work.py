@@ -33,7 +33,7 @@ from ecocli.scoring.batches import cut_batches, load_batch, plan_dataset
 from ecocli.scoring.evaluation_tables import IMAGE_COLUMNS, image_table
 from ecocli.scoring.scored_dataset import ScoringTask, score_dataset
 from ecocli.scoring.scores import Scores
-from ecocli.scoring.timing import ROUNDS, time_choices
+from ecocli.scoring.timing import MOST_SECONDS, ROUNDS, time_choices
 from ecocli.stages.evaluate.subject import EvaluationSubject
 from ecocli.tasks.task import TaskEvaluation
 
@@ -180,6 +180,11 @@ def _timings(
             evaluation.post_process,
             batches,
             progress.advance,
+            lambda rounds: runtime.log.info(
+                "Timing ends after %d of %d rounds, to take no more than about %.0f s. Fewer images (--timed-images) "
+                "leave time for all.",
+                *(rounds, ROUNDS, MOST_SECONDS),
+            ),
             lambda: runtime.stop.requested,
         )
     if not times:

@@ -101,7 +101,7 @@ def test_resolve__misspelt_name__lists_near_names_of_the_kind(store: Store) -> N
     "kind, names, advice",
     [
         (None, (), "The store has no names yet"),
-        ("parent", ("mine",), "The store has no name for a parent yet: make one first"),
+        ("parent", ("mine",), "no name of that kind yet: make one with `eco import` or `eco train-parent`, or point"),
         ("gate", ("mine",), r"Names there are: mine\."),
     ],
 )

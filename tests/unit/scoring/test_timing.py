@@ -38,3 +38,24 @@ def test_time_choices__slow_first_round__median_of_the_later_rounds_per_image(mo
     # Four images: medians of 2 s and of 20 s.
     assert found == {"exit 1": 500.0, "exit 3": 5000.0}
     assert ran == 4 * [(1, 3), (1, 1), (3, 3), (3, 1)]
+
+
+@pytest.mark.parametrize("seconds, rounds, expected", [(40.0, 2, [2]), (70.0, 1, [1]), (20.0, 4, []), (15.0, 4, [])])
+def test_time_choices__slow_machine__tells_that_rounds_were_left_out(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, rounds: int, expected: list[int]
+) -> None:
+    # No round begins after 60 s; what would have been the last one is not told of.
+    now, ran = 0.0, []
+
+    def predict(model: object, depth: int, batch: ImageBatch) -> list[object]:
+        nonlocal now
+        ran.append(depth)
+        now += seconds
+        return []
+
+    monkeypatch.setattr(timing, "_predict_at", predict)
+    monkeypatch.setattr(timing, "_now", lambda batch: now)
+    told: list[int] = []
+    found = time_choices(tiny_model(), None, (1,), lambda _: None, [batch_of(1)], cut_short=told.append)
+    assert found == {"exit 1": 1000.0 * seconds}
+    assert (len(ran), told) == (rounds, expected)
