@@ -100,7 +100,8 @@ def build_page(content: PageContent) -> str:
         if summary.engine != "torch":
             text += " The pictures were computed by torch."
         sections.append(Section("Examples", text, strips))
-    sections.append(Section("Classes", f"{measure} in points, sorted by name.", [_class_table(content.classes)]))
+    rules = f" {summary.rules_note}" if summary.task == "detection" else ""
+    sections.append(Section("Classes", f"{measure} in points, sorted by name.{rules}", [_class_table(content.classes)]))
     origins = Table(["input", "digest"], [list(origin) for origin in content.origins])
     sections.append(Section("Origin", "", [origins]))
     title = f"Early exits on {summary.dataset}: {what}"

@@ -2,8 +2,11 @@
 
 import io
 
+import pytest
+from helpers_store import gate_metrics
 from rich.console import Console
 
+from ecocli.commands._gate_tables import controls_table, head_table, recipe_table, trade_off_table
 from ecocli.commands.tables import make_table, mixture, points, print_table
 
 
@@ -26,3 +29,18 @@ def test_print_table__caption_wider_than_the_table__one_line_of_the_console() ->
     print_table(console, table)
     assert "Chosen: beta 0.003031, with an offset where exits cost the same.\n" in written.getvalue()
     assert table.caption is not None
+
+
+@pytest.mark.parametrize(
+    "measure, rules", [("PQ", ""), ("AP", " AP of boxes by COCO's rules, as pycocotools computes it.")]
+)
+def test_gate_tables__captions__name_unit_and_rules(measure: str, rules: str) -> None:
+    metrics = gate_metrics()
+    tables = (
+        controls_table(metrics, (2, 3), "depth", measure),
+        recipe_table(metrics, measure),
+        trade_off_table((), 0.001, measure),
+        head_table({}, "depth", measure),
+    )
+    for table in tables:
+        assert str(table.caption).endswith(f"{measure} in points (0 to 100).{rules}")

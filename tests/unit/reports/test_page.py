@@ -1,6 +1,7 @@
 """The HTML page: escaped, complete in itself, and the texts that depend on the numbers."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -106,3 +107,31 @@ def test_build_page__no_gate__speaks_of_exits_alone() -> None:
     texts = Reader(build_page(content(None, gate=False))).texts
     assert "Early exits on shapes: the fixed exits" in texts
     assert any(text.startswith("What lies between the fixed exits and the oracle") for text in texts)
+
+
+@pytest.mark.parametrize(
+    "rules, measured, note",
+    [
+        ("coco", {"miou": 0.4}, "Rules coco: mIoU over the classes that the truth holds; AP as pycocotools"),
+        ("cityscapes", {"miou": 0.4}, "Rules cityscapes: mIoU and AP as cityscapesScripts computes them"),
+        ("cityscapes", {}, None),
+    ],
+)
+def test_build_page__numbers_beside_pq__are_named_by_their_rules(
+    rules: str, measured: dict[str, float], note: str | None
+) -> None:
+    page = content(None)
+    rows = tuple(one.model_copy(update=measured) for one in page.summary.rows)
+    summary = page.summary.model_copy(update={"rules": rules, "rows": rows})
+    text = " ".join(Reader(build_page(replace(page, summary=summary))).texts)
+    assert "Rules" not in text if note is None else text.count(note) == 1
+
+
+def test_build_page__boxes__both_tables_name_their_rules() -> None:
+    page = content(None)
+    rows = tuple(one.model_copy(update={"ap": one.pq}) for one in page.summary.rows)
+    summary = page.summary.model_copy(update={"task": "detection", "rows": rows})
+    text = " ".join(Reader(build_page(replace(page, summary=summary))).texts)
+    assert text.count("AP of boxes by COCO's rules, as pycocotools computes it.") == 2
+    against = summary.model_copy(update={"task": "panoptic", "ap_truth": "instances_val2017.json"})
+    assert against.rules_note.endswith(" AP against instances_val2017.json.")
