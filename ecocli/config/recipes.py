@@ -34,16 +34,15 @@ _COCO: dict[str, Any] = {
 TRAIN_PARENT_PRESETS: dict[str, Mapping[str, Any]] = {
     "shapes": {
         "architecture": {"name": "m2f-shapes", "num_classes": 13},
-        # The deepest exit first, then two exits per step, the deepest always one of them; figures: docs/step-a.md.
-        "exits_per_step": 2,
-        "keep_deepest": True,
-        "deepest_first": 0.5,
+        # A quarter of the steps for the deepest exit, then one exit per step; figures: docs/step-a.md.
+        "exits_per_step": 1,
+        "deepest_first": 0.25,
         "alpha": "uniform",
-        "steps": 1550,
+        "steps": 1750,
         "batch_size": 8,
         "optimizer": {"kind": "muon", "lr": 4e-3, "backbone_lr_multiplier": 1.0, "clip_norm": 1.0},
         "schedule": {"kind": "polynomial", "power": 0.9, "warmup_steps": 100, "warmup_factor": 0.01},
-        "loss": {"num_points": 256, "matching": "deepest"},
+        "loss": {"num_points": 256},
         "evaluation": {"every": 350, "images": 64, "batch_size": 16},
         "execution": {"checkpoint_every": 250},
     },
@@ -89,6 +88,8 @@ DETECTION_PRESETS: dict[str, Mapping[str, Any]] = {
         **TRAIN_PARENT_PRESETS["shapes"],
         "architecture": {"name": "detr-shapes", "num_classes": 8},
         # Many small boxes take DETR far longer than masks take Mask2Former; of larger ones: pipelines/shapes-detr.
+        "exits_per_step": 2,
+        "keep_deepest": True,
         "deepest_first": 0.4,
         "steps": 2500,
         "batch_size": 16,
@@ -126,7 +127,7 @@ MASKFORMER_PRESETS: dict[str, Mapping[str, Any]] = {
     "shapes": {
         **TRAIN_PARENT_PRESETS["shapes"],
         "architecture": {"name": "maskformer-shapes", "num_classes": 13},
-        "loss": MaskLossConfig(matching="deepest").model_dump(mode="json"),
+        "loss": MaskLossConfig().model_dump(mode="json"),
     },
     "coco": _MASKFORMER_COCO,
 }

@@ -16,7 +16,7 @@ compare() { # NAME OPTION...: train and score
   eco eval --config "$here/eval.toml" --parent "$parent" --no-gate | tee "$out/$name.txt"
 }
 
-compare recipe --deepest-first 0.5 --alpha uniform --steps 1550 --set loss.matching=deepest \
+compare recipe --deepest-first 0.25 --exits-per-step 1 --set keep_deepest=false --alpha uniform --steps 1750 \
   --set optimizer.kind=muon --set optimizer.lr=4e-3
 compare steep --alpha 0.5,0.75,1.25,2,6 # weights that grow faster than the depth
 compare weighted --alpha depth

@@ -164,7 +164,7 @@ def test_train_parent_preset__unknown_kind_of_backbone__names_the_known_ones() -
         ("mine.toml", "m2f-swin-l-384", 737_500),
         ("coco", "m2f-swin-b-384", 368_750),
         ("cityscapes", "m2f-swin-l-384", 90_000),
-        ("shapes", "m2f-swin-l-384", 1550),
+        ("shapes", "m2f-swin-l-384", 1750),
     ],
 )
 def test_train_parent_preset__swin_l__published_length(dataset: str, arch: str, steps: int) -> None:
@@ -238,8 +238,9 @@ def test_train_parent_preset__one_exit__trains_it_in_every_step() -> None:
 
 
 def test_train_parent_preset__one_exit_per_step_asked_for__deepest_not_kept() -> None:
-    assert settings_for().keep_deepest
-    config = settings_for(exits_per_step=1)
+    detector = {"name": "detr-shapes"}
+    assert settings_for(architecture=detector).keep_deepest
+    config = settings_for(architecture=detector, exits_per_step=1)
     assert (config.exits_in_step, config.keep_deepest) == (1, False)
 
 
