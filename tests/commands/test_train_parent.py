@@ -44,7 +44,8 @@ def arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_train_parent__one_step__prints_the_digest_and_nothing_else(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([*arguments, "--steps", "1", "--lr", "0.001", "--exits", "1,3", "--alpha", "1,2.5"]) == 0
+    exits = ["--exits", "1,3", "--alpha", "1,2.5", "--exits-per-step", "all"]
+    assert main([*arguments, "--steps", "1", "--lr", "0.001", *exits]) == 0
     first = capsys.readouterr()
     assert first.out.startswith("sha256:")
     assert first.out.count("\n") == 1
@@ -54,7 +55,7 @@ def test_train_parent__one_step__prints_the_digest_and_nothing_else(
     assert "exit1" in first.err
     assert "exit3" in first.err
 
-    again = [*arguments, "--steps", "1", "--set", "optimizer.lr=0.001", "--exits", "1,3", "--alpha", "1,2.5"]
+    again = [*arguments, "--steps", "1", "--set", "optimizer.lr=0.001", *exits]
     assert main([*again, "--json", "--name", "mine"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["digest"] == first.out.strip()
