@@ -11,7 +11,7 @@ detection counts as much as its exit is probable. That is exact for an assignmen
 one the limit of many images. Values are fractions 0..1; NaN stands for "no class occurs, AP undefined".
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -215,8 +215,12 @@ class DetectionTable:
         position = np.full(self.num_images, -1)
         position[images] = np.arange(len(images))
         table = self._with(position[self.image] >= 0, position[self.true_image] >= 0, self.num_exits, self.num_images)
-        moved = {"image": position[table.image], "true_image": position[table.true_image], "num_images": len(images)}
-        return DetectionTable(**{**vars(table), **moved})
+        return replace(
+            table,
+            image=position[table.image],
+            true_image=position[table.true_image],
+            num_images=len(images),
+        )
 
     def _with(self, kept: np.ndarray, true_kept: np.ndarray, num_exits: int, num_images: int) -> "DetectionTable":
         return DetectionTable(
