@@ -96,7 +96,8 @@ def _quantise(path: Path, inputs: Iterable[Mapping[str, np.ndarray]], in_float: 
         raise UsageError(
             f"int8 needs NNCF, which is not installed ({error}). Install it with `pip install 'ecocli[int8]'`."
         ) from error
-    nncf.set_log_level(logging.ERROR)
+    # Not nncf.set_log_level, which also sets the level of handlers that others hung on its logger.
+    logging.getLogger("nncf").setLevel(logging.ERROR)
     # NNCF draws its progress on stdout, which is for results.
     with redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
