@@ -8,8 +8,9 @@ from rich.table import Table
 
 from ecocli.artifacts.store import Store
 from ecocli.artifacts.summaries import MEASURES, QUALITIES
+from ecocli.commands import options
 from ecocli.commands.common import emit_result, make_runtime, open_store, resolve, resolve_input
-from ecocli.commands.options import ConfigOption, JsonOption, SetOption, StoreOption
+from ecocli.commands.options import option
 from ecocli.commands.tables import make_table, plain, points
 from ecocli.config.compare import CompareConfig
 from ecocli.config.rules import BOX_RULES, RULES
@@ -23,24 +24,16 @@ def compare(
         list[str],
         typer.Argument(metavar="PARENT[:GATE]...", help="Parents by name or digest; give one again for more gates."),
     ],
-    split: Annotated[
-        str | None, typer.Option("--split", metavar="SPLIT", help="Of the derived tables.  [default: val]")
-    ] = None,
+    split: Annotated[str | None, option("--split", "SPLIT", "Of the derived tables.  [default: val]")] = None,
     rules: Annotated[
         str | None,
-        typer.Option(
-            "--rules",
-            metavar="|".join(RULES),
-            help="Take mIoU and AP of evaluations by these rules.  [default: as `eval`]",
-        ),
+        option("--rules", "|".join(RULES), "Take mIoU and AP of evaluations by these rules.  [default: as `eval`]"),
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Also write compare.parquet and compare.png there.")
-    ] = None,
-    store: StoreOption = None,
-    config: ConfigOption = None,
-    assignments: SetOption = None,
-    as_json: JsonOption = False,
+    out: Annotated[Path | None, option("--out", "DIR", "Also write compare.parquet and compare.png there.")] = None,
+    store: options.Store = None,
+    config: options.Config = None,
+    assignments: options.Set = None,
+    as_json: options.Json = False,
 ) -> None:
     """Compare parents on one split from their derived tables: PQ or AP, GFLOPs, and mIoU, AP and ms where measured.
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from ecocli.commands import options
 from ecocli.commands._sections import SectionedCommand
 from ecocli.commands.common import emit_result, environment_data_root, resolve
-from ecocli.commands.options import ConfigOption, JsonOption, SetOption
+from ecocli.commands.options import option
 from ecocli.commands.tables import make_list
 from ecocli.config.dataset import DATASET_PRESETS, DatasetConfig
 from ecocli.config.derive import TaskName
@@ -63,27 +64,19 @@ def _resolve(
 @app.command("shapes", cls=SectionedCommand)
 def shapes(
     root: RootOption = None,
-    train: Annotated[
-        int | None, typer.Option("--train", metavar="N", min=1, help="Training images.  [default: 3000]")
-    ] = None,
-    val: Annotated[
-        int | None, typer.Option("--val", metavar="N", min=1, help="Validation images.  [default: 2048]")
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option("--seed", metavar="N", min=0, help="Seed of all scenes.  [default: 0]")
-    ] = None,
+    train: Annotated[int | None, option("--train", "N", "Training images.  [default: 3000]", min=1)] = None,
+    val: Annotated[int | None, option("--val", "N", "Validation images.  [default: 2048]", min=1)] = None,
+    seed: Annotated[int | None, option("--seed", "N", "Seed of all scenes.  [default: 0]", min=0)] = None,
     size: Annotated[
-        int | None,
-        typer.Option("--size", metavar="PX", min=48, max=1024, help="Height and width in pixels.  [default: 128]"),
+        int | None, option("--size", "PX", "Height and width in pixels.  [default: 128]", min=48, max=1024)
     ] = None,
     preview: Annotated[
-        Path | None,
-        typer.Option("--preview", metavar="FILE.png", help="Write a sheet of validation scenes with their truth."),
+        Path | None, option("--preview", "FILE.png", "Write a sheet of validation scenes with their truth.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace generated shapes of other parameters.")] = False,
-    config: ConfigOption = None,
-    assignments: SetOption = None,
-    as_json: JsonOption = False,
+    config: options.Config = None,
+    assignments: options.Set = None,
+    as_json: options.Json = False,
 ) -> None:
     """Generate the drawn data set, unless it is there; every other command does this by itself."""
     from ecocli.data.datasets import data_root, open_dataset
@@ -158,31 +151,19 @@ def _write_preview(dataset: "PanopticDataset", path: Path) -> None:
 def convert(
     folder: Annotated[Path, typer.Argument(metavar="EXPORT", help="Folder that a drawing tool exported, extracted.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; its data.toml names the data set.")],
-    images: Annotated[
-        Path | None, typer.Option("--images", metavar="DIR", help="Folder of the photos, if the export lacks them.")
-    ] = None,
+    images: Annotated[Path | None, option("--images", "DIR", "Folder of the photos, if the export lacks them.")] = None,
     names: Annotated[
         str | None,
-        typer.Option(
-            "--names",
-            metavar="VALUE=NAME,..",
-            help="Names of the values of class masks: 1=road,2=car, or by colour: ff0000=car.",
+        option(
+            "--names", "VALUE=NAME,..", "Names of the values of class masks: 1=road,2=car, or by colour: ff0000=car."
         ),
     ] = None,
     things: Annotated[
-        str | None,
-        typer.Option(
-            "--things", metavar="NAME,..", help="Classes whose objects are counted.  [default: all drawn as objects]"
-        ),
+        str | None, option("--things", "NAME,..", "Classes whose objects are counted.  [default: all drawn as objects]")
     ] = None,
-    stuff: Annotated[
-        str | None, typer.Option("--stuff", metavar="NAME,..", help="Classes that are not counted, such as sky.")
-    ] = None,
-    val: Annotated[
-        float,
-        typer.Option("--val", metavar="RATIO", min=0.0, max=0.9, help="Share of the images for the split val."),
-    ] = 0.2,
-    as_json: JsonOption = False,
+    stuff: Annotated[str | None, option("--stuff", "NAME,..", "Classes that are not counted, such as sky.")] = None,
+    val: Annotated[float, option("--val", "RATIO", "Share of the images for the split val.", min=0.0, max=0.9)] = 0.2,
+    as_json: options.Json = False,
 ) -> None:
     """Convert polygons or masks of a drawing tool to COCO's panoptic format; photos stay where they are.
 
@@ -259,21 +240,16 @@ def check(
         ),
     ],
     root: RootOption = None,
-    split: Annotated[
-        list[str] | None, typer.Option("--split", metavar="NAME", help="Check only this split; may be repeated.")
-    ] = None,
+    split: Annotated[list[str] | None, option("--split", "NAME", "Check only this split; may be repeated.")] = None,
     task: Annotated[
-        str | None,
-        typer.Option(
-            "--task", metavar="panoptic|detection", help="What to check it for.  [default: what its annotations are]"
-        ),
+        str | None, option("--task", "panoptic|detection", "What to check it for.  [default: what its annotations are]")
     ] = None,
     fast: Annotated[
         bool, typer.Option("--fast", help=f"Check only {_FAST_SAMPLE} images of every split, spread evenly.")
     ] = False,
-    config: ConfigOption = None,
-    assignments: SetOption = None,
-    as_json: JsonOption = False,
+    config: options.Config = None,
+    assignments: options.Set = None,
+    as_json: options.Json = False,
 ) -> None:
     """Check every file, id, area and box of a data set; exits with 3 when anything is wrong."""
     if name not in DATASET_PRESETS and user_path(name).is_dir():

@@ -7,24 +7,10 @@ from typing import Annotated
 
 import typer
 
+from ecocli.commands import options
 from ecocli.commands._parent_dataset import parent_dataset_preset
 from ecocli.commands.common import emit_result, make_runtime, open_store, resolve, resolve_input, run_stage
-from ecocli.commands.options import (
-    CompileOption,
-    ConfigOption,
-    DataRootOption,
-    DatasetOption,
-    DeviceOption,
-    DryRunOption,
-    ForceOption,
-    ImagesPerBatchOption,
-    JsonOption,
-    NameOption,
-    PrecisionOption,
-    SetOption,
-    StoreOption,
-    ThreadsOption,
-)
+from ecocli.commands.options import option
 from ecocli.config.derive import DeriveConfig
 from ecocli.errors import UsageError
 from ecocli.stages import derive as stage
@@ -32,42 +18,36 @@ from ecocli.stages.derive import Shard
 
 
 def derive(
-    parent: Annotated[
-        str | None, typer.Option("--parent", metavar="PARENT", help="Parent to measure.  [default: the latest]")
-    ] = None,
-    dataset: DatasetOption = None,
-    splits: Annotated[
-        str | None,
-        typer.Option("--splits", metavar="NAME,NAME", help="Splits to measure.  [default: train,val]"),
-    ] = None,
+    parent: Annotated[str | None, option("--parent", "PARENT", "Parent to measure.  [default: the latest]")] = None,
+    dataset: options.Dataset = None,
+    splits: Annotated[str | None, option("--splits", "NAME,NAME", "Splits to measure.  [default: train,val]")] = None,
     mirror: Annotated[
         bool, typer.Option("--mirror", help="Measure each image's mirror image too: what a gate can attain.")
     ] = False,
-    batch_size: ImagesPerBatchOption = None,
+    batch_size: options.ImagesPerBatch = None,
     part_images: Annotated[
-        int | None,
-        typer.Option("--part-images", metavar="N", min=1, help="Images between two saved states.  [default: 256]"),
+        int | None, option("--part-images", "N", "Images between two saved states.  [default: 256]", min=1)
     ] = None,
     shard: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--shard",
-            metavar="I/N",
-            help="Take every N-th part, from I = 0; the last joins them.  [default: the Slurm array task, or 0/1]",
+            "I/N",
+            "Take every N-th part, from I = 0; the last joins them.  [default: the Slurm array task, or 0/1]",
         ),
     ] = None,
-    data_root: DataRootOption = None,
-    store: StoreOption = None,
-    config: ConfigOption = None,
-    assignments: SetOption = None,
-    name: NameOption = None,
-    precision: PrecisionOption = None,
-    compiled: CompileOption = False,
-    device: DeviceOption = "auto",
-    threads: ThreadsOption = None,
-    force: ForceOption = False,
-    dry_run: DryRunOption = False,
-    as_json: JsonOption = False,
+    data_root: options.DataRoot = None,
+    store: options.Store = None,
+    config: options.Config = None,
+    assignments: options.Set = None,
+    name: options.Name = None,
+    precision: options.Precision = None,
+    compiled: options.Compile = False,
+    device: options.Device = "auto",
+    threads: options.Threads = None,
+    force: options.Force = False,
+    dry_run: options.DryRun = False,
+    as_json: options.Json = False,
 ) -> None:
     """Measure every image at every exit (Step B) and print the digest of the tables.
 

@@ -6,8 +6,8 @@ import platform
 import re
 from collections.abc import Iterator
 
+from ecocli.commands import options
 from ecocli.commands.common import emit_result, environment_data_root, open_store
-from ecocli.commands.options import JsonOption, StoreOption
 from ecocli.runtime.device import limit_threads
 from ecocli.runtime.distributed import World
 from ecocli.runtime.version import version
@@ -25,7 +25,7 @@ _VARIABLES = (
 )
 
 
-def env(store: StoreOption = None, as_json: JsonOption = False) -> None:
+def env(store: options.Store = None, as_json: options.Json = False) -> None:
     """Print versions, devices, threads and places, for reports of bugs.
 
     Example: eco env
@@ -36,7 +36,7 @@ def env(store: StoreOption = None, as_json: JsonOption = False) -> None:
     emit_result(World(), found, text=text, as_json=as_json)
 
 
-def _describe(store: StoreOption) -> Iterator[tuple[str, object]]:
+def _describe(store: options.Store) -> Iterator[tuple[str, object]]:
     given = {f"${name}": os.environ[name] for name in _VARIABLES if name in os.environ}  # limit_threads sets one
     yield "eco", version()
     yield "python", platform.python_version()

@@ -13,29 +13,11 @@ from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.manifest import EvaluationManifest, ParentManifest
 from ecocli.artifacts.store import Store
 from ecocli.artifacts.summaries import EvaluationRow, EvaluationSummary
+from ecocli.commands import options
 from ecocli.commands._exported import check_engine, inputs_of_graphs, open_graphs
 from ecocli.commands._parent_dataset import parent_dataset_preset
 from ecocli.commands.common import Shown, make_runtime, open_store, resolve, resolve_input, run_stage
-from ecocli.commands.options import (
-    CompileOption,
-    ConfigOption,
-    DataRootOption,
-    DatasetOption,
-    DeviceOption,
-    DryRunOption,
-    EngineOption,
-    ExportedOption,
-    ForceOption,
-    ImagesPerBatchOption,
-    JsonOption,
-    NameOption,
-    PrecisionOption,
-    PriceOption,
-    SeedOption,
-    SetOption,
-    StoreOption,
-    ThreadsOption,
-)
+from ecocli.commands.options import option
 from ecocli.commands.tables import interval, make_table, mixture, plain, points, reached_text, shares
 from ecocli.config.evaluate import EvaluateConfig
 from ecocli.config.rules import RULES
@@ -58,35 +40,27 @@ _OFFICIAL = {
 
 
 def evaluate(
-    parent: Annotated[
-        str | None, typer.Option("--parent", metavar="PARENT", help="Parent to evaluate.  [default: the latest]")
-    ] = None,
-    gate: Annotated[
-        str | None, typer.Option("--gate", metavar="GATE", help="Gate that chooses the exits.  [default: the latest]")
-    ] = None,
-    beta: PriceOption = None,
+    parent: Annotated[str | None, option("--parent", "PARENT", "Parent to evaluate.  [default: the latest]")] = None,
+    gate: Annotated[str | None, option("--gate", "GATE", "Gate that chooses the exits.  [default: the latest]")] = None,
+    beta: options.Price = None,
     no_gate: Annotated[bool, typer.Option("--no-gate", help="Evaluate the fixed exits alone.")] = False,
-    dataset: DatasetOption = None,
-    split: Annotated[str | None, typer.Option("--split", metavar="NAME", help="Split.  [default: val]")] = None,
-    batch_size: ImagesPerBatchOption = None,
+    dataset: options.Dataset = None,
+    split: Annotated[str | None, option("--split", "NAME", "Split.  [default: val]")] = None,
+    batch_size: options.ImagesPerBatch = None,
     timed_images: Annotated[
         int | None,
-        typer.Option(
-            "--timed-images", metavar="N", min=0, help="Images that ms are measured on; 0 measures none.  [default: 16]"
-        ),
+        option("--timed-images", "N", "Images that ms are measured on; 0 measures none.  [default: 16]", min=0),
     ] = None,
     metrics: Annotated[
         str | None,
-        typer.Option(
-            "--metrics", metavar="pq|miou,ap", help="Metrics in addition to PQ; `pq` for PQ alone.  [default: miou,ap]"
-        ),
+        option("--metrics", "pq|miou,ap", "Metrics in addition to PQ; `pq` for PQ alone.  [default: miou,ap]"),
     ] = None,
     rules: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--rules",
-            metavar="|".join(RULES),
-            help="Whose rules mIoU and AP follow.  [default: cityscapes on Cityscapes, else coco]",
+            "|".join(RULES),
+            "Whose rules mIoU and AP follow.  [default: cityscapes on Cityscapes, else coco]",
         ),
     ] = None,
     gate_only: Annotated[
@@ -95,33 +69,31 @@ def evaluate(
     no_predictions: Annotated[bool, typer.Option("--no-predictions", help="Do not keep the predictions.")] = False,
     predictions: Annotated[
         Path | None,
-        typer.Option(
-            "--predictions", metavar="DIR", help="Write the predictions there too: panoptic PNGs and JSON, or COCO's."
-        ),
+        option("--predictions", "DIR", "Write the predictions there too: panoptic PNGs and JSON, or COCO's."),
     ] = None,
     check_with: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--check-with",
-            metavar="panopticapi|pycocotools",
-            help="Compute PQ, of a detector box AP, by the official package as well.",
+            "panopticapi|pycocotools",
+            "Compute PQ, of a detector box AP, by the official package as well.",
         ),
     ] = None,
-    exported: ExportedOption = None,
-    engine: EngineOption = None,
-    data_root: DataRootOption = None,
-    store: StoreOption = None,
-    config: ConfigOption = None,
-    assignments: SetOption = None,
-    name: NameOption = None,
-    seed: SeedOption = None,
-    precision: PrecisionOption = None,
-    compiled: CompileOption = False,
-    device: DeviceOption = "auto",
-    threads: ThreadsOption = None,
-    force: ForceOption = False,
-    dry_run: DryRunOption = False,
-    as_json: JsonOption = False,
+    exported: options.Exported = None,
+    engine: options.Engine = None,
+    data_root: options.DataRoot = None,
+    store: options.Store = None,
+    config: options.Config = None,
+    assignments: options.Set = None,
+    name: options.Name = None,
+    seed: options.Seed = None,
+    precision: options.Precision = None,
+    compiled: options.Compile = False,
+    device: options.Device = "auto",
+    threads: options.Threads = None,
+    force: options.Force = False,
+    dry_run: options.DryRun = False,
+    as_json: options.Json = False,
 ) -> None:
     """Measure PQ, mIoU, AP, GFLOPs and ms of the gate, of every fixed exit, of a random gate and of the oracle.
 

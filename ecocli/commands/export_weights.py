@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from ecocli.commands import options
 from ecocli.commands._parent_dataset import parent_dataset_preset
 from ecocli.commands.common import (
     emit_result,
@@ -17,7 +18,7 @@ from ecocli.commands.common import (
     resolve,
     resolve_input,
 )
-from ecocli.commands.options import ConfigOption, DataRootOption, DryRunOption, JsonOption, SetOption, StoreOption
+from ecocli.commands.options import option
 from ecocli.commands.tables import make_table, points
 from ecocli.errors import UsageError
 
@@ -34,63 +35,45 @@ def export_weights(
         ),
     ],
     parent: Annotated[
-        str | None,
-        typer.Option("--parent", metavar="PARENT", help="Name or digest of the parent.  [default: parent]"),
+        str | None, option("--parent", "PARENT", "Name or digest of the parent.  [default: parent]")
     ] = None,
     format_: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--format",
-            metavar="hf|original|onnx|openvino",
-            help="For transformers, with the original's names, or as graphs for another runtime.",
+            "hf|original|onnx|openvino",
+            "For transformers, with the original's names, or as graphs for another runtime.",
         ),
     ] = None,
-    gate: Annotated[
-        str | None, typer.Option("--gate", metavar="GATE", help="Gate to write beside the parent's graphs.")
-    ] = None,
+    gate: Annotated[str | None, option("--gate", "GATE", "Gate to write beside the parent's graphs.")] = None,
     beta: Annotated[
-        float | None,
-        typer.Option("--beta", metavar="B", help="Price at which that gate chooses.  [default: as fitted]"),
+        float | None, option("--beta", "B", "Price at which that gate chooses.  [default: as fitted]")
     ] = None,
     precision: Annotated[
-        str | None,
-        typer.Option("--precision", metavar="float32|bfloat16|int8", help="Of graphs.  [default: float32]"),
+        str | None, option("--precision", "float32|bfloat16|int8", "Of graphs.  [default: float32]")
     ] = None,
     size: Annotated[
-        str | None,
-        typer.Option(
-            "--size", metavar="HxW,..", help="The padded sizes of images that the graphs take.  [default: any]"
-        ),
+        str | None, option("--size", "HxW,..", "The padded sizes of images that the graphs take.  [default: any]")
     ] = None,
     dataset: Annotated[
-        str | None,
-        typer.Option(
-            "--dataset", metavar="NAME", help="Images for int8 and for PQ before and after.  [default: the parent's]"
-        ),
+        str | None, option("--dataset", "NAME", "Images for int8 and for PQ before and after.  [default: the parent's]")
     ] = None,
     calibration_images: Annotated[
-        int | None,
-        typer.Option(
-            "--calibration-images", min=1, metavar="N", help="Training images that set int8's scales.  [default: 64]"
-        ),
+        int | None, option("--calibration-images", "N", "Training images that set int8's scales.  [default: 64]", min=1)
     ] = None,
     checked_images: Annotated[
-        int | None,
-        typer.Option(
-            "--checked-images", min=0, metavar="N", help="Validation images for PQ; 0 for none.  [default: 200]"
-        ),
+        int | None, option("--checked-images", "N", "Validation images for PQ; 0 for none.  [default: 200]", min=0)
     ] = None,
-    data_root: DataRootOption = None,
+    data_root: options.DataRoot = None,
     exit_depth: Annotated[
-        int | None,
-        typer.Option("--exit", min=1, metavar="K", help="Cut the encoder after K layers.  [default: deepest exit]"),
+        int | None, option("--exit", "K", "Cut the encoder after K layers.  [default: deepest exit]", min=1)
     ] = None,
-    store: StoreOption = None,
-    config: ConfigOption = None,
-    assignments: SetOption = None,
+    store: options.Store = None,
+    config: options.Config = None,
+    assignments: options.Set = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier export.")] = False,
-    dry_run: DryRunOption = False,
-    as_json: JsonOption = False,
+    dry_run: options.DryRun = False,
+    as_json: options.Json = False,
 ) -> None:
     """Write a parent for other programs: a folder that transformers loads, a file with the original's names, or graphs.
 

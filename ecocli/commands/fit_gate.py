@@ -8,89 +8,65 @@ from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.lineage import check_tables
 from ecocli.artifacts.manifest import GateManifest
 from ecocli.artifacts.summaries import MEASURES
+from ecocli.commands import options
 from ecocli.commands._gate_tables import controls_table, head_table, recipe_table, trade_off_table
 from ecocli.commands._profiled_ms import read_exit_ms
 from ecocli.commands.common import Shown, make_runtime, open_store, resolve, resolve_input, run_stage, show_digest
-from ecocli.commands.options import (
-    ConfigOption,
-    CostOption,
-    DerivedOption,
-    DryRunOption,
-    ExitMsOption,
-    FeatureOption,
-    ForceOption,
-    JsonOption,
-    LossOption,
-    NameOption,
-    ObjectiveOption,
-    ProfileOption,
-    RecipeOption,
-    SeedOption,
-    SetOption,
-    StoreOption,
-    ThreadsOption,
-)
+from ecocli.commands.options import option
 from ecocli.commands.tables import write_to_stderr
 from ecocli.config.fit_gate import FitGateConfig
 from ecocli.runtime.context import Runtime
 from ecocli.stages import fit_gate as stage
 
 BetaOption = Annotated[
-    float | None,
-    typer.Option("--beta", metavar="B", help="Price of one unit of cost in PQ (0..1), such as 0.0005 per layer."),
+    float | None, option("--beta", "B", "Price of one unit of cost in PQ (0..1), such as 0.0005 per layer.")
 ]
 
 
 def fit_gate(
     beta: BetaOption = None,
     deepest_exit: Annotated[
-        int | None, typer.Option("--K", metavar="K", help="Deepest exit on offer.  [default: the parent's deepest]")
+        int | None, option("--K", "K", "Deepest exit on offer.  [default: the parent's deepest]")
     ] = None,
     target_gflops: Annotated[
-        float | None, typer.Option("--target-gflops", metavar="G", help="Find beta: at most G GFLOPs per image.")
+        float | None, option("--target-gflops", "G", "Find beta: at most G GFLOPs per image.")
     ] = None,
     target_ms: Annotated[
-        float | None,
-        typer.Option("--target-ms", metavar="M", help="Find beta: at most M ms per image, by --profile."),
+        float | None, option("--target-ms", "M", "Find beta: at most M ms per image, by --profile.")
     ] = None,
     max_pq_drop: Annotated[
-        float | None,
-        typer.Option("--max-pq-drop", metavar="D", help="Find beta: lose at most D points of PQ to the deepest exit."),
+        float | None, option("--max-pq-drop", "D", "Find beta: lose at most D points of PQ to the deepest exit.")
     ] = None,
     head: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--head",
-            metavar="class|quality",
-            help="Predict the exit, or the quality at each, so that beta can change later.  [default: the recipe's]",
+            "class|quality",
+            "Predict the exit, or the quality at each, so that beta can change later.  [default: the recipe's]",
         ),
     ] = None,
-    recipe: RecipeOption = None,
-    objective: ObjectiveOption = None,
-    loss: LossOption = None,
-    cost: CostOption = None,
-    feature: FeatureOption = None,
+    recipe: options.Recipe = None,
+    objective: options.Objective = None,
+    loss: options.Loss = None,
+    cost: options.Cost = None,
+    feature: options.Feature = None,
     compare_heads: Annotated[
         bool, typer.Option("--compare-heads", help="Also score the other head and a small MLP.")
     ] = False,
-    derived: DerivedOption = None,
-    parent: Annotated[
-        str | None, typer.Option("--parent", metavar="PARENT", help="Make sure that the tables are this parent's.")
-    ] = None,
-    profile: ProfileOption = None,
-    exit_ms: ExitMsOption = None,
-    l2: Annotated[
-        float | None, typer.Option("--l2", metavar="L2", help="Regularisation.  [default: chosen by cross-validation]")
-    ] = None,
-    store: StoreOption = None,
-    config: ConfigOption = None,
-    assignments: SetOption = None,
-    name: NameOption = None,
-    seed: SeedOption = None,
-    threads: ThreadsOption = None,
-    force: ForceOption = False,
-    dry_run: DryRunOption = False,
-    as_json: JsonOption = False,
+    derived: options.Derived = None,
+    parent: Annotated[str | None, option("--parent", "PARENT", "Make sure that the tables are this parent's.")] = None,
+    profile: options.Profile = None,
+    exit_ms: options.ExitMs = None,
+    l2: Annotated[float | None, option("--l2", "L2", "Regularisation.  [default: chosen by cross-validation]")] = None,
+    store: options.Store = None,
+    config: options.Config = None,
+    assignments: options.Set = None,
+    name: options.Name = None,
+    seed: options.Seed = None,
+    threads: options.Threads = None,
+    force: options.Force = False,
+    dry_run: options.DryRun = False,
+    as_json: options.Json = False,
 ) -> None:
     """Fit the gate (Step C) from the derived tables alone, and print its digest.
 

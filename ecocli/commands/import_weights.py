@@ -9,16 +9,9 @@ import typer
 from ecocli.artifacts.action import execute
 from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.manifest import ParentManifest
+from ecocli.commands import options
 from ecocli.commands.common import Shown, make_runtime, open_store, resolve, run_stage, show_digest
-from ecocli.commands.options import (
-    ConfigOption,
-    DryRunOption,
-    ForceOption,
-    JsonOption,
-    NameOption,
-    SetOption,
-    StoreOption,
-)
+from ecocli.commands.options import option
 from ecocli.config.import_weights import ImportWeightsConfig
 from ecocli.stages import import_weights as stage
 
@@ -32,25 +25,24 @@ def import_weights(
         ),
     ],
     arch: Annotated[
-        str | None,
-        typer.Option("--arch", metavar="NAME", help="Preset the checkpoint must be.  [default: what it is]"),
+        str | None, option("--arch", "NAME", "Preset the checkpoint must be.  [default: what it is]")
     ] = None,
     categories: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--categories",
-            metavar="NAME|FILE.json",
-            help="coco, cityscapes, ade20k or mapillary, -things for theirs alone, or a panoptic annotation file.  "
+            "NAME|FILE.json",
+            "coco, cityscapes, ade20k or mapillary, -things for theirs alone, or a panoptic annotation file.  "
             "[default: by the number of classes]",
         ),
     ] = None,
-    store: StoreOption = None,
-    config: ConfigOption = None,
-    assignments: SetOption = None,
-    name: NameOption = None,
-    force: ForceOption = False,
-    dry_run: DryRunOption = False,
-    as_json: JsonOption = False,
+    store: options.Store = None,
+    config: options.Config = None,
+    assignments: options.Set = None,
+    name: options.Name = None,
+    force: options.Force = False,
+    dry_run: options.DryRun = False,
+    as_json: options.Json = False,
 ) -> None:
     """Import published weights of Mask2Former, MaskFormer or DETR as a parent with one exit, at full depth.
 

@@ -1,122 +1,82 @@
 """Options that several commands have."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-StoreOption = Annotated[
-    Path | None,
-    typer.Option("--store", metavar="DIR", help="Artifact store.  [default: $ECO_STORE, else .eco]"),
-]
-ConfigOption = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE.toml", help="Settings that override the preset's.")
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override one setting; may be repeated, applied last."),
-]
-NameOption = Annotated[
-    list[str] | None,
-    typer.Option("--name", metavar="NAME", help="Give the result this name too; may be repeated."),
-]
-ForceOption = Annotated[bool, typer.Option("--force", help="Run again even if the store has the result.")]
-DryRunOption = Annotated[
+
+def option(flag: str, metavar: str, text: str, **limits: Any) -> Any:
+    """An option with a value: its flag, what stands for the value, its line of help, and limits such as ``min``."""
+    return typer.Option(flag, metavar=metavar, help=text, **limits)
+
+
+Store = Annotated[Path | None, option("--store", "DIR", "Artifact store.  [default: $ECO_STORE, else .eco]")]
+Config = Annotated[Path | None, option("--config", "FILE.toml", "Settings that override the preset's.")]
+Set = Annotated[list[str] | None, option("--set", "KEY=VALUE", "Override one setting; may be repeated, applied last.")]
+Name = Annotated[list[str] | None, option("--name", "NAME", "Give the result this name too; may be repeated.")]
+Force = Annotated[bool, typer.Option("--force", help="Run again even if the store has the result.")]
+DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print the settings and inputs, and what would be reused; then stop.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the full result as one JSON object.")]
-PrecisionOption = Annotated[
-    str | None,
-    typer.Option("--precision", metavar="float32|bfloat16", help="Type of the network's products.  [default: float32]"),
+Json = Annotated[bool, typer.Option("--json", help="Print the full result as one JSON object.")]
+Precision = Annotated[
+    str | None, option("--precision", "float32|bfloat16", "Type of the network's products.  [default: float32]")
 ]
-ExportedOption = Annotated[
-    Path | None,
-    typer.Option("--exported", metavar="DIR", help="Run the graphs that `eco export` wrote, with their gate."),
+Exported = Annotated[
+    Path | None, option("--exported", "DIR", "Run the graphs that `eco export` wrote, with their gate.")
 ]
-EngineOption = Annotated[
+Engine = Annotated[
     str | None,
-    typer.Option(
-        "--engine",
-        metavar="torch|onnxruntime|openvino",
-        help="What computes.  [default: torch, for graphs that of their format]",
+    option(
+        "--engine", "torch|onnxruntime|openvino", "What computes.  [default: torch, for graphs that of their format]"
     ),
 ]
-CompileOption = Annotated[
+Compile = Annotated[
     bool, typer.Option("--compile", help="Let torch compile the backbone; every new image size compiles anew.")
 ]
-SeedOption = Annotated[
-    int | None, typer.Option("--seed", metavar="N", min=0, help="Seed of all random numbers.  [default: 0]")
+Seed = Annotated[int | None, option("--seed", "N", "Seed of all random numbers.  [default: 0]", min=0)]
+Device = Annotated[str, option("--device", "auto|cpu|cuda", "Where to compute; auto takes a GPU if there is one.")]
+Threads = Annotated[
+    int | None, option("--threads", "N", "CPU threads.  [default: $OMP_NUM_THREADS, else all usable cores]", min=1)
 ]
-DeviceOption = Annotated[
-    str, typer.Option("--device", metavar="auto|cpu|cuda", help="Where to compute; auto takes a GPU if there is one.")
-]
-ThreadsOption = Annotated[
-    int | None,
-    typer.Option(
-        "--threads", metavar="N", min=1, help="CPU threads.  [default: $OMP_NUM_THREADS, else all usable cores]"
-    ),
-]
-DataRootOption = Annotated[
+DataRoot = Annotated[
     Path | None,
-    typer.Option(
-        "--data-root", metavar="DIR", help="Folder of the data sets.  [default: $ECO_DATASETS, $DETECTRON2_DATASETS]"
-    ),
+    option("--data-root", "DIR", "Folder of the data sets.  [default: $ECO_DATASETS, $DETECTRON2_DATASETS]"),
 ]
 
-DatasetOption = Annotated[
-    str | None,
-    typer.Option(
-        "--dataset", metavar="NAME", help="shapes, coco, cityscapes, or a .toml file.  [default: the parent's]"
-    ),
+Dataset = Annotated[
+    str | None, option("--dataset", "NAME", "shapes, coco, cityscapes, or a .toml file.  [default: the parent's]")
 ]
-ImagesPerBatchOption = Annotated[
-    int | None, typer.Option("--batch-size", metavar="N", min=1, help="Images per batch.  [default: 4]")
-]
-PriceOption = Annotated[
-    float | None,
-    typer.Option(
-        "--beta", metavar="B", help="Price of compute, for a gate that predicts quality.  [default: as fitted]"
-    ),
+ImagesPerBatch = Annotated[int | None, option("--batch-size", "N", "Images per batch.  [default: 4]", min=1)]
+Price = Annotated[
+    float | None, option("--beta", "B", "Price of compute, for a gate that predicts quality.  [default: as fitted]")
 ]
 
 # Of Step C and its sweeps.
-RecipeOption = Annotated[
+Recipe = Annotated[
     str | None,
-    typer.Option(
+    option(
         "--recipe",
-        metavar="contents|paper",
-        help="Settings by name, which options override: what measured best, or the paper's.  [default: contents]",
+        "contents|paper",
+        "Settings by name, which options override: what measured best, or the paper's.  [default: contents]",
     ),
 ]
-ObjectiveOption = Annotated[
+Objective = Annotated[
     str | None,
-    typer.Option(
+    option(
         "--objective",
-        metavar="image-pq|dataset-pq",
-        help="Raise the images' own PQ, as in the paper, or the data set's.  [default: the recipe's]",
+        "image-pq|dataset-pq",
+        "Raise the images' own PQ, as in the paper, or the data set's.  [default: the recipe's]",
     ),
 ]
-LossOption = Annotated[
-    str | None,
-    typer.Option(
-        "--loss", metavar="hard-ce|u-ce|soft-ce|soft-mse", help="Loss of the class head.  [default: the recipe's]"
-    ),
+Loss = Annotated[
+    str | None, option("--loss", "hard-ce|u-ce|soft-ce|soft-mse", "Loss of the class head.  [default: the recipe's]")
 ]
-CostOption = Annotated[
-    str | None, typer.Option("--cost", metavar="depth|gflops|ms", help="What beta is a price of.  [default: depth]")
+Cost = Annotated[str | None, option("--cost", "depth|gflops|ms", "What beta is a price of.  [default: depth]")]
+Feature = Annotated[
+    str | None, option("--feature", "res5|projected|tokens", "What the gate reads.  [default: the recipe's]")
 ]
-FeatureOption = Annotated[
-    str | None,
-    typer.Option("--feature", metavar="res5|projected|tokens", help="What the gate reads.  [default: the recipe's]"),
-]
-DerivedOption = Annotated[
-    str | None, typer.Option("--derived", metavar="DERIVED", help="Tables to fit on.  [default: the latest]")
-]
-ProfileOption = Annotated[
-    str | None,
-    typer.Option("--profile", metavar="PROFILE", help="What eco profile or eco eval made, to take ms from."),
-]
-ExitMsOption = Annotated[
-    str | None,
-    typer.Option("--exit-ms", metavar="M,M,..", help="Milliseconds of each of the parent's exits instead."),
-]
+Derived = Annotated[str | None, option("--derived", "DERIVED", "Tables to fit on.  [default: the latest]")]
+Profile = Annotated[str | None, option("--profile", "PROFILE", "What eco profile or eco eval made, to take ms from.")]
+ExitMs = Annotated[str | None, option("--exit-ms", "M,M,..", "Milliseconds of each of the parent's exits instead.")]

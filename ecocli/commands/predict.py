@@ -6,22 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ecocli.artifacts.lineage import parent_of_gate
+from ecocli.commands import options
 from ecocli.commands._exported import check_engine
 from ecocli.commands.common import emit_result, make_runtime, open_store, print_dry_run, resolve, resolve_input
-from ecocli.commands.options import (
-    CompileOption,
-    ConfigOption,
-    DeviceOption,
-    DryRunOption,
-    EngineOption,
-    ExportedOption,
-    JsonOption,
-    PrecisionOption,
-    PriceOption,
-    SetOption,
-    StoreOption,
-    ThreadsOption,
-)
+from ecocli.commands.options import option
 from ecocli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -33,20 +21,14 @@ def predict(
         list[str], typer.Argument(metavar="IMAGES...", help="Files, folders with all below them, or quoted patterns.")
     ],
     parent: Annotated[
-        str | None,
-        typer.Option("--parent", metavar="PARENT", help="Name or digest.  [default: the gate's, else parent]"),
+        str | None, option("--parent", "PARENT", "Name or digest.  [default: the gate's, else parent]")
     ] = None,
-    gate: Annotated[
-        str | None, typer.Option("--gate", metavar="GATE", help="Let this gate choose the exit of each image.")
-    ] = None,
+    gate: Annotated[str | None, option("--gate", "GATE", "Let this gate choose the exit of each image.")] = None,
     exit_depth: Annotated[
-        int | None,
-        typer.Option("--exit", min=1, metavar="K", help="Run K encoder layers on every image.  [default: deepest]"),
+        int | None, option("--exit", "K", "Run K encoder layers on every image.  [default: deepest]", min=1)
     ] = None,
-    beta: PriceOption = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Folder for the results.  [default: predictions]")
-    ] = None,
+    beta: options.Price = None,
+    out: Annotated[Path | None, option("--out", "DIR", "Folder for the results.  [default: predictions]")] = None,
     overlays: Annotated[
         bool | None, typer.Option("--overlays/--no-overlays", help="Write pictures with colours and class names.")
     ] = None,
@@ -56,17 +38,17 @@ def predict(
     instances: Annotated[
         bool | None, typer.Option("--instances/--no-instances", help="Write scored instances, COCO's result format.")
     ] = None,
-    exported: ExportedOption = None,
-    engine: EngineOption = None,
-    store: StoreOption = None,
-    config: ConfigOption = None,
-    assignments: SetOption = None,
-    precision: PrecisionOption = None,
-    compiled: CompileOption = False,
-    device: DeviceOption = "auto",
-    threads: ThreadsOption = None,
-    dry_run: DryRunOption = False,
-    as_json: JsonOption = False,
+    exported: options.Exported = None,
+    engine: options.Engine = None,
+    store: options.Store = None,
+    config: options.Config = None,
+    assignments: options.Set = None,
+    precision: options.Precision = None,
+    compiled: options.Compile = False,
+    device: options.Device = "auto",
+    threads: options.Threads = None,
+    dry_run: options.DryRun = False,
+    as_json: options.Json = False,
 ) -> None:
     """Segment images: panoptic PNGs with a COCO-format JSON file, and overlays; or detect: COCO's box results.
 

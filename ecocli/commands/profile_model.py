@@ -10,6 +10,7 @@ from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.manifest import ProfileManifest
 from ecocli.artifacts.profile_summary import ExpectedCost, ProfiledInput, ProfileSummary
 from ecocli.artifacts.store import Store
+from ecocli.commands import options
 from ecocli.commands._exported import check_engine, open_graphs
 from ecocli.commands._parent_dataset import parent_dataset_preset
 from ecocli.commands.common import (
@@ -21,22 +22,7 @@ from ecocli.commands.common import (
     resolve_input,
     run_stage,
 )
-from ecocli.commands.options import (
-    CompileOption,
-    ConfigOption,
-    DataRootOption,
-    DeviceOption,
-    DryRunOption,
-    EngineOption,
-    ExportedOption,
-    ForceOption,
-    JsonOption,
-    NameOption,
-    PrecisionOption,
-    SetOption,
-    StoreOption,
-    ThreadsOption,
-)
+from ecocli.commands.options import option
 from ecocli.commands.tables import make_table, mixture
 from ecocli.config.any_architecture import ALL_ARCHITECTURES
 from ecocli.config.profile_model import ProfileModelConfig
@@ -64,54 +50,37 @@ _PARAMETER_PARTS = ("backbone", "pixel_decoder", "transformer_decoder", "total")
 
 
 def profile_model(
-    parent: Annotated[
-        str | None, typer.Option("--parent", metavar="PARENT", help="Parent to profile.  [default: the latest]")
-    ] = None,
+    parent: Annotated[str | None, option("--parent", "PARENT", "Parent to profile.  [default: the latest]")] = None,
     arch: Annotated[
-        str | None, typer.Option("--arch", metavar="NAME", help="Profile an architecture instead, such as m2f-swin-t.")
+        str | None, option("--arch", "NAME", "Profile an architecture instead, such as m2f-swin-t.")
     ] = None,
-    gate: Annotated[
-        str | None, typer.Option("--gate", metavar="GATE", help="Add the cost under this gate's choice of exits.")
-    ] = None,
+    gate: Annotated[str | None, option("--gate", "GATE", "Add the cost under this gate's choice of exits.")] = None,
     dataset: Annotated[
         str | None,
-        typer.Option(
-            "--dataset", metavar="NAME", help="Mean over the validation images of shapes, coco, cityscapes or a .toml."
-        ),
+        option("--dataset", "NAME", "Mean over the validation images of shapes, coco, cityscapes or a .toml."),
     ] = None,
-    size: Annotated[
-        list[str] | None, typer.Option("--size", metavar="HxW", help="An image size instead; may be repeated.")
-    ] = None,
+    size: Annotated[list[str] | None, option("--size", "HxW", "An image size instead; may be repeated.")] = None,
     latency: Annotated[bool, typer.Option("--latency", help="Measure milliseconds on this machine too.")] = False,
     convention: Annotated[
-        str | None,
-        typer.Option(
-            "--convention", metavar="paper|all", help="all adds what published GFLOPs leave out.  [default: paper]"
-        ),
+        str | None, option("--convention", "paper|all", "all adds what published GFLOPs leave out.  [default: paper]")
     ] = None,
-    exits: Annotated[
-        str | None, typer.Option("--exits", metavar="D,D", help="Exits to show.  [default: the parent's; 2,3,4,5,6]")
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option("--batch-size", metavar="N", min=1, help="Images per measured run.")
-    ] = None,
-    repetitions: Annotated[
-        int | None, typer.Option("--repetitions", metavar="N", min=2, help="Measured runs per exit.")
-    ] = None,
-    exported: ExportedOption = None,
-    engine: EngineOption = None,
-    precision: PrecisionOption = None,
-    compiled: CompileOption = False,
-    data_root: DataRootOption = None,
-    config: ConfigOption = None,
-    assignments: SetOption = None,
-    store: StoreOption = None,
-    name: NameOption = None,
-    force: ForceOption = False,
-    dry_run: DryRunOption = False,
-    as_json: JsonOption = False,
-    device: DeviceOption = "auto",
-    threads: ThreadsOption = None,
+    exits: Annotated[str | None, option("--exits", "D,D", "Exits to show.  [default: the parent's; 2,3,4,5,6]")] = None,
+    batch_size: Annotated[int | None, option("--batch-size", "N", "Images per measured run.", min=1)] = None,
+    repetitions: Annotated[int | None, option("--repetitions", "N", "Measured runs per exit.", min=2)] = None,
+    exported: options.Exported = None,
+    engine: options.Engine = None,
+    precision: options.Precision = None,
+    compiled: options.Compile = False,
+    data_root: options.DataRoot = None,
+    config: options.Config = None,
+    assignments: options.Set = None,
+    store: options.Store = None,
+    name: options.Name = None,
+    force: options.Force = False,
+    dry_run: options.DryRun = False,
+    as_json: options.Json = False,
+    device: options.Device = "auto",
+    threads: options.Threads = None,
 ) -> None:
     """Count GFLOPs and measure milliseconds per exit, by part.
 
@@ -301,5 +270,5 @@ def _latency_lines(latency: Mapping[str, Any], device: str) -> list[str]:
     return [
         f"ms per image: median (quartiles) at {height} x {width}, {runs}; peak memory {memory:.2f} GiB. One layer "
         f"{latency['ms_per_layer']:.1f} ms, exits within {100 * latency['line_error']:.1f} % of a line; gate "
-        f"{latency['gate']['median_ms']:.2f} ms.",
+        f"{latency['gate']['median_ms']:.2f} ms."
     ]

@@ -3,42 +3,30 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
+from ecocli.commands import options
 from ecocli.commands.common import emit_result, environment_data_root, make_runtime, open_store, resolve, resolve_input
-from ecocli.commands.options import (
-    ConfigOption,
-    DataRootOption,
-    DeviceOption,
-    JsonOption,
-    SetOption,
-    StoreOption,
-    ThreadsOption,
-)
+from ecocli.commands.options import option
 from ecocli.config.report import ReportConfig
 from ecocli.stages import report as stage
 
 
 def report(
     out: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="DIR", help="Folder for index.html and the pictures.  [default: report]"),
+        Path | None, option("--out", "DIR", "Folder for index.html and the pictures.  [default: report]")
     ] = None,
     evaluation: Annotated[
-        str | None,
-        typer.Option("--evaluation", metavar="EVALUATION", help="Of `eco eval`.  [default: the latest]"),
+        str | None, option("--evaluation", "EVALUATION", "Of `eco eval`.  [default: the latest]")
     ] = None,
     examples: Annotated[
-        int | None,
-        typer.Option("--examples", metavar="N", min=0, help="Example images; 0 needs no data.  [default: 6]"),
+        int | None, option("--examples", "N", "Example images; 0 needs no data.  [default: 6]", min=0)
     ] = None,
-    data_root: DataRootOption = None,
-    store: StoreOption = None,
-    config: ConfigOption = None,
-    assignments: SetOption = None,
-    device: DeviceOption = "auto",
-    threads: ThreadsOption = None,
-    as_json: JsonOption = False,
+    data_root: options.DataRoot = None,
+    store: options.Store = None,
+    config: options.Config = None,
+    assignments: options.Set = None,
+    device: options.Device = "auto",
+    threads: options.Threads = None,
+    as_json: options.Json = False,
 ) -> None:
     """Write one self-contained HTML page about an evaluation: trade-off, exits, examples, classes.
 

@@ -13,9 +13,10 @@ import typer
 
 from ecocli.artifacts import checking, collecting, listing, references, transfer
 from ecocli.artifacts.store import Store
+from ecocli.commands import options
 from ecocli.commands._sections import SectionedCommand
 from ecocli.commands.common import emit_result, open_store
-from ecocli.commands.options import JsonOption, StoreOption
+from ecocli.commands.options import option
 from ecocli.commands.tables import make_list
 from ecocli.errors import ArtifactError
 from ecocli.runtime.distributed import World
@@ -29,9 +30,7 @@ ReferenceArgument = Annotated[
     str, typer.Argument(metavar="REF", help="Name, digest or unique digest prefix of an artifact.")
 ]
 InputsOption = Annotated[bool, typer.Option("--with-inputs", help="Copy all artifacts it was made from as well.")]
-OtherNameOption = Annotated[
-    str | None, typer.Option("--name", metavar="NAME", help="Its name there.  [default: REF, if that is a name]")
-]
+OtherNameOption = Annotated[str | None, option("--name", "NAME", "Its name there.  [default: REF, if that is a name]")]
 
 
 def _open(store: Path | None) -> Store:
@@ -41,9 +40,9 @@ def _open(store: Path | None) -> Store:
 
 @app.command("ls", cls=SectionedCommand)
 def list_artifacts(
-    kind: Annotated[str | None, typer.Option("--kind", metavar="KIND", help="List only this kind.")] = None,
-    store: StoreOption = None,
-    as_json: JsonOption = False,
+    kind: Annotated[str | None, option("--kind", "KIND", "List only this kind.")] = None,
+    store: options.Store = None,
+    as_json: options.Json = False,
 ) -> None:
     """List all artifacts, newest first."""
     opened = _open(store)
@@ -58,7 +57,7 @@ def list_artifacts(
 
 
 @app.command("show", cls=SectionedCommand)
-def show(reference: ReferenceArgument, store: StoreOption = None, as_json: JsonOption = False) -> None:
+def show(reference: ReferenceArgument, store: options.Store = None, as_json: options.Json = False) -> None:
     """Show one artifact: its names, manifest, files and where it was made."""
     opened = _open(store)
     digest = references.resolve(opened, reference, None)
@@ -89,8 +88,8 @@ def show(reference: ReferenceArgument, store: StoreOption = None, as_json: JsonO
 @app.command("verify", cls=SectionedCommand)
 def verify(
     reference: Annotated[str | None, typer.Argument(metavar="[REF]", help="Verify only this artifact.")] = None,
-    store: StoreOption = None,
-    as_json: JsonOption = False,
+    store: options.Store = None,
+    as_json: options.Json = False,
 ) -> None:
     """Read everything and list all damage; exits with 4 if there is any."""
     opened = _open(store)
@@ -112,14 +111,14 @@ def verify(
 @app.command("gc", cls=SectionedCommand)
 def collect(
     grace_days: Annotated[
-        float, typer.Option("--grace-days", metavar="DAYS", min=0.0, help="Keep what was made or used in so many days.")
+        float, option("--grace-days", "DAYS", "Keep what was made or used in so many days.", min=0.0)
     ] = 14.0,
     damaged: Annotated[
         bool, typer.Option("--damaged", help="Remove damaged artifacts too, with their names, whatever their age.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
-    store: StoreOption = None,
-    as_json: JsonOption = False,
+    store: options.Store = None,
+    as_json: options.Json = False,
 ) -> None:
     """Remove what no name needs and nobody used lately."""
     found = collecting.collect(_open(store), grace_days * _DAY_S, dry_run=dry_run, damaged=damaged)
@@ -149,8 +148,8 @@ def push(
     target: Annotated[Path, typer.Argument(metavar="DIR", help="A store, an OCI layout, or a folder to be made.")],
     name: OtherNameOption = None,
     with_inputs: InputsOption = False,
-    store: StoreOption = None,
-    as_json: JsonOption = False,
+    store: options.Store = None,
+    as_json: options.Json = False,
 ) -> None:
     """Copy an artifact to another store or OCI layout; from there skopeo takes it to a registry."""
     digest = transfer.push(_open(store), reference, target, name=name, with_inputs=with_inputs)
@@ -163,8 +162,8 @@ def pull(
     reference: ReferenceArgument,
     name: OtherNameOption = None,
     with_inputs: InputsOption = False,
-    store: StoreOption = None,
-    as_json: JsonOption = False,
+    store: options.Store = None,
+    as_json: options.Json = False,
 ) -> None:
     """Copy an artifact from another store or OCI layout into this one."""
     digest = transfer.pull(_open(store), source, reference, name=name, with_inputs=with_inputs)

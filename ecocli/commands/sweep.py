@@ -5,33 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import typer
 from rich.table import Table
 
 from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.manifest import SweepManifest
 from ecocli.artifacts.summaries import MEASURES, SweepSummary
+from ecocli.commands import options
 from ecocli.commands._profiled_ms import read_exit_ms
 from ecocli.commands.common import Shown, make_runtime, open_store, resolve, resolve_input, run_stage
-from ecocli.commands.options import (
-    ConfigOption,
-    CostOption,
-    DerivedOption,
-    DryRunOption,
-    ExitMsOption,
-    FeatureOption,
-    ForceOption,
-    JsonOption,
-    LossOption,
-    NameOption,
-    ObjectiveOption,
-    ProfileOption,
-    RecipeOption,
-    SeedOption,
-    SetOption,
-    StoreOption,
-    ThreadsOption,
-)
+from ecocli.commands.options import option
 from ecocli.commands.tables import make_table, plain, points, points_note, shares
 from ecocli.config.sweep import SweepConfig
 from ecocli.errors import UsageError
@@ -40,37 +22,32 @@ from ecocli.stages import sweep as stage
 
 def sweep(
     beta: Annotated[
-        list[str] | None,
-        typer.Option("--beta", metavar="B,B,..", help="Prices of one unit of cost.  [default: the paper's]"),
+        list[str] | None, option("--beta", "B,B,..", "Prices of one unit of cost.  [default: the paper's]")
     ] = None,
     deepest_exits: Annotated[
-        list[str] | None,
-        typer.Option("--K", metavar="K,K,..", help="Deepest exits on offer.  [default: the parent's]"),
+        list[str] | None, option("--K", "K,K,..", "Deepest exits on offer.  [default: the parent's]")
     ] = None,
     heads: Annotated[
-        list[str] | None,
-        typer.Option("--head", metavar="class,quality", help="Kinds of head.  [default: the recipe's]"),
+        list[str] | None, option("--head", "class,quality", "Kinds of head.  [default: the recipe's]")
     ] = None,
-    recipe: RecipeOption = None,
-    objective: ObjectiveOption = None,
-    loss: LossOption = None,
-    cost: CostOption = None,
-    feature: FeatureOption = None,
-    derived: DerivedOption = None,
-    profile: ProfileOption = None,
-    exit_ms: ExitMsOption = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Also write sweep.parquet and sweep.svg there.")
-    ] = None,
-    store: StoreOption = None,
-    config: ConfigOption = None,
-    assignments: SetOption = None,
-    name: NameOption = None,
-    seed: SeedOption = None,
-    threads: ThreadsOption = None,
-    force: ForceOption = False,
-    dry_run: DryRunOption = False,
-    as_json: JsonOption = False,
+    recipe: options.Recipe = None,
+    objective: options.Objective = None,
+    loss: options.Loss = None,
+    cost: options.Cost = None,
+    feature: options.Feature = None,
+    derived: options.Derived = None,
+    profile: options.Profile = None,
+    exit_ms: options.ExitMs = None,
+    out: Annotated[Path | None, option("--out", "DIR", "Also write sweep.parquet and sweep.svg there.")] = None,
+    store: options.Store = None,
+    config: options.Config = None,
+    assignments: options.Set = None,
+    name: options.Name = None,
+    seed: options.Seed = None,
+    threads: options.Threads = None,
+    force: options.Force = False,
+    dry_run: options.DryRun = False,
+    as_json: options.Json = False,
 ) -> None:
     """Fit and score gates over beta and K from the derived tables alone, and print the trade-off.
 

@@ -5,10 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from ecocli.artifacts.manifest import ParentManifest
 from ecocli.artifacts.store import Store
+from ecocli.commands import options
 from ecocli.commands.common import (
     environment_data_root,
     gather_settings,
@@ -19,19 +18,7 @@ from ecocli.commands.common import (
     resolve_input,
     run_stage,
 )
-from ecocli.commands.options import (
-    ConfigOption,
-    DataRootOption,
-    DeviceOption,
-    DryRunOption,
-    ForceOption,
-    JsonOption,
-    NameOption,
-    SeedOption,
-    SetOption,
-    StoreOption,
-    ThreadsOption,
-)
+from ecocli.commands.options import option
 from ecocli.config.any_architecture import AnyArchitecture
 from ecocli.config.loading import deep_merge
 from ecocli.config.recipes import train_parent_preset
@@ -44,119 +31,94 @@ _WEIGHT_SUFFIXES = (".pkl", ".pth", ".pt", ".safetensors")
 
 def train_parent(
     dataset: Annotated[
-        str | None,
-        typer.Option("--dataset", metavar="NAME", help="shapes, coco, cityscapes, or a .toml file.  [default: shapes]"),
+        str | None, option("--dataset", "NAME", "shapes, coco, cityscapes, or a .toml file.  [default: shapes]")
     ] = None,
-    arch: Annotated[
-        str | None, typer.Option("--arch", metavar="NAME", help="Architecture preset.  [default: the data set's]")
-    ] = None,
+    arch: Annotated[str | None, option("--arch", "NAME", "Architecture preset.  [default: the data set's]")] = None,
     init: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--init",
-            metavar="PARENT|FILE|FOLDER",
-            help="Start from a parent, published weights or a backbone's; paths go first.  [default: random weights]",
+            "PARENT|FILE|FOLDER",
+            "Start from a parent, published weights or a backbone's; paths go first.  [default: random weights]",
         ),
     ] = None,
-    layers: Annotated[
-        int | None, typer.Option("--layers", metavar="N", min=1, help="Encoder layers.  [default: 6]")
-    ] = None,
+    layers: Annotated[int | None, option("--layers", "N", "Encoder layers.  [default: 6]", min=1)] = None,
     exits: Annotated[
-        str | None,
-        typer.Option("--exits", metavar="K,K,..", help="Encoder depths of the exits.  [default: 2 to the deepest]"),
+        str | None, option("--exits", "K,K,..", "Encoder depths of the exits.  [default: 2 to the deepest]")
     ] = None,
     alpha: Annotated[
-        str | None,
-        typer.Option(
-            "--alpha", metavar="depth|uniform|A,A,..", help="Loss weight of each exit.  [default: the data set's]"
-        ),
+        str | None, option("--alpha", "depth|uniform|A,A,..", "Loss weight of each exit.  [default: the data set's]")
     ] = None,
     exits_per_step: Annotated[
-        str | None,
-        typer.Option("--exits-per-step", metavar="N|all", help="Exits drawn per step.  [default: the data set's]"),
+        str | None, option("--exits-per-step", "N|all", "Exits drawn per step.  [default: the data set's]")
     ] = None,
     deepest_first: Annotated[
         float | None,
-        typer.Option(
+        option(
             "--deepest-first",
+            "RATIO",
+            "Train the deepest exit alone in this fraction of the steps, then all.  [default: the data set's]",
             min=0.0,
             max=1.0,
-            metavar="RATIO",
-            help="Train the deepest exit alone in this fraction of the steps, then all.  [default: the data set's]",
         ),
     ] = None,
     hold_out: Annotated[
         float | None,
-        typer.Option(
+        option(
             "--hold-out",
+            "SHARE",
+            "Keep this share of the images out, for a gate to be fitted on.  [default: the data set's]",
             min=0.0,
             max=1.0,
-            metavar="SHARE",
-            help="Keep this share of the images out, for a gate to be fitted on.  [default: the data set's]",
         ),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option("--steps", metavar="N", min=0, help="Optimisation steps.  [default: the data set's]")
+        int | None, option("--steps", "N", "Optimisation steps.  [default: the data set's]", min=0)
     ] = None,
     epochs: Annotated[
-        float | None,
-        typer.Option("--epochs", metavar="E", help="Passes over the images, in place of --steps; such as 0.5."),
+        float | None, option("--epochs", "E", "Passes over the images, in place of --steps; such as 0.5.")
     ] = None,
     batch_size: Annotated[
         int | None,
-        typer.Option(
-            "--batch-size", metavar="N", min=1, help="Images per step, over all processes.  [default: the data set's]"
-        ),
+        option("--batch-size", "N", "Images per step, over all processes.  [default: the data set's]", min=1),
     ] = None,
     precision: Annotated[
         str | None,
-        typer.Option(
-            "--precision",
-            metavar="float32|bfloat16|float16",
-            help="Number format of the forward pass.  [default: the data set's]",
+        option(
+            "--precision", "float32|bfloat16|float16", "Number format of the forward pass.  [default: the data set's]"
         ),
     ] = None,
-    lr: Annotated[
-        float | None, typer.Option("--lr", metavar="RATE", help="Peak learning rate.  [default: the data set's]")
-    ] = None,
+    lr: Annotated[float | None, option("--lr", "RATE", "Peak learning rate.  [default: the data set's]")] = None,
     eval_every: Annotated[
         int | None,
-        typer.Option(
+        option(
             "--eval-every",
+            "STEPS",
+            "Evaluate every exit each STEPS steps; 0 disables.  [default: the data set's]",
             min=0,
-            metavar="STEPS",
-            help="Evaluate every exit each STEPS steps; 0 disables.  [default: the data set's]",
         ),
     ] = None,
     eval_images: Annotated[
         int | None,
-        typer.Option(
-            "--eval-images",
-            min=1,
-            metavar="N",
-            help="Images of the val split used for --eval-every.  [default: the data set's]",
+        option(
+            "--eval-images", "N", "Images of the val split used for --eval-every.  [default: the data set's]", min=1
         ),
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(
-            "--workers",
-            metavar="N",
-            min=0,
-            help="Processes that load images, at most one per core.  [default: the data set's]",
-        ),
+        option("--workers", "N", "Processes that load images, at most one per core.  [default: the data set's]", min=0),
     ] = None,
-    data_root: DataRootOption = None,
-    store: StoreOption = None,
-    config: ConfigOption = None,
-    assignments: SetOption = None,
-    name: NameOption = None,
-    seed: SeedOption = None,
-    device: DeviceOption = "auto",
-    threads: ThreadsOption = None,
-    force: ForceOption = False,
-    dry_run: DryRunOption = False,
-    as_json: JsonOption = False,
+    data_root: options.DataRoot = None,
+    store: options.Store = None,
+    config: options.Config = None,
+    assignments: options.Set = None,
+    name: options.Name = None,
+    seed: options.Seed = None,
+    device: options.Device = "auto",
+    threads: options.Threads = None,
+    force: options.Force = False,
+    dry_run: options.DryRun = False,
+    as_json: options.Json = False,
 ) -> None:
     """Train the parent model with all its exits (Step A) and print its digest.
 
