@@ -18,6 +18,9 @@ help: ## Show this list
 quickstart: $(STAMP) ## Run the whole recipe on generated data and leave a report with pictures
 	PATH="$(BIN):$$PATH" bash pipelines/shapes/run.sh
 
+# A clean tree is worth less here than modules that are compiled once: the tests start hundreds of processes.
+test coverage: export PYTHONDONTWRITEBYTECODE =
+
 test: $(STAMP) ## Run all tests, with the checks of types, lint and imports among them
 	@$(BIN)/python -m pytest $(PROCESSES) $(PYTEST_ARGS)
 
