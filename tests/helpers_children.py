@@ -145,6 +145,9 @@ if __name__ == "__main__":
     import matplotlib.figure  # noqa: F401
     import torch
 
+    # What the first optimizer imports, two thirds of a short run's time.
+    import torch._dynamo
+
     import ecocli.scoring.subset_evaluator
     import ecocli.stages.train_parent
     import ecocli.training.loop  # noqa: F401
