@@ -61,8 +61,13 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
 
 
 @pytest.fixture(scope="module")
-def scores(scene: Scene, tmp_path_factory: pytest.TempPathFactory) -> PartScores:
-    found = score_dataset(scene.task, SCORING, tmp_path_factory.mktemp("run"), Runtime.quiet())
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("run")
+
+
+@pytest.fixture(scope="module")
+def scores(scene: Scene, run_folder: Path) -> PartScores:
+    found = score_dataset(scene.task, SCORING, run_folder, Runtime.quiet())
     assert found is not None
     return found
 
@@ -207,9 +212,15 @@ def test_save_scores__and_load__keeps_every_array(scores: PartScores, tmp_path: 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "emptied", "gone", "swapped"])
 @pytest.mark.parametrize("name", ["scores.npz", "0.png", "seal.json"])
 def test_score_dataset__damaged_part__is_dropped_and_scored_again(
-    scene: Scene, scores: PartScores, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str, name: str
+    scene: Scene,
+    scores: PartScores,
+    run_folder: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    damage: str,
+    name: str,
 ) -> None:
-    score_dataset(scene.task, SCORING, tmp_path, Runtime.quiet())
+    shutil.copytree(run_folder, tmp_path, dirs_exist_ok=True)
     first, second = sorted(tmp_path.glob("part-*"))
     file = first / name
     content = bytearray(file.read_bytes())

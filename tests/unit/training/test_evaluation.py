@@ -62,6 +62,12 @@ def evaluating(every: int = 2, **changes: Any) -> TrainParentConfig:
     return tiny_config(**{"steps": 5, "evaluation": {"every": every}, **changes})
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> TrainingResult:
+    """What five steps come to, whatever states are saved on the way."""
+    return train(tmp_path_factory.mktemp("undisturbed"), evaluating(), Judge())
+
+
 def test_judge__the_protocol__met() -> None:
     assert isinstance(Judge(), ExitEvaluator)
 
@@ -113,10 +119,9 @@ def test_run__zero_steps__nothing_evaluated(tmp_path: Path) -> None:
 @pytest.mark.parametrize("checkpoint_every", [1, 2, 3, 100])
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_run__killed_while_evaluating__same_bytes_as_undisturbed(
-    tmp_path: Path, number: int, checkpoint_every: int
+    undisturbed: TrainingResult, tmp_path: Path, number: int, checkpoint_every: int
 ) -> None:
     config = evaluating(execution={"checkpoint_every": checkpoint_every})
-    undisturbed = train(tmp_path / "undisturbed", config, Judge())
     with pytest.raises(KilledError):
         train(tmp_path / "killed", config, Judge(kill_at=number))
     resumed = train(tmp_path / "killed", config, Judge())
@@ -127,9 +132,10 @@ def test_run__killed_while_evaluating__same_bytes_as_undisturbed(
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
-def test_run__signal_while_evaluating__state_saved_and_evaluation_made_up(tmp_path: Path, number: int) -> None:
+def test_run__signal_while_evaluating__state_saved_and_evaluation_made_up(
+    undisturbed: TrainingResult, tmp_path: Path, number: int
+) -> None:
     config = evaluating(execution={"checkpoint_every": 100})
-    undisturbed = train(tmp_path / "undisturbed", config, Judge())
     runtime = Runtime.quiet()
     runtime.stop.reason = "SIGTERM"
     due = (2, 4, 5)[number - 1]
