@@ -7,9 +7,11 @@ from pathlib import Path
 import hypothesis
 import pytest
 from jaxtyping import install_import_hook
+from typechecking import modules_with_shapes
 
-# Before the first import of the package: every annotated shape and type is checked at run time, in tests only.
-install_import_hook("ecocli", "typechecking.check_types")
+# Before the first import of the package: modules that annotate shapes have them, and all types, checked at run time, in
+# tests only. The other modules' types are mypy's: a check of every call there would be a fifth of the tests' time.
+install_import_hook(modules_with_shapes(), "typechecking.check_types")
 
 # For torch and its children, before anything loads it: one thread unless the caller names a number, because two busy
 # test runs on one machine slow each other down.
