@@ -8,9 +8,7 @@ prediction: class cross-entropy weighted by 0.1 for "no object", and on the poin
 least certain, binary cross-entropy and dice. The values are the original's; the differences:
 
 - All predictions are one tensor and share the packed targets and the random draws (see ``points``).
-- Both normalisers, the number of objects and the sum of the class weights, are arguments: they follow
-  from the object counts alone, so a caller sums them over ranks and over accumulated parts, and the sum
-  of the parts' losses is the loss of the big batch. (The original averages the class term per rank.)
+- Both normalisers are arguments (see ``matched``).
 - A batch without objects has a mask loss of zero that still reaches ``pred_masks``.
 """
 
@@ -23,8 +21,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ecocli.losses.classes import class_loss_sums
-from ecocli.losses.matched import CriterionOutput, class_weight_sum, match_owners
+from ecocli.losses.matched import CriterionOutput, MatchedCriterion, class_loss_sums, match_owners
 from ecocli.losses.matcher import assign_queries, matching_costs
 from ecocli.losses.points import PointSource, choose_uncertain_points, sample_points
 from ecocli.losses.targets import PackedTargets
@@ -35,108 +32,63 @@ _PORTION_ELEMENTS = 2**24
 
 
 @dataclass(frozen=True)
-class Criterion:
+class Criterion(MatchedCriterion):
     """Hungarian-matched class, mask and dice losses.
 
     Attributes:
-        num_classes: K, without "no object".
-        class_weight: Weight of the class term, in the matching too.
-        mask_weight: Weight of the cross-entropy term, in the matching too.
-        dice_weight: Weight of the dice term, in the matching too.
-        no_object_weight: Class weight of "no object"; all others weigh 1.
         num_points: Points per mask.
         oversample_ratio: Candidates drawn per point.
         importance_ratio: Fraction of the points chosen by uncertainty, the rest is uniform.
     """
 
-    num_classes: int
+    terms: ClassVar[tuple[str, str, str]] = ("class", "mask", "dice")
+
     class_weight: float = 2.0
     mask_weight: float = 5.0
     dice_weight: float = 5.0
-    no_object_weight: float = 0.1
     num_points: int = 12544
     oversample_ratio: float = 3.0
     importance_ratio: float = 0.75
 
-    terms: ClassVar[tuple[str, ...]] = ("class", "mask", "dice")
-
-    @property
-    def weights(self) -> tuple[float, ...]:
-        """Of the terms."""
-        return (self.class_weight, self.mask_weight, self.dice_weight)
-
-    def class_weight_sum(self, counts: Sequence[int], num_queries: int) -> float:
-        """Return the class term's normaliser: 1 per matched query, ``no_object_weight`` per other one."""
-        return class_weight_sum(counts, num_queries, self.no_object_weight)
-
-    def __call__(
+    def _losses(
         self,
         pred_logits: Float[Tensor, "P B Q K_plus_1"],
-        pred_masks: Float[Tensor, "P B Q h w"],
+        pred_regions: Float[Tensor, "P B Q h w"],
         targets: PackedTargets,
         prediction_weights: Float[Tensor, " P"],
-        point_source: PointSource,
-        num_masks: float | None = None,
-        class_weight_sum: float | None = None,
-        matched_by: Sequence[int] | None = None,
+        point_source: PointSource | None,
+        norms: tuple[float, float],
+        taken: Sequence[int],
     ) -> CriterionOutput:
-        """Compute the loss of every prediction and their weighted sum, in float32 also under autocast.
-
-        Args:
-            pred_logits: Unnormalised class scores, "no object" last.
-            pred_masks: Mask logits.
-            targets: The objects, on the predictions' device.
-            prediction_weights: Weight of each prediction in the total, alpha of its exit.
-            point_source: Draws the random points.
-            num_masks: Objects in the whole step, over all ranks and accumulated parts; at least 1 is used.
-                This batch's own if left out.
-            class_weight_sum: ``class_weight_sum`` of the whole step. This batch's own if left out.
-            matched_by: The prediction whose matching each prediction takes over; its own if left out.
-
-        Returns:
-            The losses.
-        """
-        P, _, Q, _ = pred_logits.shape
-        mask_norm = max(float(sum(targets.counts)) if num_masks is None else num_masks, 1.0)
-        own_class_norm = self.class_weight_sum(targets.counts, Q)
-        class_norm = own_class_norm if class_weight_sum is None else class_weight_sum
-        portion = max(1, _PORTION_ELEMENTS // (Q * self.num_points))
-        with torch.autocast(pred_logits.device.type, enabled=False):
-            float_masks = targets.masks.float()
-            queries = match_owners(
-                P,
-                matched_by,
-                lambda some: self._match(pred_logits, pred_masks, targets, float_masks, point_source, some, portion),
-            )
-            parts = [
-                self._portion_losses(
-                    pred_logits[start : start + portion].float(),
-                    pred_masks[start : start + portion].float(),
-                    targets,
-                    float_masks,
-                    queries[start : start + portion],
-                    point_source,
-                )
-                for start in range(0, P, portion)
-            ]
-            per_class, per_mask, per_dice = (torch.cat([part[i] for part in parts]) for i in range(3))
-            weights = prediction_weights.to(device=per_class.device, dtype=torch.float32)[:, None]
-            per_image = (
-                self.class_weight * per_class / class_norm
-                + (self.mask_weight * per_mask + self.dice_weight * per_dice) / mask_norm
-            )
-            image_losses = (weights * per_image).sum(dim=0)
-        return CriterionOutput(
-            total=image_losses.sum(),
-            terms={
-                "class": per_class.detach().sum(dim=1) / class_norm,
-                "mask": per_mask.detach().sum(dim=1) / mask_norm,
-                "dice": per_dice.detach().sum(dim=1) / mask_norm,
-            },
-            image_losses=image_losses.detach(),
-            prediction_losses=per_image.detach(),
-            queries=queries,
+        assert point_source is not None  # it has the points to draw
+        portion = max(1, _PORTION_ELEMENTS // (pred_logits.shape[2] * self.num_points))
+        float_masks = targets.masks.float()
+        queries = match_owners(
+            taken,
+            lambda some: self._match(pred_logits, pred_regions, targets, float_masks, point_source, some, portion),
         )
+        parts = [
+            self._portion_losses(
+                pred_logits[start : start + portion].float(),
+                pred_regions[start : start + portion].float(),
+                targets,
+                float_masks,
+                queries[start : start + portion],
+                point_source,
+            )
+            for start in range(0, len(pred_logits), portion)
+        ]
+        per_class, per_mask, per_dice = (torch.cat([part[i] for part in parts]) for i in range(3))
+        class_norm, mask_norm = norms
+        per_image = (
+            self.class_weight * per_class / class_norm
+            + (self.mask_weight * per_mask + self.dice_weight * per_dice) / mask_norm
+        )
+        terms = [
+            sums.detach().sum(dim=1) / norm
+            for sums, norm in ((per_class, class_norm), (per_mask, mask_norm), (per_dice, mask_norm))
+        ]
+        return self.output(terms, per_image, prediction_weights, queries)
 
     def _match(
         self,

@@ -12,7 +12,7 @@ from ecocli.config.train_parent import AnyLoss, LossConfig, MaskLossConfig, Matc
 from ecocli.losses.boxes import pack_boxes
 from ecocli.losses.criterion import Criterion
 from ecocli.losses.mask_criterion import MaskCriterion
-from ecocli.losses.matched import CriterionOutput
+from ecocli.losses.matched import MatchedCriterion
 from ecocli.losses.points import SeededPoints
 from ecocli.losses.set_criterion import SetCriterion
 from ecocli.losses.targets import pack_targets
@@ -24,11 +24,9 @@ class MatchedObjective:
 
     def __init__(
         self,
-        criterion: Any,
+        criterion: MatchedCriterion,
         matching: MatchingName,
         targets_of: Callable[[Sequence[Any], tuple[int, int]], Any],
-        count_name: str,
-        draws: bool = False,
     ) -> None:
         """Take a criterion.
 
@@ -36,17 +34,13 @@ class MatchedObjective:
             criterion: Of predictions and packed targets.
             matching: Whose matching an exit is trained with.
             targets_of: Packs the targets of samples for a padded size.
-            count_name: How the criterion calls the number of objects.
-            draws: Whether it takes random points.
         """
         self._criterion, self._matching, self._targets_of = criterion, matching, targets_of
-        self._count_name, self._draws = count_name, draws
         self.terms: tuple[str, ...] = criterion.terms
 
     def class_weight_sum(self, counts: Sequence[int], num_queries: int) -> float:
         """Return the class term's normaliser of images with so many objects each."""
-        found: float = self._criterion.class_weight_sum(counts, num_queries)
-        return found
+        return self._criterion.class_weight_sum(counts, num_queries)
 
     def __call__(
         self,
@@ -61,15 +55,15 @@ class MatchedObjective:
     ) -> StepLoss:
         """Compute the losses of a batch; see ``Objective``."""
         criterion = self._criterion
-        out: CriterionOutput = criterion(
+        out = criterion(
             logits,
             regions,
             self._targets_of(samples, padded_size).to(logits.device),
             torch.tensor(exit_weights).repeat_interleave(len(logits) // len(exit_weights)),
-            *((SeededPoints(seeds, logits.device),) if self._draws else ()),
-            class_weight_sum=class_weight_sum,
-            matched_by=matched_by(self._matching, len(logits), len(exit_weights)),
-            **{self._count_name: num_objects},
+            SeededPoints(seeds, logits.device),
+            num_objects,
+            class_weight_sum,
+            matched_by(self._matching, len(logits), len(exit_weights)),
         )
         weighted = sum(
             (weight * term for weight, term in zip(criterion.weights, out.terms.values(), strict=True)),
@@ -86,27 +80,15 @@ def _boxes(samples: Sequence[Any], _padded_size: tuple[int, int]) -> Any:
     return pack_boxes([s.labels for s in samples], [s.boxes for s in samples])
 
 
-def _points(num_classes: int, matching: MatchingName, settings: Mapping[str, Any]) -> Objective:
-    criterion = Criterion(num_classes=num_classes, **settings)
-    return MatchedObjective(criterion, matching, _masks, "num_masks", draws=True)
-
-
-def _set(num_classes: int, matching: MatchingName, settings: Mapping[str, Any]) -> Objective:
-    return MatchedObjective(SetCriterion(num_classes=num_classes, **settings), matching, _boxes, "num_boxes")
-
-
-def _whole_masks(num_classes: int, matching: MatchingName, settings: Mapping[str, Any]) -> Objective:
-    return MatchedObjective(MaskCriterion(num_classes=num_classes, **settings), matching, _masks, "num_masks")
-
-
-_OBJECTIVES: Mapping[type[Config], Callable[[int, MatchingName, Mapping[str, Any]], Objective]] = {
-    LossConfig: _points,
-    SetLossConfig: _set,
-    MaskLossConfig: _whole_masks,
+_CRITERIA: Mapping[type[Config], tuple[type[MatchedCriterion], Callable[[Sequence[Any], tuple[int, int]], Any]]] = {
+    LossConfig: (Criterion, _masks),
+    SetLossConfig: (SetCriterion, _boxes),
+    MaskLossConfig: (MaskCriterion, _masks),
 }
 
 
 def make_objective(config: AnyLoss, num_classes: int) -> Objective:
     """Build the loss that the settings are of."""
-    settings = config.model_dump()
-    return _OBJECTIVES[type(config)](num_classes, settings.pop("matching"), settings)
+    settings, (kind, targets_of) = config.model_dump(), _CRITERIA[type(config)]
+    matching = settings.pop("matching")
+    return MatchedObjective(kind(num_classes=num_classes, **settings), matching, targets_of)

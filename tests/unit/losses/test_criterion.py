@@ -96,7 +96,7 @@ def test_criterion__parts_with_normalisers_of_the_whole__sum_to_the_whole() -> N
             pack(labels[rows], objects[rows]),
             weights,
             SeededPoints(list(range(10, 14))[rows]),
-            num_masks=7.0,
+            num_objects=7.0,
             class_weight_sum=class_weight_sum,
         )
         for rows in (slice(0, 1), slice(1, 4))
@@ -112,7 +112,7 @@ def test_criterion__share_of_less_than_one_object__counts_as_one() -> None:
     logits, masks, labels, objects = make_case((1, 0))
     losses = [
         Criterion(num_classes=4, num_points=16)(
-            logits, masks, pack(labels, objects), torch.ones(3), SeededPoints([1, 2]), num_masks=share
+            logits, masks, pack(labels, objects), torch.ones(3), SeededPoints([1, 2]), num_objects=share
         )
         for share in (0.25, 1.0)
     ]

@@ -17,7 +17,7 @@ from ecocli.losses.matched import CriterionOutput
 from ecocli.model.builders import build_model
 from ecocli.runtime.context import Runtime
 from ecocli.runtime.interrupt import StopFlag
-from ecocli.training import loop, objectives
+from ecocli.training import loop
 from ecocli.training.batches import SampleSource
 from ecocli.training.loop import Trainer, TrainingResult
 from ecocli.training.metrics_log import parse_metrics
@@ -200,13 +200,14 @@ def test_run__matching_of_the_deepest__every_exit_takes_that_of_its_layer(
     # The tiny model has two predictions per exit; the drawn exit comes first, the deepest last.
     matched: list[Tensor] = []
 
-    class Watched(Criterion):
-        def __call__(self, *arguments: Any, **options: Any) -> CriterionOutput:
-            out = super().__call__(*arguments, **options)
-            matched.append(out.queries)
-            return out
+    compute = Criterion.__call__
 
-    monkeypatch.setattr(objectives, "Criterion", Watched)
+    def watched(*arguments: Any) -> CriterionOutput:
+        out = compute(*arguments)
+        matched.append(out.queries)
+        return out
+
+    monkeypatch.setattr(Criterion, "__call__", watched)
     exits = {"exits_per_step": 2, "keep_deepest": True, "steps": 2}
     for matching in ("own", "deepest"):
         train(tmp_path / matching, tiny_config(loss={"matching": matching}, **exits))
