@@ -118,12 +118,8 @@ def execute(
     """Return the artifact of a plan, computing it only if the store does not have it.
 
     Args:
-        plan: What is asked, and the work.
-        store: Where artifacts are kept.
         runtime: Where and with whom to run; all processes call this function. A request to stop ends the wait for
             another job that computes the same.
-        force: Compute it even if the store has it.
-        names: Further names to set.
 
     Raises:
         ArtifactError: The store has the artifact, but damaged.

@@ -44,10 +44,6 @@ class Artifact(Generic[ManifestT]):
     def read(self, name: str, reader: Callable[[Path], ResultT]) -> ResultT:
         """Read one file: the one place where content that its digest fits, but that makes no sense, becomes an error.
 
-        Args:
-            name: The file.
-            reader: Reads it and checks what it says.
-
         Raises:
             ArtifactError: There is no such file, or the reader fails in whatever way.
             EcoError: Of the reader.

@@ -107,7 +107,6 @@ class Blobs:
         """Look for damage of one blob.
 
         Args:
-            descriptor: What is expected.
             owner: Who needs it, for the message.
             full: Compare SHA-256 too; otherwise presence and size only.
         """

@@ -28,7 +28,6 @@ def verify(store: Store, reference: str | None = None) -> tuple[Fault, ...]:
     unfinished run has left is listed; its next start drops it and computes it again.
 
     Args:
-        store: The store to read.
         reference: Verify only this artifact: a name, a digest or a prefix.
 
     Raises:

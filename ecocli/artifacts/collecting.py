@@ -52,9 +52,7 @@ def collect(
     """Remove artifacts, blobs and leftovers that nothing needs.
 
     Args:
-        store: The store to clean.
         grace_s: Keep what is younger, in seconds.
-        dry_run: Only report.
         damaged: Remove damaged artifacts as well, whatever their age, with their names.
 
     Raises:

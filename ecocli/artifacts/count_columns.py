@@ -61,7 +61,6 @@ def read_counts(table: pa.Table, num_exits: int, num_classes: int | None = None)
 
     Args:
         table: Holds the columns of ``COUNT_DOCS`` in one chunk.
-        num_exits: E.
         num_classes: K; by default the classes up to the last that occurs, as no other has a part in any average.
 
     Raises:

@@ -171,9 +171,6 @@ def read_derived(path: Path, *, split: str, feature: str, exit_depths: Sequence[
     """Read one split and make sure that it is what its manifest promises.
 
     Args:
-        path: The Parquet file.
-        split: Its name, for error messages.
-        feature: Which pooled feature to read.
         exit_depths: The exits of the manifest.
         rows: Number of images of the manifest.
 

@@ -105,7 +105,6 @@ def read_detections(table: pa.Table, num_exits: int) -> DetectionTable:
 
     Args:
         table: Has ``RESULT_NAMES``, in one chunk.
-        num_exits: E.
 
     Raises:
         ValueError: Lists that run in parallel have different lengths, or an index is impossible.

@@ -38,9 +38,6 @@ def open_gate(
     """Open a gate to be run with a parent.
 
     Args:
-        store: Holds the gate.
-        digest: The gate's.
-        parent: What it is to be run with.
         beta: The price that it shall choose at; None for the one it was fitted at.
 
     Raises:
@@ -82,9 +79,6 @@ def open_tables(store: Store, digest: str, config: GateFitConfig, *, needs_ms: b
     """Open the tables that gates are to be fitted on.
 
     Args:
-        store: Holds the tables.
-        digest: Theirs.
-        config: How gates are to be fitted.
         needs_ms: Whether milliseconds of each exit are needed.
 
     Raises:
@@ -128,9 +122,7 @@ def unseen_share(parent: ParentManifest, source: str, split: str, fingerprint: s
     """Return the share of a split's images that a parent has not seen, by ``ecocli.data.hold_out``.
 
     Args:
-        parent: The parent.
         source: What the images come from, see ``DatasetConfig.source``.
-        split: Name of the split.
         fingerprint: The split's. The same images in another place are known by it, changed annotations by the name.
 
     Returns:

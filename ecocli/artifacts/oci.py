@@ -107,7 +107,6 @@ def parse_manifest(data: bytes, digest: str) -> OciManifest:
 
     Args:
         data: Verified bytes of the manifest blob.
-        digest: Its digest, for messages.
 
     Raises:
         ArtifactError: The bytes are no manifest of an eco artifact.

@@ -35,8 +35,6 @@ def biases_at(
     """Biases with which a gate chooses at another price.
 
     Args:
-        gate: What is known of the gate.
-        digest: Its digest, for the error message.
         biases: As they are stored, with the gate's own price taken off.
         beta: The wanted price of one unit of cost; None for the gate's own.
 

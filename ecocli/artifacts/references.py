@@ -28,7 +28,6 @@ def resolve(store: Store, reference: str, kind: str | None) -> str:
     """Return the digest that a reference stands for.
 
     Args:
-        store: Where to look.
         reference: A name, a complete digest, or a unique prefix of one, with or without ``sha256:``.
         kind: The kind wanted; None takes any.
 

@@ -45,9 +45,6 @@ class Store:
     """An artifact store in a folder.
 
     Making the object does not touch the disk; the folder is made by the first writing.
-
-    Args:
-        root: The store's folder.
     """
 
     def __init__(self, root: Path | str) -> None:
@@ -245,7 +242,6 @@ class Store:
         """Return all damage among the blobs of one artifact.
 
         Args:
-            digest: The artifact.
             full: Compare the SHA-256 of the files too; otherwise their presence and size.
         """
         owner = f"artifact {digest}"

@@ -24,14 +24,10 @@ def push(store: Store, reference: str, target: Path, *, name: str | None = None,
     """Copy an artifact into another OCI layout.
 
     Args:
-        store: Where it is.
         reference: Name, digest or prefix.
         target: A store, an OCI layout of any tool, or a folder that is empty or missing.
         name: Its name there; by default the reference, if that is a name.
         with_inputs: Copy all artifacts it was made from as well.
-
-    Returns:
-        The artifact's digest.
 
     Raises:
         ArtifactError: The artifact is unknown or damaged.
@@ -61,14 +57,10 @@ def pull(store: Store, source: Path, reference: str, *, name: str | None = None,
     """Copy an artifact from another OCI layout into this store.
 
     Args:
-        store: Where it shall be.
         source: A store, or an OCI layout of any tool.
         reference: Name, digest or prefix at the source.
         name: Its name here; by default the reference, if that is a name.
         with_inputs: Copy all artifacts it was made from as well; they must be at the source.
-
-    Returns:
-        The artifact's digest.
 
     Raises:
         ArtifactError: The artifact is unknown, damaged or not made by eco. The store is as before.

@@ -17,8 +17,6 @@ def check_engine(engine: str | None, exported: Path | None, **excluded: object) 
     """Check that an engine and a folder of graphs are named together, and nothing beside that a folder brings along.
 
     Args:
-        engine: Of ``--engine``.
-        exported: Of ``--exported``.
         excluded: Options that do not go with a folder, by name; None and False were not given.
 
     Raises:
@@ -41,7 +39,6 @@ def open_graphs(folder: Path, engine: str | None) -> tuple["ExportedPlan", Graph
     """Read the plan of a folder.
 
     Args:
-        folder: As ``eco export`` wrote it.
         engine: What shall run it; None for the engine of its format.
 
     Returns:

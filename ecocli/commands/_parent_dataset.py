@@ -19,8 +19,6 @@ def parent_dataset_preset(store: "Store", parent: str, settings: Mapping[str, ob
     same data set, and keeps its recipe.
 
     Args:
-        store: Holds the parent.
-        parent: Its digest.
         settings: What the user said, merged.
 
     Raises:

@@ -13,7 +13,6 @@ def read_exit_ms(store: Store, derived: str, profile: str | None, listed: str | 
     """Return the milliseconds of each of the parent's exits, or None where neither option was given.
 
     Args:
-        store: Holds the profile.
         derived: Digest of the derived tables, whose exits are meant.
         profile: Reference of a profile or an evaluation that measured them.
         listed: The numbers themselves, comma-separated.

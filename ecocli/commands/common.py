@@ -107,9 +107,7 @@ def gather_settings(
     """Merge what the user said: the TOML file, then flags, then ``--set``.
 
     Args:
-        config_path: TOML file of ``--config``.
         flags: Dotted key to value; a value of None was not given and is left out.
-        assignments: Texts of ``--set``.
         alternatives: Keys that say one thing in different ways; the last of the three to have one decides.
 
     Raises:
@@ -136,13 +134,8 @@ def resolve(
     """Resolve a configuration: preset, then TOML file, then flags, then ``--set``; the class's defaults below all.
 
     Args:
-        config_class: The configuration wanted.
         preset: Lowest layer, or a function that chooses it from what the user said (as merged by
             ``gather_settings``), because the data set or architecture may be named in any layer.
-        config_path: TOML file of ``--config``.
-        flags: Dotted key to value; a value of None was not given and is left out.
-        assignments: Texts of ``--set``.
-        alternatives: Keys that say one thing in different ways, see ``gather_settings``.
 
     Raises:
         UsageError: Something is unknown, missing or wrong; all faults are named.
@@ -156,10 +149,8 @@ def resolve_input(store: Store, kind: str, reference: str | None, log: logging.L
     """Find the digest of an input and say on stderr which one is taken.
 
     Args:
-        store: Where to look.
         kind: Kind of artifact, which is also the name read where no reference is given.
         reference: Digest, unique prefix or name, or None.
-        log: Told the digest.
 
     Raises:
         ArtifactError: Nothing, or more than one artifact, fits.
@@ -181,11 +172,9 @@ def emit_result(
     """Print the result on stdout, from rank 0 only.
 
     Args:
-        world: The processes of this run.
         data: The full result, printed as one line of JSON under ``--json``; NaN becomes null.
         text: What is printed otherwise: a digest, a path, or several lines.
         table: What is printed otherwise, instead of or after the text; never cut off in a pipe.
-        as_json: Whether ``--json`` was given.
     """
     if not world.is_main:
         return
@@ -252,14 +241,10 @@ def print_dry_run(
     Settings that do not shape the result, such as ``execution``, come in a section of their own.
 
     Args:
-        world: The processes of this run.
-        stage: Name of the command.
-        config: Resolved configuration.
         inputs: Role to digest.
         action_digest: What was asked, where the stage can say it beforehand.
         reused: Digest of the artifact that would be returned without running, or None.
         unknown: Settings that follow from what is not there yet; left out, in JSON null.
-        as_json: Whether ``--json`` was given.
     """
     settings = {**config.model_dump(mode="json"), **dict.fromkeys(unknown)}
     outside = _outside_identity(config)
@@ -307,18 +292,7 @@ def run_stage(
     as_json: bool,
     show: Callable[[Artifact[ManifestT]], Shown] = show_digest,
 ) -> None:
-    """Print what would be run, or run it and print the result.
-
-    Args:
-        plan: What is asked, and the work.
-        store: Where artifacts are kept.
-        runtime: Where and with whom to run.
-        force: Whether ``--force`` was given.
-        names: Names of ``--name``.
-        dry_run: Whether ``--dry-run`` was given.
-        as_json: Whether ``--json`` was given.
-        show: How the result is printed.
-    """
+    """Print what would be run, or run it and print the result."""
     action = plan.action
     if dry_run:
         reused = None if force or plan.anew else store.find_action(action.digest)

@@ -16,10 +16,8 @@ def make_table(title: str, left: Sequence[str], right: Iterable[str], caption: s
     """Make a table of results.
 
     Args:
-        title: Above it.
         left: Headings of columns of text.
         right: Headings of columns of numbers, aligned on the right.
-        caption: Below it.
     """
     table = Table(box=box.SIMPLE_HEAD, title=title, title_style="bold", caption=caption, caption_justify="left")
     for heading in left:
@@ -33,7 +31,6 @@ def make_list(*headings: str, right: Iterable[str] = ()) -> Table:
     """Make a plain list without title and edge; nothing in it is cut: digests and paths are copied from the screen.
 
     Args:
-        headings: Of the columns.
         right: Those of numbers, aligned on the right.
     """
     table, numbers = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False), set(right)

@@ -37,7 +37,6 @@ def require_segmentation(architecture: AnyArchitecture, wanted: str) -> Segmenta
     """Give the architecture of a segmentation.
 
     Args:
-        architecture: Any.
         wanted: What needs masks, with its article.
 
     Raises:

@@ -266,7 +266,6 @@ def resolve_config(config_class: type[ConfigT], *layers: Mapping[str, object]) -
     """Merge the layers, later ones winning, and validate the result.
 
     Args:
-        config_class: The configuration wanted.
         layers: Nested mappings, such as a preset, a TOML file, flags and assignments. Lists become tuples, paths
             become text.
 

@@ -56,10 +56,7 @@ class BoxTrainingDataset(Dataset[BoxSample]):
         """Create the map.
 
         Args:
-            dataset: Images and boxes.
             class_index: The model's class of every category id.
-            augmentation: Random changes.
-            seed: Seed of the random changes.
             cache: Keep decoded images in memory, at 3 bytes a pixel; each process keeps its own.
         """
         self.dataset = dataset
@@ -114,10 +111,7 @@ def augment_boxes(
     """Change an image and its boxes together, at random.
 
     Args:
-        image: The image.
         corners: Left, top, right, bottom of each box, in pixels.
-        recipe: What may happen.
-        rng: Source of all random numbers.
 
     Returns:
         The changed pair; boxes that nothing is left of have no area.

@@ -145,12 +145,6 @@ def check_trained_categories(
 ) -> None:
     """Make sure that a data set has the classes that a parent knows.
 
-    Args:
-        parent: The parent's digest, for the message.
-        trained: Its categories.
-        dataset: The data set's name, for the message.
-        found: Its categories.
-
     Raises:
         DataError: It has others.
     """

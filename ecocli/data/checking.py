@@ -78,11 +78,8 @@ def check_split(
     """Check a split.
 
     Args:
-        dataset: The split, opened without a look at its files.
-        check: Checks one image.
         notes: Says what is hardly meant, beside what is said of the images of any data set.
         sample: Check only so many images, spread evenly; all by default.
-        processes: Processes that check.
         advance: Told the number of images just checked.
     """
     report = SplitReport(dataset.split, images=len(dataset))

@@ -63,7 +63,6 @@ def open_dataset(
     """Open one split; the ``shapes`` are generated when they are not there yet.
 
     Args:
-        config: Which data set and where.
         split: ``train`` or ``val``, or a name from the user's TOML file.
         advance: Told the number of images just drawn while ``shapes`` is generated.
         check_files: Look whether every annotated file is there, by listing the folders.

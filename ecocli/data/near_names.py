@@ -16,7 +16,6 @@ def near_name(folder: Path, name: str) -> str | None:
 
     Args:
         folder: The folder that the name is relative to.
-        name: A name of which there is no file.
     """
     asked = PurePosixPath(name.replace("\\", "/"))
     parents = dict.fromkeys([*(str(part) for part in (asked.parent, *asked.parent.parents)), "."])

@@ -37,7 +37,6 @@ def read_picture(
     """Decode a picture file fully, as upright RGB.
 
     Args:
-        path: The file.
         what: What the file is, for the error message; a panoptic PNG must be stored as RGB or RGBA, and is not turned.
         expected_size: Width and height that the annotations say.
         max_pixels: Largest number of pixels that is decoded.
@@ -72,7 +71,6 @@ def read_values(path: Path, what: str, *, in_color: bool = False) -> Int32[np.nd
     """Decode a picture whose pixels are numbers: palette indices or grey levels, in colour 0xRRGGBB.
 
     Args:
-        path: The file.
         what: What the file is, for the error message.
         in_color: Take the colour of palettes and grey levels too, not their index.
 
@@ -150,7 +148,6 @@ def to_rgb(picture: Image.Image, named: str = "The image") -> Image.Image:
 
     Args:
         picture: Upright.
-        named: Its name, for the error message.
 
     Raises:
         DataError: Its pixels cannot be shown in 8 bits.

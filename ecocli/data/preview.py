@@ -47,7 +47,6 @@ def contact_sheet(
     """Draw images and their ground truth, side by side, in rows.
 
     Args:
-        dataset: Where the images come from.
         indices: Which images, in reading order.
         columns: Pairs in a row.
         tile_px: Longest edge of each picture in the sheet.

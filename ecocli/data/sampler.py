@@ -21,10 +21,6 @@ class ShuffledStream(Sampler[tuple[int, int]]):
         """Create the stream.
 
         Args:
-            num_images: Number of images of the data set.
-            seed: Seed of the order.
-            rank: This process.
-            world_size: Number of processes.
             start: Position to begin at: the number of images all ranks together have used, a multiple of
                 ``world_size``.
 

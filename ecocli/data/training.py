@@ -46,9 +46,6 @@ class TrainingDataset(Dataset[TrainingSample]):
         """Create the map.
 
         Args:
-            dataset: Images and annotations.
-            augmentation: Random changes.
-            seed: Seed of the random changes.
             cache: Keep decoded images and id maps in memory, at 4 to 7 bytes a pixel; each process keeps its own.
         """
         self.dataset = dataset

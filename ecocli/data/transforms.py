@@ -65,12 +65,6 @@ def augment(
     With jitter the order is flip, scale, crop, colour; with short edges it is scale, crop, colour, flip: each the order
     of its published recipe.
 
-    Args:
-        image: The image.
-        id_map: Its id map.
-        recipe: What may happen.
-        rng: Source of all random numbers.
-
     Returns:
         The changed pair; padding is grey in the image and 0 in the id map.
     """
@@ -95,8 +89,6 @@ def jitter_scale(
     """Scale so that the picture fits into ``factor`` times ``size``, then cut out or pad to ``size``.
 
     Args:
-        image: The image.
-        id_map: Its id map.
         size: Height and width of the result.
         factor: Large-scale jitter factor, 1 for a picture that just fits.
         position: Where to cut, 0 for the upper left to 1 for the lower right; one number for both directions.

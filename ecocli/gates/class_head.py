@@ -110,11 +110,9 @@ def fit_class_head(
     Args:
         features: Standardised features.
         targets: From ``ecocli.losses.gate.loss_targets``.
-        loss: Which loss the targets are for.
         l2: Regularisation strength; chosen by cross-validation when not given.
         folds: Parts of the cross-validation; no more than there are images, and a single one is fitted with the
             strongest regularisation.
-        seed: Deals the images into folds.
         warm: Left behind by a neighbouring problem over the same exits; the optimum is the same without.
         worth: Chooses the strength by what the held-out scores are worth instead of by their loss.
     """

@@ -48,7 +48,6 @@ def fit_contents(
         features: Standardised features.
         contents: True segments of each class.
         folds: Parts of the cross-validation, no more than there are images.
-        seed: Deals the images into folds.
     """
     deviation = contents.std(dim=0, correction=0)
     differs = deviation > 0

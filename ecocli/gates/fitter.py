@@ -137,9 +137,6 @@ class GateFitter:
         """Fit a gate over the first exits.
 
         Args:
-            head: Which kind of head.
-            exits: E.
-            beta: Price of one unit of cost.
             l2: For the class head: this strength without a cross-validation, as in a search for a budget.
         """
         costs = self.rows.mean_costs(exits)
@@ -183,7 +180,6 @@ class GateFitter:
         """Say what a gate's choices are worth where each image's own fold was left out; None where there are no folds.
 
         Args:
-            gate: Fitted by this fitter.
             own_gflops: What the gate itself costs per image.
         """
         E, scores = len(gate.exit_costs), gate.fit.out_of_fold

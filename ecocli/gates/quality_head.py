@@ -31,7 +31,6 @@ def fit_quality_head(
         quality: Panoptic quality in 0..1, defined at every exit.
         l2: Strength for the differences between exits; chosen by cross-validation when not given.
         folds: Parts of the cross-validation, no more than there are images.
-        seed: Deals the images into folds.
         worth: Chooses the strength by what the held-out scores are worth instead of by their squared error.
     """
     quality = quality.double()

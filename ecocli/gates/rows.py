@@ -128,10 +128,8 @@ class TrainingRows:
         """Leave out the images without a defined quality.
 
         Args:
-            split: The table.
             through: What heads are fitted to.
             folds: Of the cross-validation behind predicted contents.
-            seed: Deals the images into folds.
             mirrors: Whether to fit on mirror images too, where there are any.
 
         Raises:

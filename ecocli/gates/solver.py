@@ -201,7 +201,6 @@ def solve(
     Args:
         features: Standardised features.
         targets: From ``ecocli.losses.gate.loss_targets``.
-        loss: Which loss the targets are for.
         l2: Regularisation strength, above 0; the bias is free.
         fold_of_row: For a cross-validation, the fold of each row: fit f leaves out the rows of fold f.
         folds: F when ``fold_of_row`` is given.

@@ -53,7 +53,6 @@ def build_tables(
     """Apply the cost model and set the images to score on apart.
 
     Args:
-        config: Names the splits and the cost model.
         splits: Each split that there is, by name.
         exit_depths: The parent's exits.
         in_ms: Whether equal cost means milliseconds; GFLOPs otherwise.

@@ -64,7 +64,6 @@ def open_engine(folder: Path, engine: str | None = None, threads: int | None = N
     """Load a folder of graphs.
 
     Args:
-        folder: As ``eco export`` wrote it.
         engine: ``onnxruntime`` or ``openvino``, which reads both formats; None for the format's own.
         threads: CPU threads; None for the engine's choice.
 
@@ -170,8 +169,6 @@ class EngineModel(ExitModel):
     """Exported graphs with a model's methods.
 
     Args:
-        plan: How they fit together.
-        engine: What runs them.
         sessions: A function of named inputs for every graph.
         precision: What the engine computes in, where the machine has no bfloat16 not what the plan asks for.
     """

@@ -30,11 +30,6 @@ def restore_model(
     """Build a model with the weights of a parent, in evaluation mode and without gradients.
 
     Args:
-        architecture: The parent's architecture.
-        state: Its state dict.
-        device: Where to put the model.
-        digest: The parent's digest, for the error message.
-        precision: Type of the network's products.
         compile_warning: Asks for a compiled backbone, and is told if this machine cannot compile.
 
     Raises:
@@ -69,8 +64,6 @@ def restore_gate(
     Args:
         state: State dict of the linear layer, ``linear.weight`` [E, C] and ``linear.bias`` [E].
         fitted: The gate's manifest, or what a folder of graphs says of it.
-        device: Where to put it.
-        digest: The gate's digest, for the error message.
         beta: The wanted price of one unit of cost; None for the one it was fitted at.
 
     Raises:

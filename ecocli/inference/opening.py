@@ -31,12 +31,9 @@ def open_predictor(
     """Load a parent and a gate.
 
     Args:
-        parent: The model.
         gate: Chooses the exit of each picture, or None.
         exit_depth: The exit where there is no gate.
-        device: Where to compute.
         beta: Price of compute that the gate chooses at; None for the one it was fitted at.
-        precision: Type of the network's products.
         compile_warning: Asks for a compiled backbone, and is told if this machine cannot compile.
         resize: Size rule of the network's input; None for the parent's own.
 
@@ -72,7 +69,6 @@ def exported_model(
     """Read the plan of a folder of graphs; the graphs are loaded when the result is called.
 
     Args:
-        folder: As ``eco export`` wrote it.
         exit_depth: Encoder layers to run; None for the choice of the folder's gate, without one the deepest exit.
         beta: Price of compute that the gate chooses at; None for the one it was exported at.
         engine: ``onnxruntime`` or ``openvino``; None for the one of the folder's format.

@@ -124,8 +124,6 @@ def panoptic_inference(
     Args:
         pred_logits: Class logits, "no object" last.
         pred_masks: Mask logits at stride 4 of the padded input.
-        geometry: The sizes of the image.
-        rule: Kinds and ids of the classes, thresholds.
 
     Returns:
         The map, 0 where nothing is predicted, and its segments with ids 1, 2, ...
@@ -213,8 +211,6 @@ def instance_inference(
     Args:
         pred_logits: Class logits, "no object" last.
         pred_masks: Mask logits at stride 4 of the padded input.
-        geometry: The sizes of the image.
-        is_thing: For each class whether it is a thing.
         max_instances: Pairs taken before stuff is dropped.
     """
     probability = pred_logits.float().softmax(dim=-1)[:, :-1]

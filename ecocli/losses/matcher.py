@@ -42,9 +42,6 @@ def matching_costs(
         labels: Class index of each object.
         masks: Object masks as 0 and 1.
         points: Where the masks are compared; S is P, or 1 if all predictions share them.
-        class_weight: Weight of the class term.
-        mask_weight: Weight of the cross-entropy term.
-        dice_weight: Weight of the dice term.
     """
     P, B, Q, _ = pred_logits.shape
     S, _, M, _ = points.shape

@@ -43,7 +43,6 @@ class SeededPoints:
         """Seed one generator per image.
 
         Args:
-            seeds: One seed per image of the batch.
             device: Where the points are drawn; draws differ between kinds of devices.
         """
         self._generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
@@ -84,7 +83,6 @@ def choose_uncertain_points(
     Args:
         logits: One mask each.
         candidates: Points to choose from, at least ``num_points``.
-        num_points: How many to keep per mask.
     """
     certainty = sample_points(logits[:, None], candidates)[:, 0].abs()
     chosen = certainty.topk(num_points, dim=1, largest=False, sorted=False).indices

@@ -200,8 +200,6 @@ def bootstrap_totals(
 
     Args:
         weights: Exit probabilities per mixture and image; 0 and 1 for an assignment.
-        replicates: R.
-        seed: The same seed gives the same replicates.
     """
     generator = np.random.default_rng(seed)
     N = table.num_images
@@ -294,12 +292,7 @@ def choice_within(
 def random_assignment_pq(
     table: ResultTable, assignment: Int64[np.ndarray, " N"], draws: int, seed: int
 ) -> Float64[np.ndarray, " draws"]:
-    """Give the PQ of random gates that take each exit exactly as often as the assignment does.
-
-    Args:
-        draws: Number of shuffles.
-        seed: The same seed gives the same draws.
-    """
+    """Give the PQ of random gates that take each exit exactly as often as the assignment does."""
     generator = np.random.default_rng(seed)
     return np.array([table.assignment_quality(generator.permutation(assignment)) for _ in range(draws)])
 

@@ -75,10 +75,7 @@ def match_detections(
     """Match the detections of one image.
 
     Args:
-        class_index: Class of each.
-        score: Its score.
         boxes: Left, top, width, height, in pixels of the image at its original size.
-        truth: The true boxes.
     """
     order = np.argsort(-score, kind="stable")
     order = order[_within_limit(class_index[order])]

@@ -150,8 +150,6 @@ class DetectionTable:
 
         Args:
             weights: Exit probabilities per mixture and image; 0 and 1 for an assignment.
-            replicates: R.
-            seed: The same seed gives the same replicates.
         """
         ranked = []
         for mixture in weights:

@@ -66,7 +66,6 @@ class ExitTable(Generic[Results]):
         """Find the best blend of at most two fixed exits that costs no more than a gate's choices and the gate itself.
 
         Args:
-            assignment: Exit index of each image.
             own_gflops: What the gate costs per image.
         """
         spent = float(np.take_along_axis(self.spent, assignment[:, None], axis=1).mean()) + self._own_cost(own_gflops)
@@ -79,7 +78,6 @@ class ExitTable(Generic[Results]):
 
         Args:
             mirror: What each exit is worth on each image's mirror image.
-            assignment: The gate's exit index of each image.
             own_gflops: What the gate costs per image.
         """
         spent = float(np.take_along_axis(self.spent, assignment[:, None], axis=1).mean()) + self._own_cost(own_gflops)

@@ -120,7 +120,6 @@ def count_panoptic_image(
 
     Args:
         pred_map: Predicted segment id of each pixel, 0 where nothing is predicted.
-        pred_segments: The predicted segments, each present in the map.
         true_map: Ground-truth segment id of each pixel, 0 where unlabelled.
         true_segments: The ground truth's segments in the annotation's order (with several crowds of one
             category the last one counts).

@@ -118,9 +118,6 @@ def score_rows(
     """Score every fixed exit, the gate with its controls if there is one, and the oracle.
 
     Args:
-        table: Results and costs at every exit.
-        gate: The gate's run.
-        quality_of: Quality of the data set under exit probabilities per image.
         mirror: What each exit is worth on each image's mirror image; without it nothing is said about the attainable.
     """
     N, E = table.gflops.shape
@@ -158,9 +155,7 @@ def gate_lead(
     """Compare the gate with the best blend of at most two fixed exits of equal cost.
 
     Args:
-        table: Results and costs at every exit.
         gate: The gate's run; its own cost is part of the budget.
-        confidence: Of the interval.
         mirror: What each exit is worth on each image's mirror image, where that is known.
 
     Returns:

@@ -66,7 +66,6 @@ def attainable_curve(
     """Follow what is attainable from the shallowest exit's cost to the deepest's; see ``ExitTable.attainable``.
 
     Args:
-        table: Results and costs.
         mirror: What each exit is worth on each image's mirror image.
         steps: Points from exit to exit.
 

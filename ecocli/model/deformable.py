@@ -140,9 +140,7 @@ class DeformableEncoderLayer(nn.Module):
     Args:
         channels: C.
         levels: L.
-        heads: Attention heads.
         points: Sampling points per head and level.
-        feedforward_dim: Width of the feed-forward net.
         updated_levels: How many of the coarsest levels the layer updates; it samples from all levels, and the tokens
             of the others pass through unchanged.
         small_ffn_from: First level whose tokens take the second, narrow feed-forward net (``linear12``, ``linear22``,
@@ -276,9 +274,7 @@ class DeformableEncoder(ExitEncoder):
     Args:
         channels: C.
         levels: L.
-        heads: Attention heads.
         points: Sampling points per head and level.
-        feedforward_dim: Width of the feed-forward nets.
         exits: Number of layers, and which of them each exit runs.
         updated_levels: Coarsest levels that the layers before the exits' tail update; None for all of them.
         small_ffn: Whether the tail's layers have a second, narrow feed-forward net for the other levels' tokens.

@@ -73,10 +73,8 @@ class Detr(ExitNetwork):
         backbone_channels: Width of ``res5``.
         stride: Its pixels per cell.
         hidden_dim: C.
-        heads: Attention heads.
         encoder_layers: The deepest exit.
         decoder_layers: S.
-        feedforward_dim: Width of the feed-forward nets.
         num_queries: Q.
         num_classes: K, without "no object".
         pixel_mean: Per RGB channel, in grey levels 0..255.
@@ -149,12 +147,7 @@ class Detr(ExitNetwork):
         yield from self.transformer.decoder.layers
 
     def extract(self, images: Float[Tensor, "B 3 H W"], image_sizes: Sequence[Size] | None = None) -> MapFeatures:
-        """Backbone and projection: all that every exit and the gate share.
-
-        Args:
-            images: Normalised, padded on the right and below with zeros.
-            image_sizes: Height and width of each image without padding; by default there is none.
-        """
+        """Backbone and projection: all that every exit and the gate share."""
         images = images.contiguous(memory_format=torch.channels_last)
         with self._autocast(images):
             maps = self.backbone(images)
@@ -281,11 +274,7 @@ class Detr(ExitNetwork):
         return MapFeatures({"res5": res5}, tokens, ((height, width),), positions, None, self.stride)
 
     def predict_at(self, features: MapFeatures, depths: Int[Tensor, " B"]) -> BoxPredictions:
-        """Final predictions [B, Q, ...], each image at its own exit depth; images leave the encoder as they are done.
-
-        Args:
-            depths: Encoder layers to run, per image.
-        """
+        """Predictions [B, Q, ...], each image at its own exit depth; images leave the encoder as they are done."""
         with self._autocast(features.tokens):
             tokens = self.transformer.encoder.forward_per_image(
                 features.tokens, features.positions, features.padding_mask, depths

@@ -23,12 +23,6 @@ def run_exits(
 ) -> tuple[Float[Tensor, "B N C"], ...]:
     """Tokens at each wanted exit, in the order asked; layers up to the deepest run once, the tail once per exit.
 
-    Args:
-        plan: The exits.
-        run: Runs one layer.
-        tokens: Input of the first layer.
-        exit_depths: Exits wanted.
-
     Raises:
         ValueError: If one of them is no exit.
     """
@@ -49,12 +43,6 @@ def run_each(
     plan: ExitPlan, run: RunLayer, tokens: Float[Tensor, "B N C"], depths: Int[Tensor, " B"]
 ) -> Float[Tensor, "B N C"]:
     """Each image's tokens at its own exit; an image leaves the batch as soon as it is done.
-
-    Args:
-        plan: The exits.
-        run: Runs one layer.
-        tokens: Input of the first layer.
-        depths: Exit of each image.
 
     Raises:
         ValueError: If one of them is no exit.

@@ -25,7 +25,6 @@ def pool_features(
     """Pool the backbone's coarsest map and the projected tokens over each image's own cells.
 
     Args:
-        features: Shared features of the batch.
         image_sizes: Height and width of each image before padding, in pixels of the network's input.
         names: Which features to pool; all, if left out.
 

@@ -170,8 +170,6 @@ class HybridEncoder(ExitEncoder):
     Args:
         channels: C.
         levels: L, each of half the stride of the one before.
-        heads: Attention heads.
-        feedforward_dim: Width of the feed-forward net.
         expansion: Width of the fusion blocks over C.
         fusion_depth: RepVGG blocks of each fusion block.
         exits: Its only exit.

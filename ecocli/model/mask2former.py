@@ -69,7 +69,6 @@ class Mask2Former(ExitNetwork):
     Args:
         backbone: Module from normalised images to the maps ``res2`` .. ``res5``.
         pixel_decoder: Pixel decoder that fits the backbone's widths.
-        transformer_decoder: The decoder shared by all exits.
         pixel_mean: Per RGB channel, in grey levels 0..255.
         pixel_std: Per RGB channel, in grey levels 0..255.
     """
@@ -131,7 +130,6 @@ class Mask2Former(ExitNetwork):
         """Backbone and projections: all that every exit and the gate share.
 
         Args:
-            images: Normalised, padded to a multiple of ``size_divisor``.
             image_sizes: Makes no difference: padding is no special place to this model.
         """
         with self._autocast(images):
@@ -181,9 +179,6 @@ class Mask2Former(ExitNetwork):
 
     def predict_at(self, features: Features, depths: Int[Tensor, " B"]) -> Predictions:
         """Final predictions, each image at its own exit depth; images leave the encoder as they are done.
-
-        Args:
-            depths: Encoder layers to run, per image.
 
         Returns:
             ``pred_logits`` [B, Q, K+1] and ``pred_masks`` [B, Q, H/4, W/4].

@@ -80,7 +80,6 @@ class PyramidDecoder(nn.Module):
         channels: C.
         mask_dim: Channels of the mask features.
         heads: Attention heads of the encoder.
-        feedforward_dim: Width of its feed-forward nets.
         encoder_layers: The deepest exit; 0 for a pyramid alone.
     """
 
@@ -145,8 +144,6 @@ class MaskQueryDecoder(nn.Module):
         in_channels: Width of a memory that is still to be projected; None for one of width C.
         channels: C.
         mask_dim: Channels of the mask features.
-        heads: Attention heads.
-        feedforward_dim: Width of the feed-forward nets.
         layers: S.
         num_queries: Q.
         num_classes: K, without "no object".
@@ -265,7 +262,6 @@ class MaskFormer(ExitNetwork):
         """Backbone and projections: all that every exit and the gate share.
 
         Args:
-            images: Normalised, padded to a multiple of ``size_divisor``.
             image_sizes: Makes no difference: padding is no special place to this model.
         """
         with self._autocast(images):
@@ -317,9 +313,6 @@ class MaskFormer(ExitNetwork):
 
     def predict_at(self, features: PyramidFeatures, depths: Int[Tensor, " B"]) -> Predictions:
         """Final predictions, each image at its own exit depth; images leave the encoder as they are done.
-
-        Args:
-            depths: Encoder layers to run, per image.
 
         Returns:
             ``pred_logits`` [B, Q, K+1] and ``pred_masks`` [B, Q, H/4, W/4].

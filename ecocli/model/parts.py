@@ -34,9 +34,7 @@ def run_parts(
     """Run steps in order.
 
     Args:
-        parts: The steps.
         given: Tensors to start from, by name.
-        after: Called after each step.
 
     Returns:
         All tensors by name, the given ones among them.

@@ -74,11 +74,8 @@ class ResNet(Backbone):
     """Bottleneck ResNet.
 
     Args:
-        blocks: Blocks of each stage.
-        stem_channels: Width of the stem.
         res2_channels: Output width of res2; doubles with every stage.
         bottleneck_channels: Inner width of res2's blocks; doubles with every stage.
-        norm: Normalisation after every convolution.
         stride_in_1x1: Whether a stage's stride is that of its first 1 x 1 convolution.
         dilate_res5: Leave res5 at stride 16. As in torchvision, which DETR's DC5 uses, its first block is not
             dilated and all later ones are.

@@ -114,7 +114,6 @@ class SwinBlock(nn.Module):
         """Run the block.
 
         Args:
-            grid: The tokens.
             blocked: The stage's shift penalty, used only by shifted blocks.
             kept: Which images keep the attention branch and which the MLP branch in training; drawn from torch's
                 global generator where it is not given.
@@ -219,7 +218,6 @@ class SwinStage(nn.Module):
         """Return the stage's tokens and the input of the next stage (the same tokens after the last one).
 
         Args:
-            grid: The tokens.
             kept: For each block what ``SwinBlock.forward`` takes.
         """
         H, W = grid.shape[1:3]
@@ -235,11 +233,8 @@ class SwinTransformer(Backbone):
 
     Args:
         embed_dim: Channels of the first stage; doubled at each following one.
-        depths: Blocks per stage.
-        num_heads: Attention heads per stage.
         window_size: Side of the attention window in cells.
         mlp_ratio: Hidden channels of a block's MLP over its channels.
-        qkv_bias: Whether the query, key and value projection has a bias.
         drop_path_rate: Stochastic-depth probability of the last block; it rises linearly from 0.
 
     Attributes:

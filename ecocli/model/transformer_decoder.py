@@ -139,8 +139,6 @@ class TransformerDecoder(nn.Module):
         num_classes: K, without "no object".
         num_queries: Q.
         layers: Decoder layers; each takes the next of the three levels in turn.
-        heads: Attention heads.
-        feedforward_dim: Width of the feed-forward nets.
     """
 
     num_levels = 3

@@ -59,7 +59,6 @@ def shift_mask(
         width: Width of the padded grid in cells.
         window_size: Side of the window in cells.
         shift: Cyclic shift in cells.
-        device: Where to build the mask.
 
     Returns:
         0 where attention is free, a large negative number elsewhere; the windows of one image.

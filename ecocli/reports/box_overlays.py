@@ -38,8 +38,6 @@ def draw_boxes(image: UInt8[np.ndarray, "H W 3"], boxes: Sequence[DrawnBox], sca
     """Draw boxes over their image, the best last, so that their names are readable.
 
     Args:
-        image: RGB.
-        boxes: In any order.
         scale: Whole factor of enlargement.
     """
     canvas = enlarge(image, scale)

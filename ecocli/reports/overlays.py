@@ -69,9 +69,6 @@ def draw_overlay(
     """Draw a panoptic map over its image.
 
     Args:
-        image: RGB.
-        picture: The map and its segments.
-        categories: The data set's categories.
         scale: Whole factor of enlargement.
     """
     canvas = np.asarray(enlarge(image, scale), np.float32)

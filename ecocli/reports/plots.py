@@ -76,7 +76,6 @@ def draw_tradeoff(tradeoff: Tradeoff, *, narrow: bool = False) -> bytes:
     """Draw quality against GFLOPs and return a PNG.
 
     Args:
-        tradeoff: What it shows.
         narrow: Draw it for a screen as narrow as a phone's: letters as large as beside it.
     """
     figure, axes = _new_figure(*(_NARROW if narrow else (8.0, 5.0)))
@@ -125,9 +124,7 @@ def draw_comparison(
     """Draw several models' quality against GFLOPs and return a PNG.
 
     Args:
-        title: What they were scored on.
         models: Name, fixed exits and gates of each.
-        frontier: The points that no other one beats.
     """
     figure, axes = _new_figure(8.0, 5.0)
     by_cost = sorted(frontier, key=lambda point: point.gflops)
@@ -159,8 +156,6 @@ def draw_exit_histogram(
     """Draw how often each exit is an image's best, and how often the gate takes it; return a PNG.
 
     Args:
-        title: What was evaluated.
-        exit_depths: Depth of each exit.
         best_shares: Share of the images whose best exit it is.
         gate_shares: Share of the images the gate sends there; None without a gate.
         narrow: Draw it for a screen as narrow as a phone's.

@@ -41,7 +41,6 @@ def draw_sweep(
     """Draw the plot.
 
     Args:
-        title: What was swept.
         measure: What quality is called: PQ or AP.
         fixed: Every fixed exit, by ascending cost.
         gates: Name and points of each series of gates.

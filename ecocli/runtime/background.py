@@ -23,9 +23,6 @@ class Background:
     """Context manager with some threads that make calls in the order given.
 
     At its end calls that have not begun are dropped, and those that have are waited for, but not for long.
-
-    Args:
-        threads: How many calls are made side by side.
     """
 
     def __init__(self, threads: int) -> None:

@@ -61,9 +61,6 @@ class World:
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> World:
         """Read torchrun's variables; a world of one where they are not set.
 
-        Args:
-            environment: Read instead of the process's own environment.
-
         Raises:
             ValueError: A variable is not a number, or the rank lies outside the world.
         """
@@ -172,7 +169,6 @@ def teardown_world(world: World, *, timeout_s: float = _LEAVE_TIMEOUT_S) -> None
     Called while an exception is on its way, it leaves alone: the others may never come here.
 
     Args:
-        world: What ``setup_world`` returned.
         timeout_s: How long to wait for the others, in seconds. A process that is late or gone is told in the log; this
             one has done its work.
     """
@@ -198,9 +194,6 @@ def exit_process(code: int) -> NoReturn:
 
     Threads of torch outlive the group, and one that still wants the interpreter while it is taken apart aborts the
     process: a finished run then ends with SIGABRT. What Python registered for the end is done either way.
-
-    Args:
-        code: Exit status.
     """
     if not _has_joined:
         sys.exit(code)

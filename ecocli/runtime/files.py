@@ -37,7 +37,6 @@ def storage_errors(path: Path, otherwise: str = _ANOTHER_STORE) -> Iterator[None
     """Translate what the file system answers while `path` is written into an error for the user.
 
     Args:
-        path: What is written.
         otherwise: How the user chooses another place.
 
     Raises:
@@ -309,7 +308,6 @@ def open_regular(path: Path, *, follow: bool = True) -> BufferedReader:
     """Open a file for reading if it is one: no pipe, no device, and no folder, which would wait or never end.
 
     Args:
-        path: The file.
         follow: Whether it may be a link.
 
     Raises:

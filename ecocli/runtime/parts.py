@@ -84,7 +84,6 @@ def compute_parts(
     Args:
         parts: The parts, the same on every process.
         open_work: Called once if anything is left; returns what computes one part into an empty folder.
-        runtime: Where and with whom to run.
         doing: The work as a participle, for the progress display.
         of: What the parts are parts of, for the message.
 

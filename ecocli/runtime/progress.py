@@ -119,7 +119,6 @@ class Progress:
         Args:
             name: What is done, such as ``training``.
             total: Number of units, or None where nobody knows.
-            unit: Singular name of what is counted.
             completed: Units done by an earlier run.
         """
         if not self._enabled:

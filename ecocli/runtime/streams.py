@@ -60,12 +60,7 @@ def write_stderr(text: str) -> None:
 
 
 class FileLike(io.TextIOBase, TextIO):
-    """A file with the looks of a stream, for what asks whether it writes to a terminal, and what that can show.
-
-    Args:
-        stream: The stream.
-        write: Takes the text.
-    """
+    """A file with the looks of a stream, for what asks whether it writes to a terminal, and what that can show."""
 
     def __init__(self, stream: Any, write: Callable[[str], object]) -> None:
         super().__init__()

@@ -75,10 +75,6 @@ def further_metrics(
     """Work out mIoU and AP of every row that has them.
 
     Args:
-        part: Scores of the whole data set.
-        rows: The rows of the evaluation.
-        table: Counts and costs at the fixed exits.
-        rules: Whose rules they follow.
         ap: Whether instances were kept.
         exits: Whether the fixed exits were run with all metrics, not the gate alone.
         truth: True instances of each image for AP, where they are not to be those of the panoptic maps.

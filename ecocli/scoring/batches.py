@@ -76,8 +76,6 @@ def plan_batches(
 
     Args:
         sizes: Original size of every image of the data set.
-        rule: Test-time resize.
-        batch_size: Images per batch at most.
         divisor: Padded sizes are multiples of it; with 1, images of a batch are of one size.
 
     Returns:
@@ -143,12 +141,7 @@ def load_batch(
     """Read one batch.
 
     Args:
-        dataset: The images.
-        positions: Which of them.
-        rule: Test-time resize.
         model: What they are made ready for.
-        device: Where to.
-        load_truth: Loads the truth of one image.
         mirror: Turns that of one image round; given it, the batch is of mirror images.
 
     Raises:

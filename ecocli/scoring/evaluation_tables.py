@@ -62,8 +62,6 @@ def image_table(
     """Build the table of images, in the order of the data set.
 
     Args:
-        dataset: The images.
-        table: Results and costs at every exit.
         gate_depths: What the gate chose; None without one.
         results: The task's own columns.
     """

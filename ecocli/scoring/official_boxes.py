@@ -18,7 +18,6 @@ def official_box_quality(dataset: DetectionDataset, predictions: Path) -> dict[s
     """Score detections with pycocotools.
 
     Args:
-        dataset: The ground truth.
         predictions: COCO's box results.
 
     Returns:

@@ -19,7 +19,6 @@ def official_quality(dataset: PanopticDataset, predictions: Path, prediction_fol
     each image are added in the order of the data set, by its own addition: then equal rules give equal bits.
 
     Args:
-        dataset: The ground truth.
         predictions: Predictions in COCO's panoptic format.
         prediction_folder: Their PNG files.
 

@@ -62,10 +62,7 @@ class PartScorer:
 
         Args:
             model: In evaluation mode.
-            gate: The gate to run, or None.
             exit_depths: The fixed exits, ascending, in encoder layers run.
-            rule: Panoptic post-processing.
-            options: What to score.
             png_folder: Where predicted maps go as ``<position>.png``: the gate's, else the deepest exit's; or None.
             every_exit: Run every fixed exit, not the gate alone.
         """

@@ -22,13 +22,8 @@ def pack_predictions(dataset: PanopticDataset, scores: PartScores, maps: Mapping
     """Pack the predicted maps of a whole data set.
 
     Args:
-        dataset: The images.
-        scores: Their scores, with the predicted segments.
         maps: The PNG file of each position.
         folder: Where the archive goes.
-
-    Returns:
-        Path of the archive.
     """
     entries = scores.segments
     segments: list[list[dict[str, int]]] = [[] for _ in range(len(dataset))]

@@ -93,9 +93,7 @@ def derive_rows(
     Args:
         model: In evaluation mode, on the batch's device.
         batch: Test images of one padded size.
-        truths: Their ground truth, in the batch's order.
         exit_depths: Ascending, in encoder layers run.
-        rule: Panoptic post-processing.
         observe: Called with position in the batch, exit index and result, for further metrics in the same pass.
 
     Raises:

@@ -93,7 +93,6 @@ def stream_rows(
         batches: Each of images of one padded size.
         exit_depths: Ascending, in encoder layers run.
         score: Scores the prediction of one image against its truth; its ``counts`` are kept.
-        threads: For scoring.
 
     Raises:
         DataError: A ground truth contradicts itself, or a file cannot be read; the message names it.

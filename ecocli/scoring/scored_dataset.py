@@ -113,10 +113,7 @@ def score_dataset(task: ScoringTask, scoring: Scoring[ScoresT], folder: Path, ru
     """Score every image; all processes call this.
 
     Args:
-        task: What is to be scored.
-        scoring: How.
         folder: Keeps finished parts; the same for all processes and after a restart.
-        runtime: Where and with whom to run.
 
     Returns:
         The scores of the whole data set on the main process, None on the others.

@@ -29,7 +29,6 @@ def spread_positions(total: int, wanted: int) -> tuple[int, ...]:
     """Choose positions spread evenly over ``range(total)``, the same ones every time.
 
     Args:
-        total: Number of images.
         wanted: How many to choose; all of them if there are not more.
     """
     count = min(total, wanted)
@@ -57,16 +56,10 @@ class SubsetEvaluator:
         """Choose the images.
 
         Args:
-            dataset: The split.
             architecture: Of the weights to come.
             exit_depths: Ascending, in encoder layers run.
-            resize: Test-time resize.
-            runtime: Where and with whom to run.
             score: Scores the prediction of an image against its truth.
-            load_truth: Loads that truth.
             qualities: From the results of images at their exits, in their order, to the qualities of each exit.
-            images: Size of the subset.
-            batch_size: Images per batch.
             precision: Number format of the forward pass, by torch's name.
         """
         self._dataset = take(dataset, spread_positions(len(dataset), images))

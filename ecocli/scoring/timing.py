@@ -35,9 +35,7 @@ def time_choices(
 
     Args:
         model: In evaluation mode, on the batches' device.
-        gate: The gate, or None.
         exit_depths: The fixed exits, in encoder layers run.
-        post_process: What follows the network on an image.
         batches: At least one batch.
         advance: Told of each choice that was timed on all batches, ``ROUNDS`` times each.
         cut_short: Told how many rounds there were, where they are fewer.

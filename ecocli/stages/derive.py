@@ -96,12 +96,6 @@ class DerivePlan(Plan[DerivedManifest]):
 def plan(config: DeriveConfig, inputs: Mapping[str, str], store: Store, runtime: Runtime) -> DerivePlan:
     """Open what is needed, check that it fits together, and say exactly what is asked.
 
-    Args:
-        config: The settings.
-        inputs: Digests by role, see the module.
-        store: Holds the parent.
-        runtime: Where and with whom to run.
-
     Raises:
         ArtifactError: The parent is damaged.
         DataError: The data set is missing, faulty, or of other categories than the parent.
@@ -149,11 +143,7 @@ def take_shard(plan: DerivePlan, store: Store, runtime: Runtime, shard: Shard, *
     """Derive the parts of one shard, unless the store has the whole.
 
     Args:
-        plan: What is asked.
-        store: Where the tables go.
-        runtime: Where and with whom to run.
         shard: Which parts this run takes: every ``count``-th, from ``index``.
-        force: Derive even if the store has the result.
 
     Returns:
         Whether the whole can be had now: ``execute`` joins the parts. If not, other shards have parts to finish.

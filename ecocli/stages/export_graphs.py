@@ -62,9 +62,7 @@ def plan(config: ExportGraphsConfig, inputs: Mapping[str, str], store: Store) ->
     """Open parent and gate, and refuse what the run would refuse.
 
     Args:
-        config: What to write and where.
         inputs: Digest of the ``parent``, and of its ``gate`` if there shall be one.
-        store: Where they are.
 
     Raises:
         UsageError: The place is taken, or settings do not fit the format, the parent or the gate.
@@ -120,12 +118,6 @@ class WrittenGraphs:
 
 def run(config: ExportGraphsConfig, inputs: Mapping[str, str], store: Store, runtime: Runtime) -> WrittenGraphs:
     """Write the folder.
-
-    Args:
-        config: What to write and where.
-        inputs: See ``plan``.
-        store: Where they are.
-        runtime: Where to measure, and the log.
 
     Returns:
         The folder, and what another precision than float32 costs.

@@ -58,9 +58,7 @@ def plan(config: ExportWeightsConfig, inputs: Mapping[str, str], store: Store) -
     """Open the parent, and refuse what the run would refuse.
 
     Args:
-        config: What to write and where.
         inputs: Digest of the ``parent``.
-        store: Where the parent is.
 
     Raises:
         UsageError: The place is taken, the suffix says no format, or the parent has no such exit.
@@ -80,12 +78,6 @@ def plan(config: ExportWeightsConfig, inputs: Mapping[str, str], store: Store) -
 
 def run(config: ExportWeightsConfig, inputs: Mapping[str, str], store: Store, runtime: Runtime) -> Path:
     """Write a parent for another program.
-
-    Args:
-        config: What to write and where.
-        inputs: Digest of the ``parent``.
-        store: Where the parent is.
-        runtime: For the log.
 
     Returns:
         The folder or file written.

@@ -71,12 +71,6 @@ def plan(
 ) -> Plan[ParentManifest]:
     """Read the checkpoint and say exactly what is asked.
 
-    Args:
-        config: What the user says.
-        inputs: Empty; an import takes nothing from the store.
-        store: Where the parent goes.
-        runtime: For the log.
-
     Raises:
         DataError: See `read_source`. The work finds that tensors are missing; nothing is stored then.
         UsageError: The categories of its classes are not known.
@@ -125,9 +119,7 @@ def plan_gate(
     choose different exits.
 
     Args:
-        config: As for the parent.
         parent: What ``plan`` made of the same source.
-        runtime: For the log.
 
     Returns:
         None where the checkpoint has no gate.

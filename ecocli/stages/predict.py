@@ -82,9 +82,7 @@ def plan(config: PredictConfig, inputs: Mapping[str, str], store: Store) -> Pred
     """Open what is needed, and refuse what the run would refuse.
 
     Args:
-        config: What to predict and write.
         inputs: Digest of the ``parent``, and of the ``gate`` if it shall choose exits; none for exported graphs.
-        store: Where they are.
 
     Raises:
         ArtifactError: Parent, gate or plan of the graphs are damaged or do not fit.
@@ -124,12 +122,6 @@ def plan(config: PredictConfig, inputs: Mapping[str, str], store: Store) -> Pred
 
 def run(config: PredictConfig, inputs: Mapping[str, str], store: Store, runtime: Runtime) -> PredictReport:
     """Predict images and write the results.
-
-    Args:
-        config: What to predict and write.
-        inputs: Digest of the ``parent``, and of the ``gate`` if it shall choose exits; empty for exported graphs.
-        store: Where they are.
-        runtime: Where and with whom to run.
 
     Returns:
         What was written; its ``check`` raises for what was left out.

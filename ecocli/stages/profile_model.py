@@ -66,12 +66,6 @@ def plan(
 ) -> Plan[ProfileManifest]:
     """Open the inputs, check that they fit together, and say exactly what is asked.
 
-    Args:
-        config: The settings.
-        inputs: Digests by role, see the module.
-        store: Holds the inputs.
-        runtime: Where to run.
-
     Raises:
         ArtifactError: An input is damaged, or the gate is another parent's.
         DataError: The data set of a ``.toml`` file is missing or faulty.

@@ -61,10 +61,7 @@ def run(config: ReportConfig, inputs: Mapping[str, str], store: Store, runtime: 
     """Write the page.
 
     Args:
-        config: The settings.
         inputs: Digest of the ``evaluation``.
-        store: Holds the evaluation and what it was made from.
-        runtime: Where to run the examples.
 
     Raises:
         ArtifactError: The evaluation or something it was made from is missing or damaged.

@@ -76,8 +76,6 @@ def plan(config: TrainParentConfig, inputs: Mapping[str, str], store: Store, run
     Args:
         config: The settings; the number of classes is taken from the data, and so are the steps of ``epochs``.
         inputs: Digest of the parent to start from, as ``init``; may be empty.
-        store: Holds the parent to start from.
-        runtime: Where and with whom to run.
 
     Raises:
         DataError: The data set or the weights to start from are missing or faulty, or the two splits differ in their
@@ -189,9 +187,6 @@ def preview(config: TrainParentConfig, inputs: Mapping[str, str], store: Store, 
     """Say what would be asked, without drawing or writing anything.
 
     Args:
-        config: The settings.
-        inputs: Digest of the parent to start from, as ``init``; may be empty.
-        store: Holds the parent to start from.
         runtime: Told why, if it cannot be said.
 
     Returns:

@@ -162,9 +162,6 @@ class Task(Protocol):
         """Prepare an evaluation of a split.
 
         Args:
-            config: The settings.
-            dataset: The split.
-            architecture: The model's.
             exit_metrics: Whether the further metrics are measured at the fixed exits too.
 
         Raises:
@@ -203,7 +200,6 @@ class Task(Protocol):
 
         Args:
             said: Name of a table, or an annotation file; None to go by the number of classes.
-            architecture: Of the weights.
             labels: Names of the classes, where the weights have them.
 
         Raises:

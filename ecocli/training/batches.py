@@ -138,10 +138,6 @@ def load_parts(
     Close the generator when it is left early: its processes ignore signals and end when they are told to.
 
     Args:
-        samples: The training images.
-        seed: Seed of their order.
-        division: How batches are divided.
-        first_step: Step to begin with.
         steps: Steps of the whole run.
         workers: Processes that load ahead; 0 loads when asked.
         should_stop: Asked while waiting for them; true puts an ``InterruptedRunError`` in the place of a part.

@@ -50,7 +50,6 @@ def save_state(folder: Path, state: RunState) -> Path:
     """Write a state and remove the ones that are no longer needed.
 
     Args:
-        folder: Folder of the run.
         state: What to save; nothing happens if this step is saved already.
 
     Returns:
@@ -152,7 +151,6 @@ def optimizer_tensors(optimizers: Iterable[torch.optim.Optimizer], names: Mappin
     """Return the optimisers' state as ``<parameter name>.<state name>``.
 
     Args:
-        optimizers: The optimisers, of different parameters.
         names: Name of each parameter by ``id``.
     """
     return {

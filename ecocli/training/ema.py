@@ -17,7 +17,6 @@ class WeightAverage:
         """Start from the model's present weights.
 
         Args:
-            model: The model that is trained.
             decay: Share of the former average that stays, per step.
         """
         self._decay = decay

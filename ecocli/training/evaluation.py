@@ -60,12 +60,8 @@ class PeriodicEvaluation:
         """Prepare.
 
         Args:
-            evaluator: Scores weights.
-            model: The model that is trained.
             state: Its state, whose log takes the numbers.
             world: The processes; all of them evaluate together.
-            split: Name of the split that the images come from.
-            log: Told the quality of every exit.
         """
         self.seconds = 0.0
         self._evaluator = evaluator

@@ -43,10 +43,7 @@ def choose_exits(
 
     Args:
         exit_depths: All exits, ascending.
-        exit_weights: Alpha of each.
         exits_in_step: How many to train; drawn without replacement.
-        seed: Seed of the run.
-        step: Number of the step.
         keep_deepest: Whether the deepest exit is always one of them.
         deepest_alone: Whether this step is one of the first, which train the deepest exit alone.
     """

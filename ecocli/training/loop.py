@@ -102,10 +102,7 @@ class Trainer:
         """Prepare a run, or take up the one in the folder.
 
         Args:
-            config: The settings.
             model: Freshly initialised, the same on every process; trained in place.
-            samples: The training images.
-            runtime: Where and with whom to run.
             folder: Keeps the run's saved states and metrics; on a file system that all processes share.
             evaluator: Scores the exits in between; needed if the settings ask for that.
 
@@ -213,7 +210,6 @@ class Trainer:
         """Evaluate the exits if the schedule says so.
 
         Args:
-            trackers: Told the qualities.
             taken_up: Whether the state was just taken up: the evaluation may have been done before the interruption.
         """
         evaluation = self._evaluation

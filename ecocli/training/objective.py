@@ -59,7 +59,6 @@ class Objective(Protocol):
         Args:
             logits: Class logits, "no object" last.
             regions: Mask logits or boxes.
-            samples: The images' samples.
             padded_size: Height and width of the network's input.
             exit_weights: Alpha of each exit; the predictions of the first exit come first.
             seeds: Seed of each image, for losses that draw.

@@ -31,7 +31,6 @@ class MatchedObjective:
         """Take a criterion.
 
         Args:
-            criterion: Of predictions and packed targets.
             matching: Whose matching an exit is trained with.
             targets_of: Packs the targets of samples for a padded size.
         """

@@ -69,8 +69,6 @@ def group_parameters(
 
     Args:
         model: Its backbone is the child ``backbone``.
-        weight_decay: Decay of the parameters that have one.
-        backbone_lr_multiplier: Factor of the backbone's learning rate.
         muon: Parameters that Muon moves.
     """
     orthogonal = {id(parameter) for parameter in muon}

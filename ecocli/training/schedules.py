@@ -13,9 +13,7 @@ def learning_rate_factor(schedule: ScheduleConfig, step: int, steps: int) -> flo
     """Return the factor of the peak learning rate at a step.
 
     Args:
-        schedule: What kind of schedule.
         step: Steps already done, from 0.
-        steps: Steps of the whole run.
     """
     return _warmup(schedule, step) * _decay(schedule, step, steps)
 

@@ -45,11 +45,8 @@ class TrainingState:
         """Start at step 0, or where the state in the folder left off.
 
         Args:
-            config: The settings.
             model: On its device, with its first weights.
-            device: The model's.
             world: The processes; all must see the same folder.
-            folder: Folder of the run.
         """
         settings = config.optimizer
         self._model = model

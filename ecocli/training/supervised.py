@@ -25,7 +25,6 @@ class SupervisedModel(nn.Module):
         """Wrap a model.
 
         Args:
-            model: The model.
             reach_all: Whether the backward pass reaches the layers beyond the deepest exit too, with zeros.
         """
         super().__init__()
@@ -57,8 +56,6 @@ class TrainedModel:
         """Prepare a model that lies on its device.
 
         Args:
-            model: The model.
-            device: Where it lies.
             world_size: Number of processes; with more than one the gradients are averaged over them.
             compile_warning: Asks for a compiled backbone, and is told if this machine cannot compile.
         """

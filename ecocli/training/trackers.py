@@ -58,7 +58,6 @@ def open_trackers(execution: ExecutionConfig, log: logging.Logger, world: World,
     Args:
         execution: Names a folder for TensorBoard and a project for Weights & Biases, or neither.
         log: Told which package is missing, and why Weights & Biases does not start.
-        world: The processes of the run.
         first_step: Steps done before this process; what TensorBoard's folder holds of later ones is hidden.
 
     Returns:

@@ -22,9 +22,7 @@ def start_from(model: ExitNetwork, weights: Mapping[str, Tensor], source: str) -
     """Load what fits of a parent's weights.
 
     Args:
-        model: Freshly initialised.
         weights: Entries of another model's state dict.
-        source: Where they come from, for the message.
 
     Returns:
         What was not taken, one sentence each.

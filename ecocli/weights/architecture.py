@@ -147,7 +147,6 @@ def infer_as_preset(state: State, preset: ArchitectureConfig) -> ArchitectureCon
 
     Args:
         state: Tensors by the original's names.
-        preset: What the user says it is.
 
     Raises:
         DataError: The tensors are not those of a Mask2Former, or have other sizes than the preset.
@@ -211,10 +210,6 @@ def architecture_differences(found: ArchitectureConfig, expected: ArchitectureCo
 
 def apply_preset(found: ArchitectureConfig, preset: ArchitectureConfig) -> ArchitectureConfig:
     """The preset with what a checkpoint decides: class count, encoder layers, norm, pixel statistics.
-
-    Args:
-        found: Of the checkpoint.
-        preset: What the user says it is.
 
     Raises:
         DataError: The checkpoint has other sizes than the preset.

@@ -21,10 +21,7 @@ def adapt_msra(tensors: State, backbone: nn.Module, pixel_std: Sequence[float], 
     """Turn the stem's input channels around, scale them, and add the norms' statistics.
 
     Args:
-        tensors: By our names.
-        backbone: Of the model they are for.
         pixel_std: What the model divides each channel by, red first.
-        origin: The file, for the message.
 
     Raises:
         DataError: The model has its strides elsewhere.

@@ -159,11 +159,6 @@ def infer_detr(state: State, name: str = UNNAMED, heads: int = _HEADS) -> DetrCo
 def infer_detr_as(arch: str, found: DetrConfig, state: State) -> DetrConfig:
     """Take a DETR for the preset of a name.
 
-    Args:
-        arch: The name.
-        found: What its tensors say.
-        state: Its tensors by our names.
-
     Raises:
         DataError: It is another model.
     """
@@ -183,7 +178,6 @@ def detr_from_folder(folder: Path, state: State) -> tuple[DetrConfig, tuple[str,
     """Read the architecture and the class names of a Hugging Face DETR folder.
 
     Args:
-        folder: Has a ``config.json``.
         state: Its tensors by our names.
 
     Raises:
@@ -217,13 +211,7 @@ def write_detr_folder(
     """Write a Hugging Face DETR folder.
 
     Args:
-        config: Of the model.
         state: The model's state dict, cut to ``encoder_layers``.
-        labels: Name of each class index.
-        encoder_layers: Encoder layers that are written.
-
-    Returns:
-        File contents by name.
 
     Raises:
         UsageError: transformers has no such model.

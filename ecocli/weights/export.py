@@ -30,8 +30,6 @@ def cut_encoder(state: Mapping[str, Tensor], exits: ExitPlan, exit_depth: int) -
 
     Args:
         state: Tensors by the original's names.
-        exits: Of the model.
-        exit_depth: The exit to keep.
 
     Raises:
         UsageError: The model has no such exit.
@@ -63,8 +61,6 @@ def write_original(
     """State dict with exactly the original's entries.
 
     Args:
-        architecture: Of the model.
-        state: The model's state dict.
         exit_depth: Cut the encoder at this exit; None keeps all layers.
 
     Raises:
@@ -92,9 +88,6 @@ def write_huggingface(
     """A Hugging Face Mask2Former folder.
 
     Args:
-        architecture: Of the model.
-        state: The model's state dict.
-        labels: Name of each class index.
         exit_depth: Cut the encoder at this exit; None keeps all layers.
         resize: How images are resized for this model; by default they keep their size.
 

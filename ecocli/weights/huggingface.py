@@ -215,8 +215,6 @@ def folder_configs(
     """Write an architecture as the JSON files of a Hugging Face folder.
 
     Args:
-        architecture: Of the exported model.
-        labels: Name of each class index.
         encoder_layers: Encoder layers of the exported model, which may be cut at an exit.
         resize: How images are resized for this model; by default they keep their size.
 

@@ -11,9 +11,6 @@ from ecocli.weights.loading import recognise
 def initial_architecture(path: Path) -> AnyArchitecture | None:
     """Find the architecture of published weights.
 
-    Args:
-        path: File, or Hugging Face folder.
-
     Returns:
         The architecture of a whole model; None for a backbone alone, which says nothing about the rest.
 

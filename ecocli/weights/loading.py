@@ -133,7 +133,6 @@ def recognise(state: Mapping[str, Tensor], origin: str) -> RecognisedState:
 
     Args:
         state: Tensors by the names of the file.
-        origin: The file, for messages.
 
     Raises:
         DataError: It is of no known kind, or holds tensors that such a file never has.
@@ -237,8 +236,6 @@ def fit_weights(model: ExitNetwork, recognised: RecognisedState, origin: str) ->
 
     Args:
         model: Changed in place, and only if nothing is wrong.
-        recognised: The tensors.
-        origin: The file, for messages.
 
     Raises:
         DataError: The file holds tensors the model lacks, or does not fill the backbone: it is of another model.

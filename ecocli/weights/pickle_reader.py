@@ -197,9 +197,6 @@ def _plain(value: object, depth: int, seen: dict[int, object]) -> object:
 def read_pickle(path: Path) -> object:
     """Read a pickled checkpoint without executing anything in it.
 
-    Args:
-        path: The file.
-
     Returns:
         Dicts, lists, numbers, strings, bytes; numpy arrays and torch tensors both as CPU tensors, tuples as lists.
 

@@ -42,7 +42,6 @@ def to_original(state: Mapping[str, Tensor], rows: Rows) -> tuple[State, tuple[s
 
     Args:
         state: Tensors by foreign name.
-        rows: Table from `mappings`.
 
     Returns:
         The tensors that the table knows, by original name, and the foreign names it does not know. The parts of a
@@ -69,7 +68,6 @@ def from_original(state: Mapping[str, Tensor], rows: Rows) -> tuple[State, tuple
 
     Args:
         state: Tensors by original name.
-        rows: Table from `mappings`.
 
     Returns:
         The tensors by foreign name, fused ones cut into equal parts, and the names that the table does not know.

@@ -58,9 +58,6 @@ def convert(
     """Write an export in COCO's panoptic format.
 
     Args:
-        export: What to write.
-        out: Folder for the files.
-        name: Name of the data set.
         things: Names of the classes whose objects are counted; None for all but ``stuff`` where the export tells
             objects apart, and none otherwise. Without objects, each connected piece is one.
         stuff: Names of classes that are not counted.
@@ -111,8 +108,6 @@ def describe(name: str, splits: Sequence[PanopticSplit], base: Path) -> str:
     """Write the TOML file of a data set that lies in COCO's panoptic format.
 
     Args:
-        name: Name of the data set.
-        splits: Its splits.
         base: Folder that the file is to be put into: paths are relative to it.
     """
     lines = [f"name = {json.dumps(name)}"]
@@ -130,9 +125,6 @@ def paint(
     """Paint the id map of an image.
 
     Args:
-        export: Where the image comes from.
-        file_name: The image.
-        size: Its height and width.
         counted: Ids of the classes that are things.
 
     Returns:

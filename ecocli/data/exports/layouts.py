@@ -66,7 +66,6 @@ def find_layout(
     """Recognise what a folder holds.
 
     Args:
-        folder: The folder, as extracted.
         images: Folder of the photos, where they are elsewhere.
         names: Names of the values of class masks.
 

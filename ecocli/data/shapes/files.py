@@ -46,8 +46,6 @@ def ensure_shapes(
     """Make the data set if it is not there.
 
     Args:
-        root: Folder of the data sets.
-        config: What to generate.
         replace: Replace a generated folder that has other parameters.
         processes: Processes that draw; all usable cores by default.
         advance: Told the number of images just drawn.

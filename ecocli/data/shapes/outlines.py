@@ -66,7 +66,6 @@ def worm(rng: np.random.Generator, center: tuple[float, float], length: float, b
     """Draw the centre line of a worm [N, 2]: a walk whose heading changes smoothly.
 
     Args:
-        rng: Source of the bends.
         center: Middle of the worm's bounding box, in pixels.
         length: Length along the worm, in pixels.
         bend: Largest change of heading per unit of ``step``, in radians.

@@ -49,9 +49,7 @@ def draw_scene(
     """Draw one scene.
 
     Args:
-        seed: Seed of the whole data set.
         index: Position of the image in its split, from 0.
-        knobs: What scenes may contain.
         split: Name of the split; splits share no scene.
 
     Returns:

@@ -36,12 +36,6 @@ SCHEMA_VERSION = 5
 def plan(config: EvaluateConfig, inputs: Mapping[str, str], store: Store, runtime: Runtime) -> Plan[EvaluationManifest]:
     """Open what is needed, check that it fits together, and say exactly what is asked.
 
-    Args:
-        config: The settings.
-        inputs: Digests by role, see the module.
-        store: Holds the inputs.
-        runtime: Where and with whom to run.
-
     Raises:
         ArtifactError: An input is damaged, or the gate was fitted for another parent.
         DataError: The data set is missing, faulty, or of other categories than the parent.

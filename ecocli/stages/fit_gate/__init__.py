@@ -23,12 +23,6 @@ SCHEMA_VERSION = 4
 def plan(config: FitGateConfig, inputs: Mapping[str, str], store: Store, runtime: Runtime) -> Plan[GateManifest]:
     """Check that the settings fit the table, and say exactly what is asked.
 
-    Args:
-        config: The settings.
-        inputs: Digests by role, see the module.
-        store: Holds the table.
-        runtime: Where to run.
-
     Raises:
         ArtifactError: The derived table is damaged. The work finds damage inside of it.
         UsageError: The settings do not fit the table. The work finds that a budget is not feasible.
