@@ -37,27 +37,8 @@ def build_backbone(config: ResNetConfig | SwinConfig) -> tuple[Backbone, dict[st
     Returns:
         The module, and the width of its outputs by name.
     """
-    if isinstance(config, SwinConfig):
-        swin = SwinTransformer(
-            embed_dim=config.embed_dim,
-            depths=config.depths,
-            num_heads=config.num_heads,
-            window_size=config.window_size,
-            mlp_ratio=config.mlp_ratio,
-            qkv_bias=config.qkv_bias,
-            drop_path_rate=config.drop_path_rate,
-        )
-        return swin, swin.channels
-    backbone = ResNet(
-        blocks=config.blocks,
-        stem_channels=config.stem_channels,
-        res2_channels=config.res2_channels,
-        bottleneck_channels=config.bottleneck_channels,
-        norm=config.norm,
-        stride_in_1x1=config.stride_in_1x1,
-        dilate_res5=config.dilate_res5,
-        frozen_stages=config.frozen_stages,
-    )
+    build = SwinTransformer if isinstance(config, SwinConfig) else ResNet
+    backbone = build(**config.model_dump(exclude={"kind"}))
     return backbone, backbone.channels
 
 
@@ -119,7 +100,7 @@ def build_unfilled(config: AnyArchitecture) -> ExitNetwork:
 def build_mask2former(config: ArchitectureConfig) -> Mask2Former:
     """Build a Mask2Former; see ``build_model``."""
     backbone, channels = build_backbone(config.backbone)
-    pixel, transformer = config.pixel_decoder, config.transformer_decoder
+    pixel = config.pixel_decoder
     return Mask2Former(
         backbone=backbone,
         pixel_decoder=PixelDecoder(
@@ -133,10 +114,7 @@ def build_mask2former(config: ArchitectureConfig) -> Mask2Former:
             hidden_dim=pixel.hidden_dim,
             mask_dim=pixel.mask_dim,
             num_classes=config.num_classes,
-            num_queries=transformer.num_queries,
-            layers=transformer.layers,
-            heads=transformer.heads,
-            feedforward_dim=transformer.feedforward_dim,
+            **config.transformer_decoder.model_dump(),
         ),
         pixel_mean=config.pixel_mean,
         pixel_std=config.pixel_std,
@@ -150,15 +128,7 @@ def build_detr(config: DetrConfig) -> Detr:
         backbone=backbone,
         backbone_channels=channels["res5"],
         stride=16 if isinstance(config.backbone, ResNetConfig) and config.backbone.dilate_res5 else 32,
-        hidden_dim=config.hidden_dim,
-        heads=config.heads,
-        encoder_layers=config.encoder_layers,
-        decoder_layers=config.decoder_layers,
-        feedforward_dim=config.feedforward_dim,
-        num_queries=config.num_queries,
-        num_classes=config.num_classes,
-        pixel_mean=config.pixel_mean,
-        pixel_std=config.pixel_std,
+        **config.model_dump(exclude={"kind", "name", "backbone"}),
     )
 
 

@@ -21,6 +21,9 @@ from ecocli.model.parts import Part
 Size = tuple[int, int]
 """Height and width, in pixels."""
 
+MAPS = ("res2", "res3", "res4", "res5")
+"""The maps of a backbone."""
+
 
 class Backbone(nn.Module):
     """Normalised images to maps by name, ``res2`` (stride 4) to ``res5``."""
@@ -59,19 +62,6 @@ class SharedFeatures(Protocol):
 
     @property
     def padding_mask(self) -> Tensor | None: ...
-
-
-@runtime_checkable
-class ExitPredictions(Protocol):
-    """Class logits and regions; leading axes as the producing method says."""
-
-    @property
-    def pred_logits(self) -> Tensor:
-        """Class logits [..., B, Q, K+1], "no object" last."""
-
-    @property
-    def regions(self) -> Tensor:
-        """Mask logits [..., B, Q, H/4, W/4] or boxes [..., B, Q, 4]."""
 
 
 class ExitModel(nn.Module, ABC):
@@ -147,7 +137,13 @@ class ExitModel(nn.Module, ABC):
 
 
 class ExitNetwork(ExitModel):
-    """An exit model whose layers are at hand: to be trained, timed, counted, written as graphs."""
+    """An exit model whose layers are at hand: to be trained, timed, counted, written as graphs.
+
+    Attributes:
+        beside_layers: What a layer reads beside the tokens, of the tensors between the parts.
+    """
+
+    beside_layers: ClassVar[str]
 
     @property
     @abstractmethod
@@ -161,7 +157,7 @@ class ExitNetwork(ExitModel):
 
     @property
     @abstractmethod
-    def class_head(self) -> nn.Module:
+    def class_head(self) -> nn.Linear:
         """The layer that gives the class logits."""
 
     @abstractmethod
@@ -173,8 +169,34 @@ class ExitNetwork(ExitModel):
         """All layers of encoder and decoder, whose activations may be recomputed in training."""
 
     @abstractmethod
-    def layer_parts(self, exit_depth: int) -> tuple[Part, ...]:
-        """The part ``encoder`` of ``parts``, layer by layer."""
+    def encode_each(self, features: Any, depths: Int[Tensor, " B"]) -> Float[Tensor, "B N C"]:
+        """Each image's tokens at its own exit depth; images leave the encoder as they are done."""
+
+    @abstractmethod
+    def run_layer(self, index: int, tokens: Float[Tensor, "B N C"], beside: Tensor) -> Float[Tensor, "B N C"]:
+        """One layer of the encoder; see ``beside_layers``."""
+
+    @property
+    def num_classes(self) -> int:
+        """K, without "no object"."""
+        return self.class_head.out_features - 1
+
+    def forward(
+        self,
+        images: Float[Tensor, "B 3 H W"],
+        exit_depths: Sequence[int],
+        all_layers: bool = True,
+        image_sizes: Sequence[Size] | None = None,
+    ) -> Any:
+        """Predictions of every wanted exit, [E, S, B, Q, ...]; for the arguments see ``extract`` and ``decode``."""
+        features = self.extract(images, image_sizes)
+        stacked = self.decode(torch.cat(self.encode(features, exit_depths)), features, all_layers)
+        exits, batch = len(exit_depths), images.shape[0]
+
+        def split(x: Tensor) -> Tensor:
+            return x.view(x.shape[0], exits, batch, *x.shape[2:]).transpose(0, 1)
+
+        return type(stacked)(split(stacked.pred_logits), split(stacked.regions))
 
     def predict_supervised(
         self, images: Float[Tensor, "B 3 H W"], image_sizes: Sequence[Size], exit_depths: Sequence[int]
@@ -184,11 +206,35 @@ class ExitNetwork(ExitModel):
         Returns:
             Both with the leading axes [E S, B, Q]: the S predictions of the first exit come first.
         """
-        features = self.extract(images, image_sizes)
-        stacked = self.decode(torch.cat(self.encode(features, exit_depths)), features, all_layers=True)
-        exits, batch = len(exit_depths), images.shape[0]
+        found = self(images, exit_depths, image_sizes=image_sizes)
+        return found.pred_logits.flatten(0, 1), found.regions.flatten(0, 1)
 
-        def split(x: Tensor) -> Tensor:
-            return x.view(x.shape[0], exits, batch, *x.shape[2:]).transpose(0, 1).flatten(0, 1)
+    def predict_at(self, features: Any, depths: Int[Tensor, " B"]) -> Any:
+        """Final predictions, each image at its own exit depth."""
+        final = self.decode(self.encode_each(features, depths), features)
+        return type(final)(final.pred_logits[-1], final.regions[-1])
 
-        return split(stacked.pred_logits), split(stacked.regions)
+    def layer_parts(self, exit_depth: int) -> tuple[Part, ...]:
+        """The part ``encoder`` of ``parts``, layer by layer."""
+
+        def layer(index: int) -> Part:
+            def run(tokens: Tensor, beside: Tensor) -> tuple[Tensor, ...]:
+                with self._autocast(tokens):
+                    return (self.run_layer(index, tokens, beside),)
+
+            return Part(f"encoder.{index}", run, ("tokens", self.beside_layers), ("tokens",))
+
+        return tuple(layer(index) for index in self.exits.layers_of(exit_depth))
+
+    def _maps(self, images: Float[Tensor, "B 3 H W"]) -> dict[str, Tensor]:
+        # Convolutions run faster with channels last, on CPUs in float32 as on GPUs in half precision.
+        maps: dict[str, Tensor] = self.backbone(images.contiguous(memory_format=torch.channels_last))
+        return maps
+
+    def _backbone_part(self) -> Part:
+        def backbone(images: Tensor) -> tuple[Tensor, ...]:
+            with self._autocast(images):
+                found = self._maps(images)
+            return tuple(found[name] for name in MAPS)
+
+        return Part("backbone", backbone, ("images",), MAPS)

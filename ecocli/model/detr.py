@@ -83,6 +83,7 @@ class Detr(ExitNetwork):
 
     # Images are padded to the largest of their batch and no further.
     size_divisor = 1
+    beside_layers = "res5"
 
     def __init__(
         self,
@@ -112,11 +113,6 @@ class Detr(ExitNetwork):
         self.bbox_embed = MaskEmbedding(hidden_dim, 4)
 
     @property
-    def num_classes(self) -> int:
-        """K, without "no object"."""
-        return self.class_embed.out_features - 1
-
-    @property
     def num_queries(self) -> int:
         """Q."""
         return self.query_embed.num_embeddings
@@ -124,11 +120,10 @@ class Detr(ExitNetwork):
     @property
     def exits(self) -> ExitPlan:
         """Its exits: any of the encoder's layers."""
-        layers = len(self.encoder_layers)
-        return ExitPlan(layers, tuple(range(1, layers + 1)))
+        return self.transformer.encoder.exits
 
     @property
-    def class_head(self) -> nn.Module:
+    def class_head(self) -> nn.Linear:
         """The layer that gives the class logits."""
         return self.class_embed
 
@@ -148,9 +143,8 @@ class Detr(ExitNetwork):
 
     def extract(self, images: Float[Tensor, "B 3 H W"], image_sizes: Sequence[Size] | None = None) -> MapFeatures:
         """Backbone and projection: all that every exit and the gate share."""
-        images = images.contiguous(memory_format=torch.channels_last)
         with self._autocast(images):
-            maps = self.backbone(images)
+            maps = self._maps(images)
         return self._project(maps, (images.shape[2], images.shape[3]), image_sizes)
 
     def _project(
@@ -196,41 +190,8 @@ class Detr(ExitNetwork):
             queries = torch.stack(layers if all_layers else layers[-1:])
             return BoxPredictions(self.class_embed(queries), self.bbox_embed(queries).float().sigmoid())
 
-    def forward(
-        self,
-        images: Float[Tensor, "B 3 H W"],
-        image_sizes: Sequence[Size],
-        exit_depths: Sequence[int],
-        all_layers: bool = True,
-    ) -> BoxPredictions:
-        """Predictions of every wanted exit.
-
-        Args:
-            images: Normalised, padded on the right and below with zeros.
-            image_sizes: Height and width of each image without padding.
-            exit_depths: Encoder layers run, one count per wanted exit.
-            all_layers: Whether to return every decoder layer's prediction or the final one only (S = 1).
-
-        Returns:
-            ``pred_logits`` [E, S, B, Q, K+1] and ``pred_boxes`` [E, S, B, Q, 4].
-        """
-        features = self.extract(images, image_sizes)
-        stacked = self.decode(torch.cat(self.encode(features, exit_depths)), features, all_layers)
-        exits, batch = len(exit_depths), images.shape[0]
-
-        def split(x: Tensor) -> Tensor:
-            return x.view(x.shape[0], exits, batch, *x.shape[2:]).transpose(0, 1)
-
-        return BoxPredictions(split(stacked.pred_logits), split(stacked.pred_boxes))
-
     def parts(self, exit_depth: int, all_layers: bool = False) -> tuple[Part, ...]:
         """The steps of one exit, of images that are not padded."""
-        maps = ("res2", "res3", "res4", "res5")
-
-        def backbone(images: Tensor) -> tuple[Tensor, ...]:
-            with self._autocast(images):
-                found = self.backbone(images.contiguous(memory_format=torch.channels_last))
-            return tuple(found[name] for name in maps)
 
         def project(res5: Tensor) -> tuple[Tensor, ...]:
             return (self._unpadded(res5).tokens,)
@@ -243,7 +204,7 @@ class Detr(ExitNetwork):
             return final.pred_logits, final.pred_boxes
 
         return (
-            Part("backbone", backbone, ("images",), maps),
+            self._backbone_part(),
             Part("projections", project, ("res5",), ("tokens",)),
             Part("encoder", encode, ("tokens", "res5"), ("tokens",)),
             # A detector has none; tables show it as zero.
@@ -251,18 +212,10 @@ class Detr(ExitNetwork):
             Part("transformer_decoder", predict, ("tokens", "res5"), ("pred_logits", "pred_boxes")),
         )
 
-    def layer_parts(self, exit_depth: int) -> tuple[Part, ...]:
-        """The part ``encoder`` layer by layer."""
-
-        def layer(index: int) -> Part:
-            def run(tokens: Tensor, res5: Tensor) -> tuple[Tensor, ...]:
-                features = self._unpadded(res5, tokens)
-                with self._autocast(tokens):
-                    return (self.encoder_layers[index](tokens, features.positions, None),)
-
-            return Part(f"encoder.{index}", run, ("tokens", "res5"), ("tokens",))
-
-        return tuple(layer(index) for index in self.exits.layers_of(exit_depth))
+    def run_layer(self, index: int, tokens: Float[Tensor, "B N C"], beside: Tensor) -> Float[Tensor, "B N C"]:
+        """One layer of the encoder, on images that are not padded."""
+        after: Tensor = self.encoder_layers[index](tokens, self._unpadded(beside, tokens).positions, None)
+        return after
 
     def _unpadded(self, res5: Tensor, tokens: Tensor | None = None) -> MapFeatures:
         """Features of images without padding, around tokens that are there already or projected from the map."""
@@ -273,14 +226,12 @@ class Detr(ExitNetwork):
         positions = sine_positions(height, width, tokens.shape[2], tokens.device, torch.float32)[None]
         return MapFeatures({"res5": res5}, tokens, ((height, width),), positions, None, self.stride)
 
-    def predict_at(self, features: MapFeatures, depths: Int[Tensor, " B"]) -> BoxPredictions:
-        """Predictions [B, Q, ...], each image at its own exit depth; images leave the encoder as they are done."""
+    def encode_each(self, features: MapFeatures, depths: Int[Tensor, " B"]) -> Float[Tensor, "B N C"]:
+        """Each image's tokens at its own exit depth; images leave the encoder as they are done."""
         with self._autocast(features.tokens):
-            tokens = self.transformer.encoder.forward_per_image(
+            return self.transformer.encoder.forward_per_image(
                 features.tokens, features.positions, features.padding_mask, depths
             )
-        final = self.decode(tokens, features)
-        return BoxPredictions(final.pred_logits[-1], final.pred_boxes[-1])
 
 
 def padding_of_cells(

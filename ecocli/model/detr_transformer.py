@@ -8,11 +8,12 @@ decoder are the same. Difference: dropout is left out.
 
 from collections.abc import Sequence
 
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ecocli.exits import ExitPlan
+from ecocli.model.exit_encoder import RunLayer, run_each, run_exits
 from ecocli.model.transformer_decoder import Attention
 
 
@@ -61,6 +62,11 @@ class TransformerEncoder(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(EncoderLayer(channels, heads, feedforward_dim) for _ in range(layers))
 
+    @property
+    def exits(self) -> ExitPlan:
+        """Its exits: after any layer."""
+        return ExitPlan(len(self.layers), tuple(range(1, len(self.layers) + 1)))
+
     def forward(
         self,
         tokens: Float[Tensor, "B N C"],
@@ -68,21 +74,8 @@ class TransformerEncoder(nn.Module):
         padding_mask: Bool[Tensor, "B N"] | None,
         exit_depths: Sequence[int],
     ) -> tuple[Float[Tensor, "B N C"], ...]:
-        """Tokens after each wanted depth, in the order asked; layers up to the deepest run once.
-
-        Args:
-            exit_depths: Encoder layers run, each from 1 to the number of layers.
-
-        Raises:
-            ValueError: A depth is outside 1..layers.
-        """
-        self._check_depths(exit_depths)
-        after: dict[int, Tensor] = {}
-        for depth, layer in enumerate(self.layers[: max(exit_depths)], start=1):
-            tokens = layer(tokens, positions, padding_mask)
-            if depth in exit_depths:
-                after[depth] = tokens
-        return tuple(after[depth] for depth in exit_depths)
+        """Tokens after each wanted depth; see ``run_exits``."""
+        return run_exits(self.exits, self._runner(positions, padding_mask), tokens, exit_depths)
 
     def forward_per_image(
         self,
@@ -91,26 +84,19 @@ class TransformerEncoder(nn.Module):
         padding_mask: Bool[Tensor, "B N"] | None,
         depths: Int[Tensor, " B"],
     ) -> Float[Tensor, "B N C"]:
-        """Each image's tokens after its own depth; an image leaves the batch as soon as it is done."""
-        wanted = depths.tolist()
-        self._check_depths(wanted)
-        done = torch.empty_like(tokens)
-        running, left = tokens, torch.arange(len(wanted), device=tokens.device)
-        for depth, layer in enumerate(self.layers[: max(wanted)], start=1):
-            own_positions = positions if len(positions) == 1 else positions[left]
-            running = layer(running, own_positions, None if padding_mask is None else padding_mask[left])
-            stays = torch.tensor([wanted[image] > depth for image in left.tolist()], device=tokens.device)
-            done[left[~stays]] = running[~stays]
-            running, left = running[stays], left[stays]
-        return done
+        """Each image's tokens after its own depth; see ``run_each``."""
+        return run_each(self.exits, self._runner(positions, padding_mask), tokens, depths)
 
-    def _check_depths(self, depths: Sequence[int]) -> None:
-        outside = [depth for depth in depths if not 1 <= depth <= len(self.layers)]
-        if outside or not depths:
-            raise ValueError(
-                f"exit depths {list(depths)} asked of an encoder with {len(self.layers)} layers; "
-                f"give at least one depth, each from 1 to {len(self.layers)}"
+    def _runner(self, positions: Float[Tensor, "#B N C"], padding_mask: Bool[Tensor, "B N"] | None) -> RunLayer:
+        def run(index: int, running: Tensor, images: Sequence[int]) -> Tensor:
+            rows = list(images)
+            own_positions = positions if len(positions) == 1 else positions[rows]
+            after: Tensor = self.layers[index](
+                running, own_positions, None if padding_mask is None else padding_mask[rows]
             )
+            return after
+
+        return run
 
 
 class DecoderLayer(_FeedForward):

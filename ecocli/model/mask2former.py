@@ -11,12 +11,11 @@ the criterion lives in ``ecocli.losses``.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ecocli.exits import ExitPlan
-from ecocli.model.contracts import Backbone, ExitNetwork, Size
+from ecocli.model.contracts import MAPS, Backbone, ExitNetwork, Size
 from ecocli.model.deformable import SpatialShapes
 from ecocli.model.parts import Part
 from ecocli.model.pixel_decoder import Features, PixelDecoder
@@ -75,6 +74,7 @@ class Mask2Former(ExitNetwork):
 
     # The stride of the coarsest level.
     size_divisor = 32
+    beside_layers = "lateral"
 
     def __init__(
         self,
@@ -89,11 +89,6 @@ class Mask2Former(ExitNetwork):
         self.sem_seg_head = SegmentationHead(pixel_decoder, transformer_decoder)
 
     @property
-    def num_classes(self) -> int:
-        """K, without "no object"."""
-        return self.sem_seg_head.predictor.class_embed.out_features - 1
-
-    @property
     def num_queries(self) -> int:
         """Q."""
         return self.sem_seg_head.predictor.query_feat.num_embeddings
@@ -104,7 +99,7 @@ class Mask2Former(ExitNetwork):
         return self.sem_seg_head.pixel_decoder.encoder.exits
 
     @property
-    def class_head(self) -> nn.Module:
+    def class_head(self) -> nn.Linear:
         """The layer that gives the class logits."""
         return self.sem_seg_head.predictor.class_embed
 
@@ -135,11 +130,6 @@ class Mask2Former(ExitNetwork):
         with self._autocast(images):
             return self.sem_seg_head.pixel_decoder.project(self._maps(images))
 
-    def _maps(self, images: Float[Tensor, "B 3 H W"]) -> dict[str, Tensor]:
-        # Convolutions run faster with channels last, on CPUs in float32 as on GPUs in half precision.
-        maps: dict[str, Tensor] = self.backbone(images.contiguous(memory_format=torch.channels_last))
-        return maps
-
     def encode(self, features: Features, exit_depths: Sequence[int]) -> tuple[Float[Tensor, "B N C"], ...]:
         """Tokens at each wanted exit; the encoder runs once, up to the deepest."""
         with self._autocast(features.tokens):
@@ -154,39 +144,10 @@ class Mask2Former(ExitNetwork):
             fused, memories = self.sem_seg_head.pixel_decoder.fuse_levels(tokens, features.shapes, features.lateral)
             return self._predict(memories, features.shapes, fused, all_layers)
 
-    def forward(
-        self, images: Float[Tensor, "B 3 H W"], exit_depths: Sequence[int], all_layers: bool = True
-    ) -> Predictions:
-        """Predictions of every wanted exit.
-
-        Args:
-            images: Normalised, padded to a multiple of ``size_divisor``.
-            exit_depths: Encoder layers run, one count per wanted exit.
-            all_layers: Whether to return every supervised prediction or the final one only (S = 1).
-
-        Returns:
-            ``pred_logits`` [E, S, B, Q, K+1] and ``pred_masks`` [E, S, B, Q, H/4, W/4].
-        """
-        features = self.extract(images)
-        tokens = torch.cat(self.encode(features, exit_depths))
-        stacked = self.decode(tokens, features, all_layers)
-        exits, batch = len(exit_depths), images.shape[0]
-
-        def split(x: Tensor) -> Tensor:
-            return x.view(x.shape[0], exits, batch, *x.shape[2:]).transpose(0, 1)
-
-        return Predictions(split(stacked.pred_logits), split(stacked.pred_masks))
-
-    def predict_at(self, features: Features, depths: Int[Tensor, " B"]) -> Predictions:
-        """Final predictions, each image at its own exit depth; images leave the encoder as they are done.
-
-        Returns:
-            ``pred_logits`` [B, Q, K+1] and ``pred_masks`` [B, Q, H/4, W/4].
-        """
+    def encode_each(self, features: Features, depths: Int[Tensor, " B"]) -> Float[Tensor, "B N C"]:
+        """Each image's tokens at its own exit depth; images leave the encoder as they are done."""
         with self._autocast(features.tokens):
-            tokens = self.sem_seg_head.pixel_decoder.encode_each(features.tokens, features.shapes, depths)
-        final = self.decode(tokens, features)
-        return Predictions(final.pred_logits[-1], final.pred_masks[-1])
+            return self.sem_seg_head.pixel_decoder.encode_each(features.tokens, features.shapes, depths)
 
     def _predict(
         self,
@@ -203,16 +164,10 @@ class Mask2Former(ExitNetwork):
     def parts(self, exit_depth: int, all_layers: bool = False) -> tuple[Part, ...]:
         """The steps of one exit; ``all_layers`` as in ``decode``, with the masks of every layer at full size."""
         decoder = self.sem_seg_head.pixel_decoder
-        maps = ("res2", "res3", "res4", "res5")
-
-        def backbone(images: Tensor) -> tuple[Tensor, ...]:
-            with self._autocast(images):
-                found = self._maps(images)
-            return tuple(found[name] for name in maps)
 
         def project(*levels: Tensor) -> tuple[Tensor, ...]:
             with self._autocast(levels[0]):
-                features = decoder.project(dict(zip(maps, levels, strict=True)))
+                features = decoder.project(dict(zip(MAPS, levels, strict=True)))
             return features.tokens, features.lateral
 
         def encode(tokens: Tensor, lateral: Tensor) -> tuple[Tensor, ...]:
@@ -235,25 +190,16 @@ class Mask2Former(ExitNetwork):
             return final.pred_logits, final.pred_masks
 
         return (
-            Part("backbone", backbone, ("images",), maps),
-            Part("projections", project, maps, ("tokens", "lateral")),
+            self._backbone_part(),
+            Part("projections", project, MAPS, ("tokens", "lateral")),
             Part("encoder", encode, ("tokens", "lateral"), ("tokens",)),
             Part("mask_features", fuse, ("tokens", "lateral"), ("fused",)),
             Part("transformer_decoder", predict, ("tokens", "lateral", "fused"), ("pred_logits", "pred_masks")),
         )
 
-    def layer_parts(self, exit_depth: int) -> tuple[Part, ...]:
-        """The part ``encoder`` layer by layer."""
-        decoder = self.sem_seg_head.pixel_decoder
-
-        def layer(index: int) -> Part:
-            def run(tokens: Tensor, lateral: Tensor) -> tuple[Tensor, ...]:
-                with self._autocast(tokens):
-                    return (decoder.encoder_layer(index, tokens, level_shapes(lateral)),)
-
-            return Part(f"encoder.{index}", run, ("tokens", "lateral"), ("tokens",))
-
-        return tuple(layer(index) for index in self.exits.layers_of(exit_depth))
+    def run_layer(self, index: int, tokens: Float[Tensor, "B N C"], beside: Tensor) -> Float[Tensor, "B N C"]:
+        """One layer of the encoder."""
+        return self.sem_seg_head.pixel_decoder.encoder_layer(index, tokens, level_shapes(beside))
 
 
 def level_shapes(lateral: Float[Tensor, "B C H4 W4"]) -> SpatialShapes:

@@ -21,14 +21,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ecocli.exits import ExitPlan
-from ecocli.model.contracts import Backbone, ExitNetwork, Size
+from ecocli.model.contracts import MAPS, Backbone, ExitNetwork, Size
 from ecocli.model.detr_transformer import QueryDecoder, TransformerEncoder
 from ecocli.model.layers import NormedConv2d, sine_positions
 from ecocli.model.mask2former import Predictions
 from ecocli.model.parts import Part
 from ecocli.model.transformer_decoder import MaskEmbedding
-
-_MAPS = ("res2", "res3", "res4", "res5")
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,7 @@ class PyramidDecoder(nn.Module):
         else:
             encoder.layers.append(_Unchanged())
         self.transformer = _Transformer(encoder=encoder)
-        for number, name in enumerate(_MAPS[:3], start=1):
+        for number, name in enumerate(MAPS[:3], start=1):
             self.add_module(f"adapter_{number}", NormedConv2d(in_channels[name], channels, 1, _norm(channels)))
             self.add_module(f"layer_{number}", NormedConv2d(channels, channels, 3, _norm(channels)))
         self.layer_4 = NormedConv2d(coarsest, channels, 3, _norm(channels))
@@ -209,6 +207,7 @@ class MaskFormer(ExitNetwork):
 
     # The stride of the coarsest level.
     size_divisor = 32
+    beside_layers = "res5"
 
     def __init__(
         self,
@@ -223,11 +222,6 @@ class MaskFormer(ExitNetwork):
         self.sem_seg_head = _SegmentationHead(pixel_decoder, predictor)
 
     @property
-    def num_classes(self) -> int:
-        """K, without "no object"."""
-        return self.sem_seg_head.predictor.class_embed.out_features - 1
-
-    @property
     def num_queries(self) -> int:
         """Q."""
         return self.sem_seg_head.predictor.query_embed.num_embeddings
@@ -235,11 +229,10 @@ class MaskFormer(ExitNetwork):
     @property
     def exits(self) -> ExitPlan:
         """Its exits: any of the encoder's layers."""
-        layers = len(self.encoder_layers)
-        return ExitPlan(layers, tuple(range(1, layers + 1)))
+        return self.sem_seg_head.pixel_decoder.encoder.exits
 
     @property
-    def class_head(self) -> nn.Module:
+    def class_head(self) -> nn.Linear:
         """The layer that gives the class logits."""
         return self.sem_seg_head.predictor.class_embed
 
@@ -265,7 +258,7 @@ class MaskFormer(ExitNetwork):
             image_sizes: Makes no difference: padding is no special place to this model.
         """
         with self._autocast(images):
-            return self._project(self.backbone(images.contiguous(memory_format=torch.channels_last)))
+            return self._project(self._maps(images))
 
     def _project(self, maps: Mapping[str, Tensor]) -> PyramidFeatures:
         decoder, predictor = self.sem_seg_head.pixel_decoder, self.sem_seg_head.predictor
@@ -311,31 +304,20 @@ class MaskFormer(ExitNetwork):
         positions = self._positions(shape, tokens)
         return Predictions(*self.sem_seg_head.predictor(tokens, positions, mask_features, all_layers))
 
-    def predict_at(self, features: PyramidFeatures, depths: Int[Tensor, " B"]) -> Predictions:
-        """Final predictions, each image at its own exit depth; images leave the encoder as they are done.
-
-        Returns:
-            ``pred_logits`` [B, Q, K+1] and ``pred_masks`` [B, Q, H/4, W/4].
-        """
+    def encode_each(self, features: PyramidFeatures, depths: Int[Tensor, " B"]) -> Float[Tensor, "B N C"]:
+        """Each image's tokens at its own exit depth; images leave the encoder as they are done."""
         tokens, (shape,) = features.tokens, features.shapes
         with self._autocast(tokens):
             encoder = self.sem_seg_head.pixel_decoder.encoder
-            tokens = encoder.forward_per_image(tokens, self._positions(shape, tokens), None, depths)
-        final = self.decode(tokens, features)
-        return Predictions(final.pred_logits[-1], final.pred_masks[-1])
+            return encoder.forward_per_image(tokens, self._positions(shape, tokens), None, depths)
 
     def parts(self, exit_depth: int, all_layers: bool = False) -> tuple[Part, ...]:
         """The steps of one exit."""
         laterals = ("lateral4", "lateral3", "lateral2")
 
-        def backbone(images: Tensor) -> tuple[Tensor, ...]:
-            with self._autocast(images):
-                found = self.backbone(images.contiguous(memory_format=torch.channels_last))
-            return tuple(found[name] for name in _MAPS)
-
         def project(*maps: Tensor) -> tuple[Tensor, ...]:
             with self._autocast(maps[0]):
-                features = self._project(dict(zip(_MAPS, maps, strict=True)))
+                features = self._project(dict(zip(MAPS, maps, strict=True)))
             return features.tokens, *features.laterals
 
         def encode(tokens: Tensor, res5: Tensor) -> tuple[Tensor, ...]:
@@ -355,22 +337,15 @@ class MaskFormer(ExitNetwork):
             return final.pred_logits, final.pred_masks
 
         return (
-            Part("backbone", backbone, ("images",), _MAPS),
-            Part("projections", project, _MAPS, ("tokens", *laterals)),
+            self._backbone_part(),
+            Part("projections", project, MAPS, ("tokens", *laterals)),
             Part("encoder", encode, ("tokens", "res5"), ("tokens",)),
             Part("mask_features", fuse, ("tokens", "res5", *laterals), ("fused",)),
             Part("transformer_decoder", predict, ("tokens", "res5", "fused"), ("pred_logits", "pred_masks")),
         )
 
-    def layer_parts(self, exit_depth: int) -> tuple[Part, ...]:
-        """The part ``encoder`` layer by layer."""
-
-        def layer(index: int) -> Part:
-            def run(tokens: Tensor, res5: Tensor) -> tuple[Tensor, ...]:
-                height, width = res5.shape[2:]
-                with self._autocast(tokens):
-                    return (self.encoder_layers[index](tokens, self._positions((height, width), tokens), None),)
-
-            return Part(f"encoder.{index}", run, ("tokens", "res5"), ("tokens",))
-
-        return tuple(layer(index) for index in self.exits.layers_of(exit_depth))
+    def run_layer(self, index: int, tokens: Float[Tensor, "B N C"], beside: Tensor) -> Float[Tensor, "B N C"]:
+        """One layer of the encoder."""
+        height, width = beside.shape[2:]
+        after: Tensor = self.encoder_layers[index](tokens, self._positions((height, width), tokens), None)
+        return after

@@ -79,7 +79,7 @@ def test_forward__padded_batch__equals_original_at_every_layer_and_exit(
         torch.testing.assert_close(tokens, tensors[f"batch.encoder.layer{depth - 1}"], **TOLERANCE)
     queries = model.transformer.decoder(model.query_embed.weight, after[-1], features.positions, features.padding_mask)
     torch.testing.assert_close(torch.stack(queries), tensors["batch.decoder.hs"], **TOLERANCE)
-    predictions = model(batch, sizes, depths)
+    predictions = model(batch, depths, image_sizes=sizes)
     assert predictions.pred_logits.shape == (6, 3, 2, 20, 92)
     for index, depth in enumerate(depths):
         for name, found in (("pred_logits", predictions.pred_logits), ("pred_boxes", predictions.pred_boxes)):
@@ -97,7 +97,7 @@ def test_forward__image_alone__equals_original_at_every_exit(
     image, sizes = padded_batch(tensors, name)
     # Two images of one size in the batch: neither sees the other.
     batch = torch.cat((image, image.flip(-1)))
-    predictions = model(batch, sizes * 2, (2, 3, 4, 5, 6), all_layers=False)
+    predictions = model(batch, (2, 3, 4, 5, 6), all_layers=False, image_sizes=sizes * 2)
     for index, depth in enumerate((2, 3, 4, 5, 6)):
         for key, found in (("pred_logits", predictions.pred_logits), ("pred_boxes", predictions.pred_boxes)):
             torch.testing.assert_close(found[index, 0, :1], tensors[f"{name}.exit{depth}.{key}"], **TOLERANCE)

@@ -43,7 +43,7 @@ def test_set_criterion__recorded_batch__same_matches_and_losses_at_every_exit(
 ) -> None:
     tensors, notes = recording
     batch, sizes = padded_batch(tensors, "ab")
-    found = model(batch, sizes, DEPTHS)
+    found = model(batch, DEPTHS, image_sizes=sizes)
     losses = SetCriterion(91)(
         found.pred_logits.flatten(0, 1), found.pred_boxes.flatten(0, 1), targets_of(tensors), torch.ones(18)
     )
@@ -74,7 +74,7 @@ def test_set_criterion__recorded_batch__same_gradients(
 ) -> None:
     tensors, notes = recording
     batch, sizes = padded_batch(tensors, "ab")
-    found = model(batch, sizes, depths)
+    found = model(batch, depths, image_sizes=sizes)
     weights = torch.tensor(alphas).repeat_interleave(3)
     losses = SetCriterion(91)(
         found.pred_logits.flatten(0, 1), found.pred_boxes.flatten(0, 1), targets_of(tensors), weights

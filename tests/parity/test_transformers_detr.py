@@ -80,7 +80,7 @@ def test_forward__every_exit_in_padded_batch__equals_cut_peer(pair: tuple[Any, P
     peer, folder = pair
     model = imported(folder)
     batch, own, sizes = padded_batch()
-    found = model(batch, sizes, (1, 2, 3), all_layers=False)
+    found = model(batch, (1, 2, 3), all_layers=False, image_sizes=sizes)
     for index in range(3):
         cut = copy.deepcopy(peer)
         cut.model.encoder.layers = cut.model.encoder.layers[: index + 1]
@@ -99,7 +99,7 @@ def test_set_criterion__last_layer__equals_peer(pair: tuple[Any, Path]) -> None:
     boxes = [0.2 + 0.3 * torch.rand(len(some), 4, generator=generator) for some in labels]
     targets = [{"class_labels": c, "boxes": b} for c, b in zip(labels, boxes, strict=True)]
     expected = peer(pixel_values=batch, pixel_mask=own, labels=targets)
-    found = model(batch, sizes, (3,), all_layers=False)
+    found = model(batch, (3,), all_layers=False, image_sizes=sizes)
     losses = SetCriterion(7)(found.pred_logits[0], found.pred_boxes[0], pack_boxes(labels, boxes), torch.ones(1))
     torch.testing.assert_close(losses.total, expected.loss, **TOLERANCE)
     for name, key in (("class", "loss_ce"), ("box", "loss_bbox"), ("giou", "loss_giou")):
@@ -129,7 +129,7 @@ def test_write_detr_folder__cut_at_every_exit__peer_loads_it_and_predicts_the_sa
         assert peer.config.id2label == LABELS
         with torch.no_grad():
             expected = peer.eval()(pixel_values=batch, pixel_mask=own)
-            found = model(batch, sizes, (depth,), all_layers=False)
+            found = model(batch, (depth,), all_layers=False, image_sizes=sizes)
         torch.testing.assert_close(found.pred_logits[0, 0], expected.logits, **TOLERANCE)
         torch.testing.assert_close(found.pred_boxes[0, 0], expected.pred_boxes, **TOLERANCE)
 

@@ -33,7 +33,7 @@ def test_parts__in_order__equal_the_model(depth: int) -> None:
     torch.manual_seed(0)
     model = build_detr(DETR_ARCHITECTURES["detr-shapes"]).eval()
     images = torch.randn(2, 3, 70, 90)
-    expected = model(images, [(70, 90)] * 2, (depth,), all_layers=False)
+    expected = model(images, (depth,), all_layers=False, image_sizes=[(70, 90)] * 2)
     parts = model.parts(depth)
     found = run_parts(parts, {"images": images})
     torch.testing.assert_close(found["pred_logits"], expected.pred_logits[0])
