@@ -64,10 +64,8 @@ class Instance:
     """One scored object.
 
     Attributes:
-        name: Of its category.
         category_id: The data set's id of its category.
         score: Class probability x mean mask probability inside the mask, 0..1.
-        mask: Its pixels.
     """
 
     name: str
@@ -81,7 +79,6 @@ class Detection:
     """One scored box of a detector.
 
     Attributes:
-        name: Of its category.
         category_id: The data set's id of its category.
         score: Probability of the category, 0..1.
         box: Left, top, width, height, in pixels of the image.

@@ -19,10 +19,7 @@ class CommandEntry:
     """One line of the command table.
 
     Attributes:
-        name: What the user types.
-        module: Module in ``ecocli.commands``.
         attribute: The command's function, or the Typer application of a group.
-        help: One line for ``eco --help``.
     """
 
     name: str

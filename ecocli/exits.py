@@ -14,7 +14,6 @@ class ExitPlan:
     """The exits of an encoder.
 
     Attributes:
-        layers: Number of layers.
         depths: The exits it can be left at, ascending.
         tail: Indices of the layers that follow every exit.
     """

@@ -29,7 +29,6 @@ class Action:
     """What is asked of a stage.
 
     Attributes:
-        stage: Name of the stage, such as ``fit-gate``.
         schema_version: Raised when the same request gives another result than before.
         config: Everything that shapes the result, resolved; nothing that does not (device, paths, threads).
         inputs: Role to digest of the input artifacts.
@@ -80,7 +79,6 @@ class Made(Generic[ManifestT]):
     """What the work of a stage gives.
 
     Attributes:
-        manifest: The artifact's manifest, without its files.
         files: Name inside the artifact to its bytes or to a file.
         provenance: Recorded beside the artifact, together with device, processes, threads, host, time and versions.
     """
@@ -95,8 +93,6 @@ class Plan(Generic[ManifestT]):
     """A request that was checked, and the work that answers it.
 
     Attributes:
-        action: What is asked.
-        manifest_class: Class of the artifact's manifest.
         work: Computes the artifact. Its argument is a folder that survives kills, for checkpoints and files. Files
             left in the folder must appear whole (`files.replacing`): where locks do not hold, another process works
             in the same folder. With several processes, all of them call it; only the main one's result counts, and the

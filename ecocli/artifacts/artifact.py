@@ -18,8 +18,6 @@ class Artifact(Generic[ManifestT]):
 
     Attributes:
         digest: Its identity, the SHA-256 of its OCI manifest.
-        manifest: What it is and what it was made from.
-        blobs: Where its files stand.
     """
 
     digest: str

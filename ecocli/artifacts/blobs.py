@@ -28,11 +28,7 @@ class Fault:
     """Something wrong in a store.
 
     Attributes:
-        path: The file concerned.
         owner: Artifact, name or action that needs it; empty if none does.
-        problem: What is wrong, in a few words.
-        expected: What should be there.
-        found: What is there.
     """
 
     path: Path

@@ -33,10 +33,7 @@ class Collected:
 
     Attributes:
         names: Names of damaged artifacts.
-        artifacts: Digests of artifacts.
-        blobs: Content-addressed files.
         leftovers: Temporary files, unfinished runs and unused lock files.
-        freed_bytes: Size of all of it.
     """
 
     names: list[str] = field(default_factory=list)

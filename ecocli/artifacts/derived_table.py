@@ -64,7 +64,6 @@ class DerivedRecord:
         size: Height and width on disk, in pixels.
         padded_size: Height and width of the network's input, in pixels.
         counts: What its task keeps of it at each exit: panoptic counts, or detections.
-        features: Pooled features by name.
         gflops: Whole cost at each exit, in GFLOPs.
         encoder_gflops: The pixel decoder's share of it.
     """
@@ -119,7 +118,6 @@ class DerivedTable:
     Attributes:
         quality: Quality of each image at each exit, NaN where undefined; PQ or AP in 0..1, or minus a loss over its
             mean.
-        counts: The results behind it.
         features: The one feature asked for.
         gflops: Whole cost of each image at each exit.
         encoder_gflops: The pixel decoder's share of it.

@@ -38,7 +38,6 @@ class ImageDetections:
 
     Attributes:
         quality: Of the image; NaN where undefined.
-        matched: Its detections.
         positives: True boxes to be found per class and area range; the same at every exit.
     """
 

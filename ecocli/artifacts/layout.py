@@ -16,11 +16,7 @@ from ecocli.runtime.formats import parse_json, read_json
 
 @dataclass(frozen=True)
 class Layout:
-    """Where things stand in a store.
-
-    Attributes:
-        root: The store's folder, an OCI image layout.
-    """
+    """Where things stand in a store."""
 
     root: Path
 

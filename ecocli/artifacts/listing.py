@@ -12,7 +12,6 @@ class Listing:
     """One artifact in a list.
 
     Attributes:
-        digest: Its identity.
         kind: Its kind; empty if that cannot be read.
         names: All names that stand for it, ascending.
         size_bytes: Sum of its files and its manifest.

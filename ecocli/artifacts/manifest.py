@@ -61,8 +61,6 @@ class FileEntry(Config):
 
     Attributes:
         name: Relative POSIX path inside the artifact.
-        size_bytes: Length of the content.
-        digest: SHA-256 of the content.
     """
 
     name: FileName

@@ -26,9 +26,7 @@ class Ref:
     """What a name stands for.
 
     Attributes:
-        digest: Digest of the artifact.
         size_bytes: Length of its OCI manifest, which the index must state.
-        kind: Kind of the artifact.
     """
 
     digest: str

@@ -44,8 +44,6 @@ class Descriptor:
     """A pointer to a blob.
 
     Attributes:
-        digest: SHA-256 of the content.
-        size_bytes: Length of the content.
         title: File name of a layer; empty for other blobs.
     """
 

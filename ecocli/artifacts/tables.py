@@ -29,7 +29,6 @@ class ColumnDoc:
     """What a column holds.
 
     Attributes:
-        meaning: One phrase.
         unit: Such as ``px``, ``ms``, ``ratio 0..1``; empty where there is none.
     """
 

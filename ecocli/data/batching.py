@@ -40,7 +40,6 @@ class ImageBatch:
         images: Normalised images, 0 where padded.
         image_sizes: Height and width of every image within the padded tensor.
         original_sizes: Height and width of every image before the test-time resize.
-        image_ids: Id of every image.
     """
 
     images: Float[Tensor, "B 3 H W"]

@@ -30,9 +30,7 @@ class BoxSample:
 
     Attributes:
         image: RGB image, not normalised.
-        labels: Class index of every box.
         boxes: Centre x, centre y, width, height, as ratios of the image.
-        image_id: Id of the image.
     """
 
     image: UInt8[Tensor, "3 H W"]

@@ -25,9 +25,6 @@ class BoxRecord:
     Attributes:
         image_id: Id as text, also where the annotation file has a number.
         file_name: Image file, relative to the image folder of the split.
-        height: Height of the image, in pixels.
-        width: Width of the image, in pixels.
-        category_ids: Category of each box.
         boxes: Left, top, width, height, in pixels.
         areas: Area of each object's mask, or of its box, as annotated, in square pixels.
         is_crowd: Whether it stands for a group.

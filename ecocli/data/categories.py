@@ -17,9 +17,7 @@ class Category:
     """One class of a panoptic data set.
 
     Attributes:
-        id: The id used in annotation files.
         name: Human-readable name, unique within its table.
-        supercategory: Coarser group the class belongs to.
         is_thing: True for countable objects, False for stuff.
         color: RGB, 0 to 255, for pictures.
     """

@@ -29,7 +29,6 @@ class Fault:
     """One thing wrong.
 
     Attributes:
-        split: Split it was found in.
         image_id: Image it belongs to, or empty for a whole split.
         text: What was found and what was expected, with the file's path.
     """
@@ -44,14 +43,9 @@ class SplitReport:
     """What the check of one split found.
 
     Attributes:
-        split: Name of the split.
-        images: Number of annotated images.
         checked: Number of images looked at.
         segments: Number of their segments or boxes, crowds included.
-        crowds: Number of their crowds.
         void_ratio: Share of their pixels that is unlabelled.
-        category_counts: Number of them of every category id.
-        faults: Everything wrong, in the order of the images.
         notes: What is valid, but hardly meant.
     """
 
@@ -162,9 +156,7 @@ class ImageCheck:
     """What the check of one image found.
 
     Attributes:
-        faults: A sentence for each.
         objects: Category id of each annotated object, and whether it is a crowd.
-        void_px: Number of unlabelled pixels.
         is_flat: Whether the image has one colour everywhere.
         is_turned: Whether EXIF turns it.
     """

@@ -30,10 +30,7 @@ class PanopticPlace:
     """Where a split lies and what is expected there.
 
     Attributes:
-        name: Name of the data set.
-        annotations: JSON file.
         panoptic: Folder of the panoptic PNG files.
-        images: Folder of the images.
         categories: The categories the file must have, if they are known.
         image_name: Names the image file of a record, where the annotation file cannot be trusted.
         instances: COCO's instance annotations, where there are any.

@@ -72,11 +72,9 @@ class ImageDataset:
     """One split of a data set whose files lie on disk.
 
     Attributes:
-        name: Name of the data set.
         split: Name of the split, such as ``train`` or ``val``.
         categories: Categories in ascending id order; the class index is the rank.
         records: The images, in ascending order of their ids.
-        image_root: Folder of the images.
         annotation_file: The JSON file all this was read from.
         has_number_ids: True where the annotation file has numbers as image ids.
     """

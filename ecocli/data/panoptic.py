@@ -25,9 +25,7 @@ class Segment:
 
     Attributes:
         id: Value of its pixels in the id map; positive, unique within the image.
-        category_id: Id of its category, as in the annotation file.
         is_crowd: True for a group of objects that are not told apart.
-        area: Number of its pixels.
         bbox: Left, top, width, height, in pixels.
     """
 
@@ -46,8 +44,6 @@ class ImageRecord:
         image_id: Id as text, also where the annotation file has a number.
         file_name: Image file, relative to the image folder of the split.
         panoptic_name: Panoptic PNG file, relative to the panoptic folder of the split.
-        height: Height of the image, in pixels.
-        width: Width of the image, in pixels.
         segments: Its segments in the order of the annotation file.
     """
 
@@ -124,7 +120,6 @@ class PanopticDataset(ImageDataset):
     """One split with panoptic maps.
 
     Attributes:
-        panoptic_root: Folder of the panoptic PNG files.
         instance_file: COCO's instance annotations of the same images, where there are any.
     """
 

@@ -26,9 +26,7 @@ class TrainingSample:
 
     Attributes:
         image: RGB image, not normalised.
-        labels: Class index of every segment.
         masks: True where the segment is.
-        image_id: Id of the image.
     """
 
     image: UInt8[Tensor, "3 H W"]

@@ -33,8 +33,6 @@ class TradeOff:
     Attributes:
         beta: Price of one unit of cost.
         value: What the budget limits: GFLOPs, milliseconds; PQ for a limit on quality.
-        pq: Of the data set.
-        gflops: Mean per image.
     """
 
     beta: float
@@ -50,7 +48,6 @@ class Standing:
     Attributes:
         option: The command line's name for the budget.
         unit: Of the figures below: GFLOPs, ms, or points of PQ lost to the deepest exit.
-        limit: The budget.
         reached: What the gate takes of it.
         end: The infeasible end: less than this no gate takes.
     """
@@ -67,7 +64,6 @@ class Found:
     """The gate that a search settled on.
 
     Attributes:
-        gate: The gate.
         seen: The trade-offs it was chosen from, by ascending beta.
         standing: Where it stands with the budget; None where a price was given.
     """
@@ -83,8 +79,6 @@ class Budget:
 
     Attributes:
         option: The command line's name for it, for messages.
-        limit: Largest mean.
-        unit: Of the limit.
         costs: Cost of each held-out image at each exit, the gate's own included.
     """
 
@@ -103,10 +97,7 @@ class GateSearch:
     """Searches betas for one head and one set of exits.
 
     Attributes:
-        fitter: Fits the gates.
-        head: Which kind of head.
         arena: Held-out images.
-        raw: Their features.
     """
 
     fitter: GateFitter

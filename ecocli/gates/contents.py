@@ -28,7 +28,6 @@ class ContentsFit:
     Attributes:
         layer: From raw features to contents per class, over their deviation.
         out_of_fold: Contents of the images fitted on, each predicted by a fit that left its fold out.
-        l2: Strength that the cross-validation chose.
     """
 
     layer: LinearHead

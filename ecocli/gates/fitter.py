@@ -38,8 +38,6 @@ class FittedGate:
     """A gate ready to choose.
 
     Attributes:
-        head: Which kind of head.
-        fit: The head and how it was found.
         beta: Price of cost that it was fitted to, or, for the quality head, that it applies.
         price: What is taken off the scores per unit of mean cost: beta for the quality head, else the offset.
         exit_costs: Mean cost of each exit on the training images.
@@ -76,7 +74,6 @@ class OutOfFoldLead:
 
     Attributes:
         lead: PQ less that of the best blend of fixed exits of equal cost.
-        deviation: Of the lead, by bootstrap over images.
         interval: Its central 95 % interval.
     """
 
@@ -95,12 +92,8 @@ class GateFitter:
     """Fits gates on one set of training images; keeps what neighbouring fits can use.
 
     Attributes:
-        rows: The training images.
-        exit_depths: Exits of the parent.
         loss: For the class head.
         l2: Fixed regularisation strength; None chooses by cross-validation.
-        folds: Of the cross-validation.
-        seed: Deals the rows into folds.
         select: What the cross-validation looks at: the loss, or the lead over the blend of equal cost.
         replicates: Of the bootstrap behind the out-of-fold lead.
         blind: Fit no head at all: an image's exit hangs on the price and on chance alone.

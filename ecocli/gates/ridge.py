@@ -69,13 +69,7 @@ class Moments:
 
 @dataclass(frozen=True, eq=False)
 class CrossValidatedRidge:
-    """A regression on all rows, and one on all rows but each fold's.
-
-    Attributes:
-        values: Features of all rows.
-        fold_of_row: The fold of each row.
-        parts: Sums of each fold.
-    """
+    """A regression on all rows, and one on all rows but each fold's."""
 
     values: Float[Tensor, "N D"]
     fold_of_row: Int[Tensor, " N"]

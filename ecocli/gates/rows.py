@@ -27,10 +27,7 @@ class SplitData:
 
     Attributes:
         quality: Panoptic quality of each image at each of the parent's exits in 0..1, NaN where undefined.
-        counts: The results behind it.
-        features: The gate's raw features.
         costs: Cost of each image at each exit, in the unit that beta is a price of.
-        gflops: The same in GFLOPs.
         encoder_gflops: The pixel decoder's share of it.
         objective: What a gate is to raise.
         milliseconds: Measured milliseconds of each image at each exit, where a gate is compared at equal ms.

@@ -40,7 +40,6 @@ class StandardisedFeatures:
 
     Attributes:
         values: Standardised features; a feature that is constant, or no more than rounding, is 0 throughout.
-        mean: Means of the raw features.
         scale: Standard deviations of the raw features, 1 for a constant one.
         copies: Rows of each image: the rows come in so many blocks of the same images in the same order.
     """

@@ -22,7 +22,6 @@ class GateTables:
     """What all gates of a run share.
 
     Attributes:
-        rows: Images to fit on.
         held_out: Images to score on and to search budgets on; none of them was fitted on.
         scored_on: What these are, in words.
         fitted_on: What was fitted on, in words.

@@ -18,8 +18,6 @@ class Detections:
     """Scored boxes of one image, in the order of the queries.
 
     Attributes:
-        class_index: Class of each.
-        score: Probability of that class.
         boxes: Left, top, width, height, in pixels of the image at its original size.
     """
 

@@ -34,10 +34,7 @@ class PhotoPredictor:
         model: In evaluation mode.
         gate: Chooses the exit; None for the fixed one.
         exit_depth: Encoder layers run where there is no gate.
-        architecture: The model's.
-        resize: Size rule of the network's input.
         categories: In the order of the class index.
-        device: Where the model is.
     """
 
     model: ExitModel

@@ -51,9 +51,7 @@ class PredictedSegment:
     Attributes:
         id: Value of its pixels in the map, from 1.
         class_index: Rank of its category.
-        category_id: The data set's id of its category.
         is_thing: Whether it is one object; a stuff segment holds all of its class.
-        area: Its pixels.
         score: Class probability of its query; of stuff from several queries the best.
     """
 
@@ -71,7 +69,6 @@ class PanopticRule:
 
     Attributes:
         is_thing: For each class whether it is a thing.
-        category_ids: The data set's id of each class.
         object_threshold: A query takes part when its class probability exceeds this.
         overlap_threshold: A segment stays when it keeps at least this ratio of its own mask.
     """
@@ -87,11 +84,9 @@ class Instances:
     """Scored instances, best first; several may share a mask (one query, several classes).
 
     Attributes:
-        class_index: Rank of the category.
         score: Class probability x mean mask probability inside the mask.
         mask_index: Which of the distinct masks.
         codes: Run-length codes of the distinct masks.
-        size: Height and width of the masks.
     """
 
     class_index: Int[Tensor, " N"]

@@ -31,9 +31,7 @@ class ImagePrediction:
     """The network's word on one image at one exit.
 
     Attributes:
-        image_id: The image's id.
         exit_depth: Encoder layers run.
-        geometry: Sizes, for post-processing.
         pred_logits: Class logits, "no object" last.
         regions: Mask logits at stride 4 of the padded input, or boxes.
     """
@@ -64,7 +62,6 @@ class ExitGate:
 
     Attributes:
         gate: Pooled features to one score per exit.
-        feature: The pooled feature it reads.
         exit_depths: The exits it can choose, ascending, in encoder layers run.
     """
 

@@ -36,7 +36,6 @@ class Criterion(MatchedCriterion):
     """Hungarian-matched class, mask and dice losses.
 
     Attributes:
-        num_points: Points per mask.
         oversample_ratio: Candidates drawn per point.
         importance_ratio: Fraction of the points chosen by uncertainty, the rest is uniform.
     """

@@ -38,11 +38,6 @@ class CountTable:
         num_classes: K.
         image: Image of each entry, ascending.
         exit_index: Exit of each entry, from 0.
-        class_index: Class of each entry, from 0.
-        iou_sum: Sum of the IoU of matched segments.
-        tp: Matched segments.
-        fp: Predicted segments without match.
-        fn: True segments without match.
     """
 
     num_images: int

@@ -33,7 +33,6 @@ class BootstrapComparison:
     """PQ of an assignment and its lead over a control on the same resampled images, with 95 % intervals.
 
     Attributes:
-        pq: Interval of the assignment's PQ.
         lead: Interval of assignment minus control, in PQ.
     """
 

@@ -30,7 +30,6 @@ class TrueBoxes:
     """The true boxes of one image.
 
     Attributes:
-        class_index: Class of each.
         boxes: Left, top, width, height, in pixels.
         area: Its area in square pixels, as annotated: that of the object's mask where there is one.
         is_crowd: Whether it stands for a group of objects that are not told apart.
@@ -47,8 +46,6 @@ class MatchedDetections:
     """The detections of one image at one exit, best first, and what became of them.
 
     Attributes:
-        class_index: Class of each.
-        score: Its score.
         matched: Per area range one bit for each IoU threshold, the lowest bit for 0.50: whether it has a true box.
         ignored: The same: whether it counts for nothing.
     """

@@ -32,13 +32,7 @@ _SMALLEST_PX = 100
 
 @dataclass(eq=False)
 class _Tally:
-    """What a class gathers over the images.
-
-    Attributes:
-        right: Confidence of the right predictions, by overlap.
-        wrong: Confidence of the wrong ones, by overlap.
-        instances: Number of true instances to be found.
-    """
+    """What a class gathers over the images."""
 
     right: list[list[float]] = field(default_factory=lambda: [[] for _ in _OVERLAPS])
     wrong: list[list[float]] = field(default_factory=lambda: [[] for _ in _OVERLAPS])

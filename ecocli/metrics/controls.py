@@ -30,9 +30,7 @@ class Choice:
     Attributes:
         pq: Of the data set, 0..1; NaN where undefined.
         cost: Mean per image, in the unit of the cost model.
-        gflops: Mean per image.
         encoder_gflops: The pixel decoder's share of it.
-        mean_depth: Mean encoder layers run.
         exit_shares: Share of the images at each exit.
     """
 
@@ -50,9 +48,6 @@ class Verdict:
 
     Attributes:
         unit: What the blend of equal cost has equal.
-        gate: The gate.
-        pq_interval: Bootstrap interval of its PQ.
-        fixed: Every fixed exit, shallowest first.
         best_fixed: Exit index of the fixed exit with the best PQ, the shallowest of equals.
         majority: Exit index that is the target of most training images.
         blend: Best blend of at most two fixed exits that costs no more than the gate; None without such a blend.

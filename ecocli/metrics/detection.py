@@ -29,8 +29,6 @@ class BoxQuality:
 
     Attributes:
         ap: Mean over IoU thresholds 0.5 to 0.95 and over classes.
-        ap50: At IoU 0.5.
-        ap75: At IoU 0.75.
         ap_small: Boxes whose object is below 32 x 32 pixels.
         ap_medium: Those up to 96 x 96.
         ap_large: Those above.
@@ -54,12 +52,9 @@ class DetectionTable:
         num_classes: K.
         image: Image of each detection, ascending.
         exit_index: Its exit, from 0.
-        class_index: Its class.
-        score: Its score.
         matched: Bits: whether it has a true box.
         ignored: Bits: whether it counts for nothing.
         true_image: Image of each entry of ``true_counts``, ascending.
-        true_class: Its class.
         true_counts: True boxes to be found, per area range.
     """
 
@@ -243,14 +238,6 @@ class _Ranked:
 
     Precision matters at right detections only. So runs of detections that are wrong at every threshold are one entry
     each: their weights are summed, and arrays over thresholds hold the others alone.
-
-    Attributes:
-        image: Image of each detection.
-        share: Weight of each, before that of its image.
-        starts: First detection of each run.
-        bounds: First run of each class, and the end.
-        right: Whether a run is right; runs of several are wrong.
-        wrong: Whether it is wrong.
     """
 
     image: Int64[np.ndarray, " P"]

@@ -25,7 +25,6 @@ class ExitTable(Generic[Results]):
 
     Attributes:
         exit_depths: Exits on offer, ascending, in encoder layers run.
-        counts: Results at these exits.
         quality: Quality of each image at each exit; NaN where there is nothing to score.
         gflops: Whole cost of an image at an exit, in GFLOPs (one multiply-add counts once).
         encoder_gflops: The pixel decoder's share of it.

@@ -49,8 +49,6 @@ class InstanceImage:
     """The true and the predicted instances of one image.
 
     Attributes:
-        true: Of the ground truth.
-        predicted: Of the network.
         void: Unlabelled pixels; None where there are none, or nobody asks.
     """
 
@@ -65,8 +63,6 @@ class InstanceQuality:
 
     Attributes:
         ap: Mean over IoU thresholds 0.5 to 0.95 and over classes.
-        ap50: At IoU 0.5.
-        ap75: At IoU 0.75.
         ap_small: Instances below 32 x 32 pixels.
         ap_medium: Those up to 96 x 96.
         ap_large: Those above.

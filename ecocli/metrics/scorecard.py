@@ -32,7 +32,6 @@ class GateRun(Generic[QualityT]):
 
     Attributes:
         depths: Encoder layers each image ran.
-        quality: Of its predictions.
         value: The one number of it that gates are judged by; None where undefined.
         gflops: What the gate itself costs per image.
     """
@@ -52,7 +51,6 @@ class ScoreRow(Generic[QualityT]):
         quality: As the task measures it.
         gflops: Mean cost of an image, in GFLOPs.
         encoder_gflops: The pixel decoder's share of it.
-        mean_depth: Mean encoder layers run.
         exit_shares: Share of the images at each exit.
     """
 
@@ -70,12 +68,7 @@ class GateLead:
 
     Attributes:
         mixture: The blend's share of each exit; of at most two.
-        control_pq: Its quality.
         lead: Of the gate, less that.
-        low: Lower end of the lead's bootstrap interval.
-        high: Upper end.
-        confidence: Of the interval.
-        replicates: Bootstrap replicates.
         reached: Share of the attainable lead that the gate has; None where nothing is attainable, or not measured.
     """
 

@@ -24,7 +24,6 @@ class SemanticQuality:
 
     Attributes:
         miou: Mean IoU over the classes that are scored.
-        pixel_accuracy: Share of labelled pixels with the right class.
         per_class: IoU of each class, None for one that is not scored.
     """
 

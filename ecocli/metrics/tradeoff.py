@@ -22,7 +22,6 @@ class CurvePoint:
     """One point of a curve.
 
     Attributes:
-        gflops: Mean cost of an image.
         pq: Quality of the data set, PQ or AP, 0..1.
     """
 

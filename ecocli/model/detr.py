@@ -31,7 +31,6 @@ class BoxPredictions:
     """Class logits and boxes; leading axes as the producing method says.
 
     Attributes:
-        pred_logits: Class logits, "no object" last.
         pred_boxes: Centre x, centre y, width, height, as ratios of the image without padding.
     """
 
@@ -49,7 +48,6 @@ class MapFeatures:
     """What every exit of a batch shares.
 
     Attributes:
-        maps: Backbone outputs by name.
         tokens: Projected tokens of ``res5`` before the encoder, row by row.
         shapes: Height and width of that map, in cells (one level).
         positions: Sine positions of the tokens; of all images at once where none is padded.

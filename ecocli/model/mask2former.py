@@ -40,7 +40,6 @@ class Predictions:
     """Class and mask logits; leading axes as the producing method says.
 
     Attributes:
-        pred_logits: Class logits, "no object" last.
         pred_masks: Mask logits at stride 4 of the padded input.
     """
 

@@ -16,7 +16,6 @@ class Part:
     Attributes:
         name: Unique in its list.
         run: Takes the inputs, in order, and returns the outputs, in order.
-        inputs: Names of the tensors it reads.
         outputs: Names of the tensors it writes; a name may stand for a newer tensor afterwards.
     """
 

@@ -40,7 +40,6 @@ class SamplingTable:
     are also the right border of the row above, two rows of zeros above and two below.
 
     Attributes:
-        shapes: Height and width of every level, in cells.
         points: P.
         centres: Position of every token's centre on every level, in cells, x block and y block.
         lower: Where the second border cell lies: -2.

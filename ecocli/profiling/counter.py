@@ -157,9 +157,6 @@ class _MaskedProducts(TorchFunctionMode):
     """Adds up the products that the source's tool does not see, in multiply-adds.
 
     These are the query-key products of attention under a boolean mask, and both products of attention that is fused.
-
-    Attributes:
-        fused: Whether the attention that runs now is fused there.
     """
 
     def __init__(self) -> None:

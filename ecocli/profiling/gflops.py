@@ -43,7 +43,6 @@ class ExitCosts:
 
     Attributes:
         exits: The encoder's exits, and the layers that each runs.
-        exit_depths: Exits offered.
         backbone: Image to ``res2`` .. ``res5``.
         projections: The pixel decoder's projections of the backbone maps.
         encoder_layers: Every encoder layer by itself, the first layer first.

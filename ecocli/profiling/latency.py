@@ -31,7 +31,6 @@ class Spread:
     """Milliseconds of one image over the repetitions.
 
     Attributes:
-        median_ms: Half of the runs took longer.
         low_ms: A quarter of the runs took less.
         high_ms: A quarter of the runs took longer.
     """
@@ -67,10 +66,7 @@ class Latency:
         ms_per_layer: Slope of the line through the exits' medians.
         line_error: Largest distance of a median from that line, over the median.
         padded_size: The network's input.
-        batch_size: Images per run.
-        dtype: Type the products are computed in.
         engine: What computes them.
-        threads: CPU threads.
         peak_memory_bytes: Largest memory: of the device on a GPU, of the whole process otherwise.
     """
 

@@ -25,7 +25,6 @@ class DrawnBox:
 
     Attributes:
         box: Left, top, width, height, in pixels of the image.
-        category: What it holds.
         score: Its score; None for a true box.
     """
 

@@ -24,7 +24,6 @@ class Example:
     Attributes:
         sheet: All panels in one PNG, for a file of its own.
         panels: The same one by one.
-        caption: Why.
     """
 
     sheet: bytes
@@ -46,12 +45,9 @@ class PageContent:
     """All that the page shows.
 
     Attributes:
-        summary: The evaluation's summary.
         ms_per_image: Measured milliseconds by row name; empty where not measured.
         tradeoff: Plot of quality against GFLOPs, for wide and for narrow screens.
         histogram: Plot of the exits, likewise.
-        examples: Example images.
-        classes: Scores by class.
         origins: What was evaluated, as (role, digest).
     """
 

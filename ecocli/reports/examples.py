@@ -22,7 +22,6 @@ class Example:
 
     Attributes:
         position: Where it stands in the data set.
-        reason: Why it is shown.
     """
 
     position: int

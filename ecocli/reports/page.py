@@ -61,8 +61,6 @@ class Table:
     """A table of texts.
 
     Attributes:
-        heads: Column headings.
-        rows: Cells.
         strong: Numbers of the rows to emphasise.
     """
 

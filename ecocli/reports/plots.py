@@ -36,7 +36,6 @@ class TradeoffPoint:
 
     Attributes:
         label: Written beside the point; empty for none.
-        gflops: Mean cost of an image.
         pq: Quality, PQ or AP, 0..1.
     """
 
@@ -50,9 +49,7 @@ class Tradeoff:
     """What the trade-off plot shows.
 
     Attributes:
-        title: What was evaluated.
         measure: What quality is called: PQ or AP.
-        fixed: The fixed exits, shallowest first.
         blends: Random choice between fixed exits, along its line.
         gates: Fitted gates by ascending cost; the evaluated one may be among them.
         evaluated: The evaluated gate, None without one.

@@ -31,7 +31,6 @@ class Part:
     Attributes:
         folder: The folder of the run, named by the run's identity.
         name: The part's name, the same on every process and after every restart.
-        images: The ids of its images.
     """
 
     folder: Path

@@ -39,7 +39,6 @@ class TruePanoptic:
 
     Attributes:
         panoptic_map: Segment id of each pixel, 0 where unlabelled.
-        segments: The annotation's segments, in its order.
     """
 
     panoptic_map: Int32[np.ndarray, "H W"]
@@ -52,7 +51,6 @@ class LabelledBatch:
 
     Attributes:
         positions: Where each image stands in the data set.
-        images: The images.
         truths: Their ground truth, of their task.
     """
 

@@ -61,7 +61,6 @@ class BoxScores:
     Attributes:
         quality: Quality of each image at each fixed exit; NaN where undefined or not run.
         matches: Detections of every view.
-        boxes: Detections that are written.
         truth: What was to be found.
     """
 
@@ -152,11 +151,7 @@ def _join(arrays: Sequence[np.ndarray], kind: Any, width: int | None = None) -> 
 
 @dataclass(frozen=True)
 class BoxScoring:
-    """Scores boxes.
-
-    Attributes:
-        scorer_of_image: Of one prediction.
-    """
+    """Scores boxes."""
 
     scorer_of_image: BoxScorer
 

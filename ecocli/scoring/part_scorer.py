@@ -160,12 +160,7 @@ class PartScorer:
 
 @dataclass(frozen=True)
 class PanopticScoring:
-    """Scores panoptic maps.
-
-    Attributes:
-        rule: Panoptic post-processing.
-        options: What to score.
-    """
+    """Scores panoptic maps."""
 
     rule: PanopticRule
     options: ScoringOptions

@@ -40,8 +40,6 @@ class BoxScorer:
 
     Attributes:
         class_index: The model's class of every category id.
-        num_classes: K.
-        quality: What the quality of one image is.
     """
 
     class_index: Mapping[int, int]

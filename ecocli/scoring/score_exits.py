@@ -29,11 +29,9 @@ class DerivedRow:
     """What the derived table keeps of one image.
 
     Attributes:
-        image_id: The image's id.
         original_size: Height and width on disk, in pixels.
         padded_size: Height and width of the network's input, in pixels.
         counts: Panoptic counts, or detections, at each exit.
-        features: Pooled features of the gate.
     """
 
     image_id: str
@@ -53,9 +51,7 @@ class ScoredPrediction:
     """A prediction with its panoptic result and what that is worth.
 
     Attributes:
-        prediction: The network's word.
         panoptic_map: Predicted segment ids at the original size.
-        segments: The predicted segments.
         counts: Panoptic counts against the ground truth.
     """
 

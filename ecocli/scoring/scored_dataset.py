@@ -65,11 +65,7 @@ class ScoringTask:
     Attributes:
         model: In evaluation mode, on the runtime's device.
         gate: The gate to run, or None.
-        exit_depths: The fixed exits.
         every_exit: Run every fixed exit, not the gate alone.
-        dataset: The labelled images.
-        resize: Test-time resize.
-        batch_size: Images per batch.
         part_images: Images per part, about.
         keep_predictions: Keep the predictions of the gate, without one of the deepest exit.
     """

@@ -77,13 +77,9 @@ class InstanceEntries:
     """True (view -1) and predicted instances; masks are run-length codes, one after the other.
 
     Attributes:
-        position: Image in the data set.
-        view: View that predicted it.
         class_index: Class; -1 of a true instance for all unlabelled pixels of its image.
         score: Its score; for a true instance 1 for a crowd, else 0.
         code_bytes: Length of its code.
-        size: Height and width of its image.
-        codes: All codes.
     """
 
     position: Int64[np.ndarray, " I"]
@@ -100,11 +96,6 @@ class PartScores:
     """Scores of some images.
 
     Attributes:
-        positions: Where they stand in the data set.
-        original_sizes: Height and width on disk.
-        padded_sizes: Height and width in the network.
-        gate_depths: Encoder layers the gate chose; 0 without a gate.
-        counts: Panoptic counts of every view.
         confusion: Pixels by view, true class and predicted class; the last view is the oracle's. No view at all where
             mIoU is not wanted.
         instances: Instances of every view; none where AP is not wanted.

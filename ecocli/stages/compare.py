@@ -49,8 +49,6 @@ class Contestant:
 
     Attributes:
         label: What the user called it.
-        parent: Digest.
-        gates: Digests.
     """
 
     label: str
@@ -80,12 +78,7 @@ class Comparison:
     """All rows, by parent.
 
     Attributes:
-        split: The split.
-        task: Of the parents; it decides what quality is.
-        images: Number of its images.
         rules: Whose rules mIoU and the AP of masks follow.
-        rows: In the order asked.
-        files: What was written.
     """
 
     split: str

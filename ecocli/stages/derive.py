@@ -59,8 +59,6 @@ class Derivation:
     """What is measured on what.
 
     Attributes:
-        parent: The parent.
-        datasets: The splits.
         unseen_shares: Share of each split that the parent was not trained on, by a hash of the images' ids; None where
             it is not known.
     """
@@ -82,12 +80,7 @@ class Derivation:
 
 @dataclass(frozen=True)
 class DerivePlan(Plan[DerivedManifest]):
-    """A derivation whose parts may also be computed by runs started apart.
-
-    Attributes:
-        config: The settings.
-        subject: What is measured on what.
-    """
+    """A derivation whose parts may also be computed by runs started apart."""
 
     config: DeriveConfig = field(kw_only=True)
     subject: Derivation = field(kw_only=True)
@@ -175,7 +168,6 @@ class DerivePart(Part):
     """Some batches of one split.
 
     Attributes:
-        dataset: The split.
         batches: Positions in the data set, batch by batch.
         mirrored: Whether the mirror images are measured.
     """

@@ -44,10 +44,6 @@ class GraphPlan:
     """What is to be written.
 
     Attributes:
-        out: The folder.
-        parent: The model.
-        architecture: Its architecture.
-        gate: Its gate, or None.
         depth: The deepest exit.
     """
 
@@ -102,7 +98,6 @@ class WrittenGraphs:
     """What was written.
 
     Attributes:
-        out: The folder.
         precision: What its engine computes in on this machine.
         images: How many images PQ was measured on.
         before: PQ of torch in float32 by exit depth, 0..1; None where undefined.

@@ -44,8 +44,6 @@ class ExportPlan:
     """What is to be written.
 
     Attributes:
-        out: Folder or file.
-        parent: The model.
         depth: Encoder layers of the exported model.
     """
 

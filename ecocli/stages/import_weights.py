@@ -35,7 +35,6 @@ class Source:
 
     Attributes:
         weights: Its tensors by the original's names.
-        architecture: Its sizes.
         labels: Names of its classes, where it has them.
         digest: SHA-256 of its file, or over its files.
     """

@@ -31,10 +31,8 @@ class PredictReport:
     """What a run has done.
 
     Attributes:
-        out: The folder.
         found_name: What was looked for, in the plural.
         main: The JSON file of everything found.
-        photos: Results in the order of the images.
         failures: Message for every image that could not be read.
         found: Number of images asked for.
     """
@@ -67,12 +65,7 @@ class PredictReport:
 
 @dataclass(frozen=True)
 class PredictPlan:
-    """What is to be predicted with what, all of it found to fit together.
-
-    Attributes:
-        paths: The images.
-        open_model: Makes the model ready.
-    """
+    """What is to be predicted with what, all of it found to fit together."""
 
     paths: tuple[Path, ...]
     open_model: Callable[[Runtime], PhotoPredictor]

@@ -53,7 +53,6 @@ class InputSizes:
     """Images that share one row of the table.
 
     Attributes:
-        label: What the table calls them.
         images: Number of images by (padded size, original size).
     """
 

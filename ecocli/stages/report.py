@@ -50,7 +50,6 @@ class ReportPage:
 
     Attributes:
         index: The page; its pictures are embedded.
-        pictures: The same pictures as files.
     """
 
     index: Path

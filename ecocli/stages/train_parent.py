@@ -59,12 +59,7 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class TrainPlan(Plan[ParentManifest]):
-    """A training.
-
-    Attributes:
-        config: The settings, fitted to the data.
-        data: The data.
-    """
+    """A training."""
 
     config: TrainParentConfig = field(kw_only=True)
     data: TrainingData = field(kw_only=True)

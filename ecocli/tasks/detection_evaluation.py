@@ -39,7 +39,6 @@ class DetectionQuality:
     """The APs of a way of choosing exits.
 
     Attributes:
-        boxes: Of the data set.
         per_class: AP and AP50 of each class that occurs, by class index.
     """
 

@@ -27,10 +27,6 @@ class PhotoResult:
 
     Attributes:
         image_id: Position among the images found, from 1.
-        source: The image.
-        exit_depth: Encoder layers run.
-        height: Of the image, in pixels.
-        width: Of the image, in pixels.
         files: What was written for it alone, by kind: None what was not asked for.
         found: Entries of what was found in it, segments or detections.
         instances: Instance results of a segmentation, if asked for.
@@ -56,10 +52,7 @@ class Photo:
     """A picture and where its results go.
 
     Attributes:
-        pixels: RGB.
         image_id: Position among the images found, from 1.
-        source: The image.
-        out: Folder of all results.
         name: Of its files, without suffix.
     """
 

@@ -44,7 +44,6 @@ class TaskEvaluation(Protocol):
     """How `eval` scores a split, joins the scores and keeps them.
 
     Attributes:
-        scoring: Scores batches.
         ap_truth: What the AP of masks was measured against, in words; None where it was not.
         image_docs: The task's own columns of the image table.
         class_docs: Columns of the class table.

@@ -45,7 +45,6 @@ class TrainingPart:
     """The images that one process works on at once.
 
     Attributes:
-        samples: The images.
         positions: Position of each in the stream.
     """
 

@@ -34,7 +34,6 @@ class RunState:
     """All that a run needs to go on.
 
     Attributes:
-        step: Steps done.
         tensors: Tensors by group, such as ``model``, and name.
         values: Everything else, as JSON data.
         metrics: Lines of the metrics up to this step.

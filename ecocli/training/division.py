@@ -11,8 +11,6 @@ class BatchDivision:
 
     Attributes:
         batch_size: Images per step, over all processes.
-        rank: Number of this process.
-        world_size: Number of processes.
         accumulation: Parts per process.
     """
 

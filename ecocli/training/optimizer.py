@@ -38,9 +38,7 @@ class ParameterGroup:
 
     Attributes:
         names: Names in the model's state dict, in its order.
-        parameters: The parameters.
         lr_multiplier: Factor of the learning rate.
-        weight_decay: Decoupled weight decay.
         muon: Whether Muon moves them.
     """
 

@@ -32,11 +32,8 @@ class TrainingState:
     """What changes from step to step.
 
     Attributes:
-        step: Steps done.
         saved_step: Step of the latest saved state.
-        optimizers: The optimisers.
         window: Metrics since the last line of the log.
-        metrics: The log.
     """
 
     def __init__(

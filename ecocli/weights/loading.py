@@ -50,8 +50,6 @@ class Mismatch:
 
     Attributes:
         name: The original's name.
-        found: Shape in the file.
-        expected: Shape in the model.
     """
 
     name: str

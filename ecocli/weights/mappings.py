@@ -185,7 +185,6 @@ class BackboneSource:
     """A family of backbone-only checkpoints.
 
     Attributes:
-        name: What to call it in messages.
         mark: The tensor that identifies the family, after the prefix.
         rows: Its names against ours; none where they are the same.
         ignored: Patterns of tensors that a backbone file may hold beyond the backbone.

@@ -32,9 +32,7 @@ class Converted:
 
     Attributes:
         toml: The file that names the data set.
-        images: Number of images of each split.
         segments: Number of segments of each category, by name, over all splits.
-        things: Names of the categories that are things.
         hidden: Number of regions that later ones cover whole; they have no segment.
     """
 

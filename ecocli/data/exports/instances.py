@@ -22,7 +22,6 @@ class InstanceExport:
     """Photos and one annotation file per split.
 
     Attributes:
-        image_root: Folder of the photos.
         files: Annotation file of each split; one nameless split where there is but one file.
         photos: Name of each photo below the folder, by the name that the annotations give it.
     """

@@ -36,8 +36,6 @@ class PanopticSplit:
 
     Attributes:
         name: ``train``, ``val`` or another.
-        images: Folder of the images.
-        annotations: JSON file.
         panoptic: Folder of the panoptic PNG files.
     """
 

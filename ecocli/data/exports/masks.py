@@ -30,7 +30,6 @@ class MaskExport:
     """Photos and their masks.
 
     Attributes:
-        image_root: Folder of the photos.
         class_masks: Mask of each photo, by the photo's file name.
         object_masks: Picture of each photo whose values are objects; empty where there are none.
         labelmap: CVAT's file of names and colours, where there is one.

@@ -18,7 +18,6 @@ class ExportedClass:
 
     Attributes:
         id: Its id in the annotations that are made.
-        name: Its name, unique.
         color: RGB, 0 to 255; None where the export has none.
     """
 
@@ -32,7 +31,6 @@ class Region:
     """A painted region; later ones of an image cover earlier ones.
 
     Attributes:
-        class_id: Id of its class.
         mask: True inside, [H, W].
         is_crowd: Whether it stands for objects that are not told apart.
     """

@@ -36,8 +36,6 @@ class Patch:
     """Part of an image covered by a figure.
 
     Attributes:
-        rows: Rows of the image.
-        columns: Columns of the image.
         coverage: Share of every pixel that the figure covers, 0 to 1.
     """
 

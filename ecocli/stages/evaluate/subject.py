@@ -15,9 +15,7 @@ class EvaluationSubject:
     """What is evaluated on what.
 
     Attributes:
-        parent: The model.
         gate: Chooses exits; None for the fixed exits alone.
-        dataset: The images.
         exit_depths: The fixed exits: the parent's, or those that the graphs have.
         mirror: Tells what each exit is worth on the mirror images; None where that is not known.
         derived: Tells the fixed exits' results where only the gate is run; None where every exit is.

@@ -39,8 +39,6 @@ class Candidate:
 
     Attributes:
         config: The settings under this recipe.
-        tables: Images to fit on and to score on.
-        fitter: What fitted it.
         found: The gate, and what a search for it saw.
         verdict: The gate beside its controls on held-out images.
         out_of_fold: Its lead, or that of the gate that gave way to the blend.
