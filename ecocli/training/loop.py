@@ -50,8 +50,7 @@ from ecocli.training.division import BatchDivision
 from ecocli.training.evaluation import ExitEvaluator, PeriodicEvaluation
 from ecocli.training.exits import StepExits, choose_exits
 from ecocli.training.metrics_log import nest_values
-from ecocli.training.objective import StepLoss
-from ecocli.training.objectives import make_objective
+from ecocli.training.objective import StepLoss, make_objective
 from ecocli.training.schedules import learning_rate_factor
 from ecocli.training.state import TrainingState
 from ecocli.training.supervised import TrainedModel, checkpoint_activations

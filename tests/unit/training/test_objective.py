@@ -2,7 +2,7 @@ import torch
 
 from ecocli.config.train_parent import SetLossConfig
 from ecocli.data.box_training import BoxSample
-from ecocli.training.objectives import make_objective
+from ecocli.training.objective import make_objective
 
 P, B, Q, K = 6, 2, 5, 3
 
