@@ -23,7 +23,8 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from pycocotools import mask as coco_mask
 
-from ecocli.metrics.instance import InstanceImage, InstanceQuality, Rle, ScoredInstance, TrueInstance
+from ecocli.metrics.instance import InstanceImage, Rle, ScoredInstance, TrueInstance
+from ecocli.metrics.results import AveragePrecisions
 
 # Made as the package makes them: its 0.6 is 0.6000000000000001, and an IoU of exactly 0.6 does not exceed it.
 _OVERLAPS = np.arange(0.5, 1.0, 0.05)
@@ -39,7 +40,7 @@ class _Tally:
     instances: int = 0
 
 
-def cityscapes_instance_quality(images: Sequence[InstanceImage]) -> InstanceQuality:
+def cityscapes_instance_quality(images: Sequence[InstanceImage]) -> AveragePrecisions:
     """Score a data set. AP and AP50 are measured, the other values are not among the rules and are None."""
     tallies: defaultdict[int, _Tally] = defaultdict(_Tally)
     for image in images:
@@ -59,9 +60,9 @@ def cityscapes_instance_quality(images: Sequence[InstanceImage]) -> InstanceQual
         if tally.instances > 0
     ]
     if not precisions:
-        return InstanceQuality(None, None, None, None, None, None)
+        return AveragePrecisions(None, None, None, None, None, None)
     by_class = np.array(precisions)
-    return InstanceQuality(float(by_class.mean()), float(by_class[:, 0].mean()), None, None, None, None)
+    return AveragePrecisions(float(by_class.mean()), float(by_class[:, 0].mean()), None, None, None, None)
 
 
 def _add(tally: _Tally, true: Sequence[TrueInstance], predicted: Sequence[ScoredInstance], void: Rle | None) -> None:

@@ -18,28 +18,10 @@ import numpy as np
 from jaxtyping import Float64, Int64, UInt16
 
 from ecocli.metrics.box_matching import AREA_NAMES, IOU_THRESHOLDS, bits_at, recall_curve
+from ecocli.metrics.results import AveragePrecisions
 
 _T = len(IOU_THRESHOLDS)
 _ALL = 0
-
-
-@dataclass(frozen=True)
-class BoxQuality:
-    """Average precisions as fractions; None where the truth has no such box.
-
-    Attributes:
-        ap: Mean over IoU thresholds 0.5 to 0.95 and over classes.
-        ap_small: Boxes whose object is below 32 x 32 pixels.
-        ap_medium: Those up to 96 x 96.
-        ap_large: Those above.
-    """
-
-    ap: float | None
-    ap50: float | None
-    ap75: float | None
-    ap_small: float | None
-    ap_medium: float | None
-    ap_large: float | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,12 +75,12 @@ class DetectionTable:
         """All detections class by class, best first; of equal scores in the order of the images."""
         return np.lexsort((-self.score, self.class_index))
 
-    def box_quality(self, weights: Float64[np.ndarray, "N E"]) -> BoxQuality:
+    def box_quality(self, weights: Float64[np.ndarray, "N E"]) -> AveragePrecisions:
         """Give all AP values under exit probabilities per image."""
         averages = [self._averages(weights, area) for area in range(len(AREA_NAMES))]
         means = [_mean(averages[_ALL]), _mean(averages[_ALL][:, :1]), _mean(averages[_ALL][:, 5:6])]
         values = [*means, *(_mean(area) for area in averages[1:])]
-        return BoxQuality(*(None if np.isnan(value) else value for value in values))
+        return AveragePrecisions(*(None if np.isnan(value) else value for value in values))
 
     def quality(self, weights: Float64[np.ndarray, "N E"]) -> float:
         """Give the AP under exit probabilities per image."""

@@ -20,6 +20,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ecocli.metrics.panoptic_quality import TrueLike
+from ecocli.metrics.results import AveragePrecisions
 
 Rle = dict[str, Any]
 """Run-length code of a mask as pycocotools has it: ``size`` and ``counts``."""
@@ -57,25 +58,6 @@ class InstanceImage:
     void: Rle | None = None
 
 
-@dataclass(frozen=True)
-class InstanceQuality:
-    """Average precisions as fractions; None where the truth has no such instance, or the rules no such value.
-
-    Attributes:
-        ap: Mean over IoU thresholds 0.5 to 0.95 and over classes.
-        ap_small: Instances below 32 x 32 pixels.
-        ap_medium: Those up to 96 x 96.
-        ap_large: Those above.
-    """
-
-    ap: float | None
-    ap50: float | None
-    ap75: float | None
-    ap_small: float | None
-    ap_medium: float | None
-    ap_large: float | None
-
-
 def encode_masks(masks: Bool[np.ndarray, "M H W"]) -> list[Rle]:
     """Run-length encode masks."""
     if masks.shape[0] == 0:
@@ -109,10 +91,10 @@ def true_instances(
     )
 
 
-def instance_quality(images: Sequence[InstanceImage]) -> InstanceQuality:
+def instance_quality(images: Sequence[InstanceImage]) -> AveragePrecisions:
     """Score a data set; the order of the images decides between equal scores."""
     if not any(not instance.is_crowd for image in images for instance in image.true):
-        return InstanceQuality(None, None, None, None, None, None)
+        return AveragePrecisions(None, None, None, None, None, None)
     # pycocotools reports on stdout, which belongs to the commands.
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = COCOeval(
@@ -127,7 +109,7 @@ def instance_quality(images: Sequence[InstanceImage]) -> InstanceQuality:
         evaluation.summarize()
     # -1 is pycocotools' word for "nothing to score".
     values = [float(value) if value >= 0 else None for value in evaluation.stats[:6]]
-    return InstanceQuality(*values)
+    return AveragePrecisions(*values)
 
 
 def _true_entry(instance: TrueInstance) -> dict[str, object]:

@@ -4,10 +4,30 @@ Axes: N images, E exits, M mixtures, R replicates. Quality is that of the whole 
 0..1; NaN where undefined.
 """
 
+from dataclasses import dataclass
 from typing import Protocol, Self, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float64, Int64
+
+
+@dataclass(frozen=True)
+class AveragePrecisions:
+    """Average precisions as fractions; None where the truth has no such object, or the rules no such value.
+
+    Attributes:
+        ap: Mean over IoU thresholds 0.5 to 0.95 and over classes.
+        ap_small: Objects below 32 x 32 pixels.
+        ap_medium: Those up to 96 x 96.
+        ap_large: Those above.
+    """
+
+    ap: float | None
+    ap50: float | None
+    ap75: float | None
+    ap_small: float | None
+    ap_medium: float | None
+    ap_large: float | None
 
 
 @runtime_checkable

@@ -9,7 +9,8 @@ from jaxtyping import Float64, Int64
 
 from ecocli.config.rules import RulesName
 from ecocli.metrics.cityscapes_instance import cityscapes_instance_quality
-from ecocli.metrics.instance import InstanceImage, InstanceQuality, instance_quality
+from ecocli.metrics.instance import InstanceImage, instance_quality
+from ecocli.metrics.results import AveragePrecisions
 from ecocli.metrics.semantic import SemanticQuality, semantic_quality
 
 
@@ -24,7 +25,7 @@ class Rules:
     """
 
     semantic: Callable[[Int64[np.ndarray, "K K"] | Float64[np.ndarray, "K K"]], SemanticQuality]
-    instance: Callable[[Sequence[InstanceImage]], InstanceQuality]
+    instance: Callable[[Sequence[InstanceImage]], AveragePrecisions]
     uses_void: bool
 
 

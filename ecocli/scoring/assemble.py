@@ -13,8 +13,9 @@ from ecocli.artifacts.summaries import EvaluationRow
 from ecocli.config.rules import RulesName
 from ecocli.metrics.assignment import CountTable
 from ecocli.metrics.exit_table import ExitTable
-from ecocli.metrics.instance import InstanceQuality, TrueInstance
+from ecocli.metrics.instance import TrueInstance
 from ecocli.metrics.panoptic_quality import ImageCounts, PanopticQuality
+from ecocli.metrics.results import AveragePrecisions
 from ecocli.metrics.rules import RULES
 from ecocli.metrics.scorecard import (
     ATTAINABLE,
@@ -33,7 +34,7 @@ class FurtherMetrics:
     """Metrics of one row beside PQ; None where not measured."""
 
     semantic: SemanticQuality | None
-    instance: InstanceQuality | None
+    instance: AveragePrecisions | None
 
 
 def count_table(entries: CountEntries, views: Sequence[int], num_images: int, num_classes: int) -> CountTable:

@@ -5,7 +5,7 @@ Axes: N images, E exits.
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +22,9 @@ from ecocli.data.boxes import DetectionDataset
 from ecocli.data.detection import class_indices
 from ecocli.inference.coco_output import detection_entries
 from ecocli.inference.predictor import ImagePrediction
-from ecocli.metrics.detection import BoxQuality, DetectionTable
+from ecocli.metrics.detection import DetectionTable
 from ecocli.metrics.exit_table import ExitTable
-from ecocli.metrics.results import ResultTable
+from ecocli.metrics.results import AveragePrecisions, ResultTable
 from ecocli.metrics.scorecard import ScoreRow
 from ecocli.scoring.box_scoring import BoxScores, BoxScoring, detection_table
 from ecocli.scoring.evaluation_tables import gate_column, quality_column
@@ -42,7 +42,7 @@ class DetectionQuality:
         per_class: AP and AP50 of each class that occurs, by class index.
     """
 
-    boxes: BoxQuality
+    boxes: AveragePrecisions
     per_class: Mapping[int, tuple[float, float]]
 
     @classmethod
@@ -143,15 +143,9 @@ class DetectionEvaluation:
 
 
 def _row(row: ScoreRow[DetectionQuality]) -> EvaluationRow:
-    boxes = row.quality.boxes
     return EvaluationRow(
         name=row.name,
-        ap=boxes.ap,
-        ap50=boxes.ap50,
-        ap75=boxes.ap75,
-        ap_small=boxes.ap_small,
-        ap_medium=boxes.ap_medium,
-        ap_large=boxes.ap_large,
+        **asdict(row.quality.boxes),
         gflops=row.gflops,
         encoder_gflops=row.encoder_gflops,
         mean_depth=row.mean_depth,
