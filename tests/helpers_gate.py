@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from helpers_counts import dense_table
 
 from ecocli.artifacts.derived_table import DerivedRecord, build_table
 from ecocli.artifacts.manifest import DerivedManifest
@@ -26,7 +27,7 @@ def random_counts(seed: int, images: int, exits: int, classes: int) -> tuple[np.
 
 def random_table(seed: int, images: int, exits: int, classes: int) -> CountTable:
     """Draw a count table."""
-    return CountTable.from_dense(*random_counts(seed, images, exits, classes))
+    return dense_table(*random_counts(seed, images, exits, classes))
 
 
 def plain_pq(iou_sum: np.ndarray, tp: np.ndarray, fp: np.ndarray, fn: np.ndarray) -> float:

@@ -53,16 +53,6 @@ def document_columns(table: pa.Table, docs: Mapping[str, ColumnDoc]) -> pa.Table
     return table.cast(pa.schema(fields))
 
 
-def column_docs(schema: pa.Schema) -> dict[str, ColumnDoc]:
-    """Return the documentation that a table's columns carry; columns without any are left out."""
-    found = {}
-    for field in schema:
-        metadata = field.metadata or {}
-        if b"meaning" in metadata:
-            found[field.name] = ColumnDoc(metadata[b"meaning"].decode(), metadata.get(b"unit", b"").decode())
-    return found
-
-
 def write_table(path: Path, table: pa.Table) -> None:
     """Write a Parquet file that appears whole or not at all.
 

@@ -10,15 +10,11 @@ whatever the rounding; u-CE clips utilities below zero to zero, because a negati
 no minimum. Every gradient is written out, so that a full-batch solver needs no autograd graph over the whole table.
 """
 
-from typing import get_args
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from ecocli.config.fit_gate import LossName
-
-GATE_LOSSES: tuple[LossName, ...] = get_args(LossName)
 
 TIE_TOLERANCE = 1e-12
 """Utilities (PQ in 0..1) closer than this are a tie. Float64 rounding stays three orders of magnitude below."""

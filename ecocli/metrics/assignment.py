@@ -65,21 +65,6 @@ class CountTable:
         if self.image.size and bool((np.diff(self.image) < 0).any()):
             raise ValueError("entries of the count table must be grouped by ascending image")
 
-    @classmethod
-    def from_dense(
-        cls,
-        iou_sum: Float64[np.ndarray, "N E K"],
-        tp: Int64[np.ndarray, "N E K"],
-        fp: Int64[np.ndarray, "N E K"],
-        fn: Int64[np.ndarray, "N E K"],
-    ) -> "CountTable":
-        """Build the table from dense arrays."""
-        image, exit_index, class_index = np.nonzero(tp + fp + fn)
-        at = (image, exit_index, class_index)
-        N, E, K = tp.shape
-        tp_at, fp_at, fn_at = (array[at].astype(np.int32) for array in (tp, fp, fn))
-        return cls(N, E, K, image, exit_index, class_index, iou_sum[at], tp_at, fp_at, fn_at)
-
     @cached_property
     def halves(self) -> Float64[np.ndarray, " P"]:
         """``tp + fp / 2 + fn / 2`` of each entry: what PQ divides by."""
@@ -227,16 +212,6 @@ def _slices(
                 sums = np.bincount(at, values[low:high] * share, dense.shape[0] * K)
                 dense[:, mixture, part] = sums.reshape(-1, K)
         yield images, dense.reshape(dense.shape[0], -1)
-
-
-def assignment_pq(table: ResultTable, assignment: Int64[np.ndarray, " N"]) -> float:
-    """Give the data set's quality, exactly, with each image at its own exit (an index from 0)."""
-    return table.assignment_quality(assignment)
-
-
-def mixture_pq(table: ResultTable, mixture: Float64[np.ndarray, " E"]) -> float:
-    """Give the data set's quality at the expected results of a mixture that ignores the image."""
-    return table.mixture_quality(mixture)
 
 
 def mixture_of(assignment: Int64[np.ndarray, " N"], num_exits: int) -> Float64[np.ndarray, " E"]:

@@ -5,7 +5,7 @@ D channels of a head (C = M D), L levels, P points per level, S = M L P samples 
 Source: Deformable DETR (arXiv 2010.04159), section 4.1; samples outside a level count as zero there and here.
 Differences: no compiled operator. Two equal ways:
 
-``sample_with_grid_sample`` goes level by level through torch's ``grid_sample``, on any device.
+``sample_by_level`` goes level by level through torch's ``grid_sample``, on any device.
 
 ``sample_with_gather_sum`` (CPU) copies the tokens into a table whose levels have a border of zeros, so that no sample
 needs a test for being inside, computes the four corner rows and weights of every sample with few passes over
@@ -147,17 +147,10 @@ def sample_by_level(
     return summed
 
 
-def sample_with_grid_sample(
-    value: Float[Tensor, "B N M D"], projected: Float[Tensor, "B Nq S3"], table: SamplingTable
-) -> Float[Tensor, "B Nq C"]:
-    """``sample_by_level`` with what a table holds."""
-    return sample_by_level(value, projected, table.shapes, table.centres)
-
-
 def sample_with_gather_sum(
     value: Float[Tensor, "B N M D"], projected: Float[Tensor, "B Nq S3"], table: SamplingTable
 ) -> Float[Tensor, "B Nq C"]:
-    """The same as ``sample_with_grid_sample`` as one weighted sum of gathered rows (see there for the arguments)."""
+    """The same as ``sample_by_level`` as one weighted sum of gathered rows (see there for the arguments)."""
     apply: Callable[..., Tensor] = _GatherSum.apply
     # Half precision would shift samples by a good part of a cell.
     return apply(value.float(), projected.float(), table)

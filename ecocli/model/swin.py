@@ -239,7 +239,6 @@ class SwinTransformer(Backbone):
 
     Attributes:
         channels: Channels of ``res2`` to ``res5``.
-        strides: Input pixels per cell of ``res2`` to ``res5``.
     """
 
     def __init__(
@@ -257,7 +256,6 @@ class SwinTransformer(Backbone):
         names = [f"res{stage + 2}" for stage in range(len(depths))]
         widths = [embed_dim * 2**stage for stage in range(len(depths))]
         self.channels = dict(zip(names, widths, strict=True))
-        self.strides = {name: PATCH_SIZE * 2**stage for stage, name in enumerate(names)}
         self.patch_embed = PatchEmbedding(embed_dim)
         total = sum(depths)
         self._depths = list(depths)

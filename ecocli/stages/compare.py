@@ -200,11 +200,9 @@ def _row(
 ) -> CompareRow:
     import numpy as np
 
-    from ecocli.metrics.assignment import assignment_pq
-
     indices = np.asarray(choice, np.int64)
     everyone = np.arange(len(indices))
-    pq = assignment_pq(table.counts, indices)
+    pq = table.counts.assignment_quality(indices)
     return CompareRow(
         model=label,
         architecture=architecture,

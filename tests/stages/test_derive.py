@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from helpers_columns import column_docs
 from helpers_derive import config, inputs
 from helpers_evaluation import Bench, make_bench
 from helpers_inference import EXIT_DEPTHS, RULE, TINY, tiny_model
@@ -20,12 +21,11 @@ from PIL import Image
 
 from ecocli.artifacts.derived_table import read_derived, read_split
 from ecocli.artifacts.manifest import ParentManifest
-from ecocli.artifacts.tables import column_docs, write_table
+from ecocli.artifacts.tables import write_table
 from ecocli.config.dataset import DatasetConfig
 from ecocli.data.categories import SHAPES
 from ecocli.data.datasets import open_dataset
 from ecocli.errors import ArtifactError, DataError
-from ecocli.metrics.assignment import assignment_pq
 from ecocli.metrics.panoptic_quality import panoptic_quality, sum_counts
 from ecocli.profiling.gflops import count_gflops
 from ecocli.runtime.context import Runtime
@@ -101,10 +101,10 @@ def test_run__counts__give_the_data_sets_pq_at_every_exit(bench: Bench, derived:
     for e in range(3):
         assert sum(int(row.counts[e].tp.sum()) for row in rows) > 0
         expected = panoptic_quality(sum_counts([row.counts[e] for row in rows], len(SHAPES))).pq
-        assert assignment_pq(table.counts, np.full(6, e)) == pytest.approx(expected, abs=1e-9)
+        assert table.counts.assignment_quality(np.full(6, e)) == pytest.approx(expected, abs=1e-9)
     mixed = np.array([0, 2, 1, 1, 0, 2])
     expected = panoptic_quality(sum_counts([row.counts[e] for row, e in zip(rows, mixed, strict=True)], len(SHAPES))).pq
-    assert assignment_pq(table.counts, mixed) == pytest.approx(expected, abs=1e-9)
+    assert table.counts.assignment_quality(mixed) == pytest.approx(expected, abs=1e-9)
 
 
 def test_run__mirror__rows_are_those_of_mirrored_files(bench: Bench, tmp_path: Path) -> None:

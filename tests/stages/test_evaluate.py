@@ -6,6 +6,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from helpers_columns import column_docs
 from helpers_evaluation import IMAGES, Bench, make_bench
 from helpers_inference import EXIT_DEPTHS, RULE, tiny_model
 from helpers_stages import run_stage
@@ -15,7 +16,7 @@ from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.count_columns import read_counts
 from ecocli.artifacts.lineage import GATE_FILE, WEIGHTS_FILE
 from ecocli.artifacts.manifest import DerivedManifest, EvaluationManifest, GateManifest, ParentManifest
-from ecocli.artifacts.tables import column_docs, read_table
+from ecocli.artifacts.tables import read_table
 from ecocli.artifacts.tensors import load_tensors, save_tensors
 from ecocli.config.dataset import ResizeConfig
 from ecocli.config.evaluate import EvaluateExecutionConfig
@@ -24,7 +25,6 @@ from ecocli.data.datasets import open_dataset
 from ecocli.data.panoptic import decode_id_map
 from ecocli.errors import ArtifactError, DataError, InterruptedRunError
 from ecocli.inference.predictor import ExitGate, ImagePrediction
-from ecocli.metrics.assignment import assignment_pq
 from ecocli.metrics.panoptic_quality import panoptic_quality, sum_counts
 from ecocli.metrics.scorecard import image_qualities
 from ecocli.model.mask2former import Mask2Former
@@ -202,7 +202,7 @@ def test_read_exit_table__written_images__gives_counts_and_costs_back(report: Ar
     np.testing.assert_array_equal(table.quality, image_qualities(counts))
     rows = rows_of(report)
     for exit_index, depth in enumerate(EXIT_DEPTHS):
-        assert assignment_pq(table.counts, table.counts.fixed_assignment(exit_index)) == rows[f"exit {depth}"]["pq"]
+        assert table.counts.assignment_quality(table.counts.fixed_assignment(exit_index)) == rows[f"exit {depth}"]["pq"]
         assert table.gflops[:, exit_index].mean() == pytest.approx(rows[f"exit {depth}"]["gflops"])
 
 

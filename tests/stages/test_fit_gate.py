@@ -12,7 +12,6 @@ from ecocli.artifacts.derived_table import DerivedRecord, read_derived
 from ecocli.artifacts.manifest import DerivedManifest
 from ecocli.artifacts.store import Store
 from ecocli.artifacts.tensors import load_tensors
-from ecocli.metrics.assignment import assignment_pq
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +46,7 @@ def test_run__features_that_tell__gate_beats_the_fixed_mixture(
         exit_depths=DEPTHS,
         rows=300,
     )
-    assert metrics["gate"]["pq"] == pytest.approx(assignment_pq(table.counts, chosen), abs=1e-12)
+    assert metrics["gate"]["pq"] == pytest.approx(table.counts.assignment_quality(chosen), abs=1e-12)
     assert metrics["gate"]["gflops"] == pytest.approx(mean_gflops(records["val"], chosen) + 8 * 3 / 1e9, rel=1e-12)
     assert shared[0].names()["gate"] == gate.digest
 

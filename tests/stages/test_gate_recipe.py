@@ -24,7 +24,7 @@ from ecocli.config.report import ReportConfig
 from ecocli.config.sweep import SweepConfig
 from ecocli.data.datasets import open_dataset
 from ecocli.gates.placed import exit_table, placed_choice
-from ecocli.metrics.assignment import assignment_pq, oracle_assignment
+from ecocli.metrics.assignment import oracle_assignment
 from ecocli.reports import plots
 from ecocli.reports.plots import Tradeoff
 from ecocli.runtime.context import Runtime
@@ -151,7 +151,7 @@ def test_report_and_sweep__mirror_images_derived__draw_what_is_attainable(
     table = read_split(bench.store.get(derived, DerivedManifest), "val", "res5")
     assert table.mirror is not None
     free = oracle_assignment(table.mirror.counts.contributions())
-    assert drawn[0].attainable[-1].pq == assignment_pq(table.counts, free)
+    assert drawn[0].attainable[-1].pq == table.counts.assignment_quality(free)
     swept = run_stage(sweep, SweepConfig(betas=(0.001,), bootstrap_replicates=10), {"derived": derived}, bench.store)
     assert all(row.attainable_pq is not None for row in swept.manifest.summary.rows)
     assert b"attainable" in swept.path_of("sweep.svg").read_bytes()

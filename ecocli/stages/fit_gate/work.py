@@ -29,7 +29,6 @@ from ecocli.gates.mlp_head import fit_mlp
 from ecocli.gates.splits import GateTables, build_tables
 from ecocli.gates.verdict import verdict_summary, warnings_of
 from ecocli.losses.gate import target_exit_indices
-from ecocli.metrics.assignment import assignment_pq
 from ecocli.metrics.controls import Verdict
 
 
@@ -164,7 +163,7 @@ def _settle(config: FitGateConfig, tables: GateTables, fitter: GateFitter, depth
         times = np.broadcast_to(np.array(config.exit_ms[:E]), held_out.gflops[:, :E].shape)
         return search.within_budget(Budget("--target-ms", config.target_ms, "ms", times))
     assert config.max_pq_drop is not None  # the configuration has exactly one aim
-    deepest = assignment_pq(held_out.counts, held_out.counts.fixed_assignment(held_out.counts.num_exits - 1))
+    deepest = held_out.counts.assignment_quality(held_out.counts.fixed_assignment(held_out.counts.num_exits - 1))
     return search.within_pq_drop(deepest, config.max_pq_drop / 100.0)
 
 

@@ -6,11 +6,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from helpers_columns import column_docs
 
 from ecocli.artifacts.tables import (
     ROW_GROUP_ROWS,
     ColumnDoc,
-    column_docs,
     document_columns,
     read_table,
     write_table,

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from helpers_counts import dense_table
 from helpers_gate import random_table
 
 from ecocli.gates.contents import fit_contents
@@ -10,7 +11,6 @@ from ecocli.gates.fitter import GateFitter
 from ecocli.gates.ridge import CrossValidatedRidge
 from ecocli.gates.rows import SplitData, TrainingRows
 from ecocli.gates.solver import StandardisedFeatures
-from ecocli.metrics.assignment import CountTable
 
 DEPTHS = (2, 4, 6)
 
@@ -27,7 +27,7 @@ def split_of(seed: int, images: int, *, told: bool) -> SplitData:
         tp[:, e, 0] = rng.binomial(number, chance)
     fn[:, :, 0] = number[:, None] - tp[:, :, 0]
     tp[:, :, 1] = 3
-    counts = CountTable.from_dense(0.8 * tp, tp, np.zeros_like(tp), fn)
+    counts = dense_table(0.8 * tp, tp, np.zeros_like(tp), fn)
     features = rng.standard_normal((images, 5)).astype(np.float32)
     if told:
         features[:, 2] += number

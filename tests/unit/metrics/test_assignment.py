@@ -4,18 +4,17 @@ import itertools
 
 import numpy as np
 import pytest
+from helpers_counts import dense_table
 from helpers_gate import plain_assignment_pq, plain_pq, random_counts, random_table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ecocli.metrics.assignment import (
     CountTable,
-    assignment_pq,
     best_fixed_mixture,
     bootstrap_totals,
     choice_within,
     mixture_of,
-    mixture_pq,
     oracle_assignment,
     pq_of_totals,
     random_assignment_pq,
@@ -43,25 +42,25 @@ def hand_counts() -> tuple[np.ndarray, ...]:
 
 
 def test_assignment_pq__two_images__hand_worked() -> None:
-    table = CountTable.from_dense(*hand_counts())
+    table = dense_table(*hand_counts())
     # Exit 0 everywhere: class 0 has IoU 0.6, TP 1, FN 1: 0.6 / 1.5. Class 1 does not occur.
-    assert assignment_pq(table, np.array([0, 0])) == pytest.approx(0.4, abs=1e-15)
+    assert table.assignment_quality(np.array([0, 0])) == pytest.approx(0.4, abs=1e-15)
     # Image 0 at exit 1: 1.4 / 2.
-    assert assignment_pq(table, np.array([1, 0])) == pytest.approx(0.7, abs=1e-15)
+    assert table.assignment_quality(np.array([1, 0])) == pytest.approx(0.7, abs=1e-15)
     # Exit 1 everywhere: the false positive makes class 1 occur with PQ 0: (0.7 + 0) / 2.
-    assert assignment_pq(table, np.array([1, 1])) == pytest.approx(0.35, abs=1e-15)
+    assert table.assignment_quality(np.array([1, 1])) == pytest.approx(0.35, abs=1e-15)
 
 
 def test_mixture_pq__half_and_half__hand_worked() -> None:
-    table = CountTable.from_dense(*hand_counts())
+    table = dense_table(*hand_counts())
     # Expected counts of class 0: IoU 0.6 + 0.4, TP 1 + 0.5, FN 0.5, so 1.0 / 1.75; class 1: FP 0.5, PQ 0.
-    assert mixture_pq(table, np.array([0.5, 0.5])) == pytest.approx((1.0 / 1.75) / 2, abs=1e-15)
+    assert table.mixture_quality(np.array([0.5, 0.5])) == pytest.approx((1.0 / 1.75) / 2, abs=1e-15)
 
 
 def test_assignment_pq__no_class_occurs__is_nan() -> None:
     nothing = np.zeros((3, 2, 4), np.int64)
-    table = CountTable.from_dense(nothing.astype(float), nothing, nothing, nothing)
-    assert np.isnan(assignment_pq(table, np.zeros(3, np.int64)))
+    table = dense_table(nothing.astype(float), nothing, nothing, nothing)
+    assert np.isnan(table.assignment_quality(np.zeros(3, np.int64)))
 
 
 @settings(max_examples=30, deadline=None)
@@ -69,7 +68,7 @@ def test_assignment_pq__no_class_occurs__is_nan() -> None:
 def test_assignment_pq__random_tables__equals_plain_sum(seed: int, images: int, exits: int, classes: int) -> None:
     counts = random_counts(seed, images, exits, classes)
     assignment = np.random.default_rng(seed + 1).integers(0, exits, images)
-    found = assignment_pq(CountTable.from_dense(*counts), assignment)
+    found = dense_table(*counts).assignment_quality(assignment)
     assert found == pytest.approx(plain_assignment_pq(counts, assignment), abs=1e-12, nan_ok=True)
 
 
@@ -80,12 +79,12 @@ def test_assignment_pq__random_table__equals_the_evaluators_panoptic_quality() -
     for n, e in enumerate(assignment):
         total = total + ImageCounts(*(array[n, e] for array in counts))
     peer = panoptic_quality(total).overall.pq
-    assert assignment_pq(CountTable.from_dense(*counts), assignment) == pytest.approx(peer, abs=1e-12)
+    assert dense_table(*counts).assignment_quality(assignment) == pytest.approx(peer, abs=1e-12)
 
 
 def test_count_table__class_out_of_range__names_the_span() -> None:
     counts = np.ones((1, 1, 2), np.int64)
-    table = CountTable.from_dense(counts.astype(float), counts, counts, counts)
+    table = dense_table(counts.astype(float), counts, counts, counts)
     with pytest.raises(ValueError, match=r"class index of the count table spans 0\.\.1, but there are 1"):
         CountTable(1, 1, 1, *(getattr(table, name) for name in _ENTRY_FIELDS))
 
@@ -120,7 +119,7 @@ def test_random_assignment_pq__same_seed__same_draws_around_the_expected_value()
     assignment = np.random.default_rng(0).integers(0, 3, 300)
     draws = random_assignment_pq(table, assignment, 60, seed=1)
     np.testing.assert_array_equal(draws, random_assignment_pq(table, assignment, 60, seed=1))
-    expected = mixture_pq(table, mixture_of(assignment, 3))
+    expected = table.mixture_quality(mixture_of(assignment, 3))
     # The mean of 60 draws lies within four standard errors, and single draws differ from each other.
     assert abs(draws.mean() - expected) < 4 * draws.std() / np.sqrt(60) + 1e-4
     assert draws.std() > 0
@@ -131,7 +130,7 @@ def test_best_fixed_mixture__three_exits__equals_a_fine_search_over_pairs() -> N
     costs = np.array([2.0, 3.0, 5.0])
     budget = 3.4
     best = max(
-        mixture_pq(table, share * np.eye(3)[i] + (1 - share) * np.eye(3)[j])
+        table.mixture_quality(share * np.eye(3)[i] + (1 - share) * np.eye(3)[j])
         for i, j in itertools.product(range(3), repeat=2)
         for share in np.linspace(0, 1, 2001)
         if share * costs[i] + (1 - share) * costs[j] <= budget + 1e-12
@@ -140,17 +139,17 @@ def test_best_fixed_mixture__three_exits__equals_a_fine_search_over_pairs() -> N
     assert mixture is not None
     assert mixture @ costs <= budget + 1e-9
     assert mixture.sum() == pytest.approx(1.0)
-    assert mixture_pq(table, mixture) >= best - 1e-9
+    assert table.mixture_quality(mixture) >= best - 1e-9
 
 
 def test_best_fixed_mixture__deeper_is_worse__keeps_the_cheap_exit() -> None:
     counts = hand_counts()
     swapped = tuple(array[:, ::-1] for array in counts)
     # Exit 0 now scores 0.35 and exit 1 only 0.4 at twice the cost; a budget of 1 affords the first alone.
-    mixture = best_fixed_mixture(CountTable.from_dense(*swapped), np.array([1.0, 2.0]), 1.0)
+    mixture = best_fixed_mixture(dense_table(*swapped), np.array([1.0, 2.0]), 1.0)
     np.testing.assert_array_equal(mixture, [1.0, 0.0])
     # With the better exit the cheaper one, a budget of 2 still buys only the cheap one.
-    mixture = best_fixed_mixture(CountTable.from_dense(*counts), np.array([1.0, 2.0]), 2.0)
+    mixture = best_fixed_mixture(dense_table(*counts), np.array([1.0, 2.0]), 2.0)
     np.testing.assert_array_equal(mixture, [1.0, 0.0])
 
 
@@ -168,7 +167,7 @@ def test_best_fixed_mixture__budget_of_an_exit_rounded_below_it__affords_the_exi
 def test_bootstrap_totals__many_images__equals_plain_resampling() -> None:
     # More images than one slice holds; the reference repeats the draw and adds image by image.
     counts = random_counts(2, 1500, 2, 3)
-    table = CountTable.from_dense(*counts)
+    table = dense_table(*counts)
     assignment = np.random.default_rng(4).integers(0, 2, 1500)
     totals = bootstrap_totals(table, one_hot(assignment, 2)[None], replicates=3, seed=9)
     rng = np.random.default_rng(9)
@@ -185,7 +184,7 @@ def test_compare__assignment_equal_to_control__lead_is_zero() -> None:
     quality = table.replicates(weights, 50, seed=0)
     comparison = compare(quality[:, 0], quality[:, 1])
     assert comparison.lead == pytest.approx((0.0, 0.0), abs=1e-12)
-    assert comparison.pq[0] < assignment_pq(table, middle) < comparison.pq[1]
+    assert comparison.pq[0] < table.assignment_quality(middle) < comparison.pq[1]
 
 
 def test_percentile_interval__hundred_values__hand_worked() -> None:
@@ -202,7 +201,7 @@ def test_contributions__two_images__hand_worked() -> None:
     # At exit 1 everywhere class 0 has IoU 1.4 over 2 (PQ 0.7), class 1 has 0 over 0.5 (PQ 0); C = 2 classes, N = 2.
     # Image 0 at exit 0: a miss, (0 - 0.7 * 0.5) / 2 / C * N = -0.175; at exit 1: (0.8 - 0.7) / 2 = 0.05.
     # Image 1: (0.6 - 0.7) / 2 = -0.05 at both; its false positive of a class with PQ 0 costs nothing to first order.
-    found = CountTable.from_dense(*hand_counts()).contributions()
+    found = dense_table(*hand_counts()).contributions()
     np.testing.assert_allclose(found, [[-0.175, 0.05], [-0.05, -0.05]], rtol=0, atol=1e-15)
 
 
@@ -216,7 +215,7 @@ def test_contributions__one_of_many_images_changes_exit__first_order_change_of_d
     for image in range(0, N, 60):
         moved = deepest.copy()
         moved[image] = 0
-        change = (assignment_pq(table, moved) - assignment_pq(table, deepest)) * N
+        change = (table.assignment_quality(moved) - table.assignment_quality(deepest)) * N
         assert change == pytest.approx(worth[image, 0] - worth[image, -1], abs=30 / N)
 
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from helpers_counts import dense_table
 
-from ecocli.metrics.assignment import CountTable
 from ecocli.metrics.controls import Arena
 
 
@@ -16,7 +16,7 @@ def arena() -> Arena:
     """
     quality = np.array([[0.6, 0.8], [0.6, 0.7], [0.7, 0.7], [0.8, 0.7]])
     one, none = np.ones((4, 2, 1), np.int64), np.zeros((4, 2, 1), np.int64)
-    counts = CountTable.from_dense(quality[..., None], one, none, none)
+    counts = dense_table(quality[..., None], one, none, none)
     costs = np.tile([2.0, 4.0], (4, 1))
     return Arena((2, 4), counts, quality, costs * 10.0, costs * 5.0, 200, costs=costs)
 
@@ -86,7 +86,7 @@ def test_judge__image_without_quality__counts_in_pq_but_has_no_target() -> None:
     quality = np.array([[0.6, 0.8], [np.nan, np.nan]])
     iou = np.nan_to_num(quality)[..., None]
     found = (iou > 0).astype(np.int64)
-    table = CountTable.from_dense(iou, found, 0 * found, 0 * found)
+    table = dense_table(iou, found, 0 * found, 0 * found)
     costs = np.tile([2.0, 4.0], (2, 1))
     verdict = Arena((2, 4), table, quality, costs, costs, 10, costs=costs).judge(np.array([1, 1]), 0.0, 1)
     assert verdict.gate.pq == pytest.approx(0.8)
@@ -97,7 +97,7 @@ def test_judge__image_without_quality__counts_in_pq_but_has_no_target() -> None:
 
 def test_judge__nothing_to_score__is_nan_throughout() -> None:
     none = np.zeros((2, 2, 1), np.int64)
-    table = CountTable.from_dense(none.astype(float), none, none, none)
+    table = dense_table(none.astype(float), none, none, none)
     costs = np.tile([2.0, 4.0], (2, 1))
     verdict = Arena((2, 4), table, np.full((2, 2), np.nan), costs, costs, 10, costs=costs).judge(
         np.array([0, 1]), 0.0, 0

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from helpers_counts import dense_table
 from helpers_gate import plain_assignment_pq, random_counts
 
-from ecocli.metrics.assignment import CountTable, assignment_pq, mixture_pq
+from ecocli.metrics.assignment import CountTable
 from ecocli.metrics.exit_table import ExitTable
 from ecocli.metrics.panoptic_quality import ImageCounts, PanopticQuality, image_pq, panoptic_quality
 from ecocli.metrics.scorecard import GateRun, ScoreRow, expected_counts, gate_lead, image_qualities, score_rows
@@ -21,7 +22,7 @@ def table_of(counts: CountTable, costs: np.ndarray, *drawn: int) -> ExitTable[Co
 
 
 def make_table(replicates: int = 200, seed: int = 1) -> ExitTable[CountTable]:
-    return table_of(CountTable.from_dense(*COUNTS), GFLOPS, replicates, seed)
+    return table_of(dense_table(*COUNTS), GFLOPS, replicates, seed)
 
 
 def gate_run(depths: np.ndarray, counts: ImageCounts, gflops: float) -> GateRun[PanopticQuality]:
@@ -44,7 +45,7 @@ DEPTHS_CHOSEN = [DEPTHS[n % 2 * 2] for n in range(N)]
 
 
 def test_image_qualities__random_counts__equals_image_pq() -> None:
-    found = image_qualities(CountTable.from_dense(*COUNTS))
+    found = image_qualities(dense_table(*COUNTS))
     expected = [[image_pq(ImageCounts(*(array[n, e] for array in COUNTS))) for e in range(E)] for n in range(N)]
     np.testing.assert_array_equal(found, np.array(expected, np.float64))
     assert np.isfinite(found).sum() > N
@@ -52,7 +53,7 @@ def test_image_qualities__random_counts__equals_image_pq() -> None:
 
 def test_image_qualities__nothing_to_score__is_nan() -> None:
     empty = np.zeros((1, 2, 3), np.int64)
-    assert np.isnan(image_qualities(CountTable.from_dense(empty.astype(float), empty, empty, empty))).all()
+    assert np.isnan(image_qualities(dense_table(empty.astype(float), empty, empty, empty))).all()
 
 
 def test_score_rows__with_gate__holds_gate_and_controls_with_their_costs() -> None:
@@ -68,7 +69,7 @@ def test_score_rows__with_gate__holds_gate_and_controls_with_their_costs() -> No
     assert gate.quality.pq == pytest.approx(plain_assignment_pq(COUNTS, chosen), abs=1e-12)
     assert gate.gflops == pytest.approx(GFLOPS[np.arange(N), chosen].mean() + 0.25)
     assert gate.exit_shares == random.exit_shares == (0.5, 0.0, 0.5)
-    assert random.quality.pq == pytest.approx(mixture_pq(make_table().counts, np.array([0.5, 0.0, 0.5])), abs=1e-12)
+    assert random.quality.pq == pytest.approx(make_table().counts.mixture_quality(np.array([0.5, 0.0, 0.5])), abs=1e-12)
     assert random.gflops == pytest.approx((GFLOPS[:, 0].mean() + GFLOPS[:, 2].mean()) / 2)
     # An image that is undefined at an exit goes to the shallowest.
     quality = image_qualities(make_table().counts)
@@ -96,9 +97,9 @@ def test_gate_lead__oracle_choice__leads_with_an_interval_above_zero() -> None:
     assert lead is not None
     assert 0 < lead.low < lead.lead < lead.high
     table = make_table()
-    assert lead.control_pq == pytest.approx(mixture_pq(table.counts, np.array(lead.mixture)))
+    assert lead.control_pq == pytest.approx(table.counts.mixture_quality(np.array(lead.mixture)))
     chosen = table.exit_index(run.depths)
-    assert lead.lead == pytest.approx(assignment_pq(table.counts, chosen) - lead.control_pq)
+    assert lead.lead == pytest.approx(table.counts.assignment_quality(chosen) - lead.control_pq)
     budget = np.take_along_axis(GFLOPS, chosen[:, None], axis=1).mean() + run.gflops
     assert np.array(lead.mixture) @ GFLOPS.mean(axis=0) <= budget + 1e-9
     assert gate_lead(table, run) == lead
@@ -108,7 +109,7 @@ def test_gate_lead__gate_that_costs_something_itself__meets_a_blend_that_may_spe
     # By hand: one class, one segment found in each image with an IoU of 0.5, 0.6 and 0.9 at costs of 10, 13 and 16. The
     # gate sends all images to the first exit and costs 1.5 itself. For 11.5 the blend has a quarter at the last exit.
     iou, ones = np.tile([[[0.5], [0.6], [0.9]]], (4, 1, 1)), np.ones((4, 3, 1), np.int64)
-    counts = CountTable.from_dense(iou, ones, 0 * ones, 0 * ones)
+    counts = dense_table(iou, ones, 0 * ones, 0 * ones)
     costs = np.tile([10.0, 13.0, 16.0], (4, 1))
     run = gate_run(np.full(4, 2), ImageCounts(np.array([2.0]), np.array([4]), np.array([0]), np.array([0])), 1.5)
     lead = gate_lead(table_of(counts, costs, 10), run)
@@ -119,5 +120,5 @@ def test_gate_lead__gate_that_costs_something_itself__meets_a_blend_that_may_spe
 
 def test_gate_lead__nothing_to_score__is_none() -> None:
     empty = np.zeros((2, E, K), np.int64)
-    table = table_of(CountTable.from_dense(empty.astype(float), empty, empty, empty), GFLOPS[:2])
+    table = table_of(dense_table(empty.astype(float), empty, empty, empty), GFLOPS[:2])
     assert gate_lead(table, gate_run(np.array([2, 2]), ImageCounts.zeros(K), 0.0)) is None

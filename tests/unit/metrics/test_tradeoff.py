@@ -2,15 +2,16 @@
 
 import numpy as np
 import pytest
+from helpers_counts import dense_table
 from helpers_gate import random_counts
 
-from ecocli.metrics.assignment import CountTable, assignment_pq, mixture_pq, oracle_assignment
+from ecocli.metrics.assignment import oracle_assignment
 from ecocli.metrics.exit_table import ExitTable
 from ecocli.metrics.scorecard import image_qualities
 from ecocli.metrics.tradeoff import attainable_curve, blend_curve, oracle_curve
 
 COSTS = np.linspace(1.0, 2.0, 20)[:, None] * np.array([10.0, 13.0, 16.0])
-COUNTS = CountTable.from_dense(*random_counts(3, 20, 3, 4))
+COUNTS = dense_table(*random_counts(3, 20, 3, 4))
 TABLE = ExitTable((2, 3, 4), COUNTS, image_qualities(COUNTS), COSTS, COSTS)
 
 
@@ -18,15 +19,15 @@ def test_blend_curve__three_exits__passes_through_each_and_blends_neighbours() -
     points = blend_curve(TABLE, steps=2)
     assert len(points) == 5
     for point, mixture in zip(points, ([1, 0, 0], [0.5, 0.5, 0], [0, 1, 0], [0, 0.5, 0.5], [0, 0, 1]), strict=True):
-        assert point.pq == pytest.approx(mixture_pq(TABLE.counts, np.array(mixture, float)))
+        assert point.pq == pytest.approx(TABLE.counts.mixture_quality(np.array(mixture, float)))
         assert point.gflops == pytest.approx(np.array(mixture) @ COSTS.mean(axis=0))
 
 
 def test_blend_curve__one_exit__is_a_point() -> None:
-    counts = CountTable.from_dense(*random_counts(3, 4, 1, 4))
+    counts = dense_table(*random_counts(3, 4, 1, 4))
     table = ExitTable((6,), counts, image_qualities(counts), np.full((4, 1), 5.0), np.full((4, 1), 5.0))
     (point,) = blend_curve(table)
-    assert (point.gflops, point.pq) == (5.0, pytest.approx(assignment_pq(counts, np.zeros(4, np.int64))))
+    assert (point.gflops, point.pq) == (5.0, pytest.approx(counts.assignment_quality(np.zeros(4, np.int64))))
 
 
 def test_oracle_curve__prices__go_from_the_shallowest_exit_to_the_oracle_of_quality() -> None:
@@ -34,20 +35,20 @@ def test_oracle_curve__prices__go_from_the_shallowest_exit_to_the_oracle_of_qual
     assert [p.gflops for p in points] == sorted({p.gflops for p in points})
     assert len(points) == 3
     best = oracle_assignment(image_qualities(TABLE.counts))
-    assert points[-1].pq == pytest.approx(assignment_pq(TABLE.counts, best))
+    assert points[-1].pq == pytest.approx(TABLE.counts.assignment_quality(best))
     assert points[0].gflops == pytest.approx(COSTS[:, 0].mean())
 
 
 def test_attainable_curve__mirror_equal_to_the_image__ends_at_the_best_contributions() -> None:
-    counts = CountTable.from_dense(*random_counts(3, 40, 3, 4))
+    counts = dense_table(*random_counts(3, 40, 3, 4))
     gflops = np.tile([10.0, 12.0, 17.0], (40, 1))
     table = ExitTable((2, 3, 4), counts, image_qualities(counts), gflops, gflops / 2)
     worth = counts.contributions()
     curve = attainable_curve(table, worth)
     assert [point.gflops for point in curve] == sorted({point.gflops for point in curve})
     assert curve[0].gflops == 10.0
-    assert curve[0].pq == assignment_pq(counts, np.zeros(40, np.int64))
-    assert curve[-1].pq == assignment_pq(counts, oracle_assignment(worth))
+    assert curve[0].pq == counts.assignment_quality(np.zeros(40, np.int64))
+    assert curve[-1].pq == counts.assignment_quality(oracle_assignment(worth))
     assert all(point.gflops <= 17.0 for point in curve)
     # Decided by the images' own truth, it leads the blends everywhere in between.
     for point in curve[1:]:

@@ -6,9 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ecocli.model.sampling import sample_with_gather_sum, sample_with_grid_sample, sampling_table
+from ecocli.model.sampling import SamplingTable, sample_by_level, sample_with_gather_sum, sampling_table
 
 CPU = torch.device("cpu")
+
+
+def sample_with_grid_sample(value: Tensor, projected: Tensor, table: SamplingTable) -> Tensor:
+    return sample_by_level(value, projected, table.shapes, table.centres)
 
 
 @pytest.mark.parametrize("sample", [sample_with_grid_sample, sample_with_gather_sum])

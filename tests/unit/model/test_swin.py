@@ -95,7 +95,6 @@ def test_forward__odd_size__rounds_every_stage_up() -> None:
     assert features["res2"].shape == (2, 8, 12, 8)
     assert features["res3"].shape == (2, 16, 6, 4)
     assert backbone.channels == {"res2": 8, "res3": 16}
-    assert backbone.strides == {"res2": 4, "res3": 8}
 
 
 def test_forward__batch_mates__do_not_change_a_result() -> None:
