@@ -17,18 +17,22 @@ from ecocli.config.loading import deep_merge
 from ecocli.config.train_parent import MaskLossConfig, SetLossConfig
 from ecocli.errors import UsageError
 
-_COCO: dict[str, Any] = {
-    "architecture": {"name": "m2f-r50", "num_classes": 133},
+_LARGE: dict[str, Any] = {
     "exits_per_step": 1,
-    "steps": 368_750,
-    "batch_size": 16,
     "precision": "bfloat16",
-    "optimizer": {"lr": 1e-4, "clip_norm": 0.01},
-    "schedule": {"kind": "step"},
     # As often as Mask2Former evaluates. 500 images are a tenth of COCO's validation split and all of Cityscapes'; five
     # exits on them are, in counted GFLOPs, 0.3 % (COCO) and 1.5 % (Cityscapes) of the 5,000 steps in between.
     "evaluation": {"every": 5000, "images": 500},
     "execution": {"checkpoint_every": 2000, "workers": 4},
+}
+
+_COCO: dict[str, Any] = {
+    **_LARGE,
+    "architecture": {"name": "m2f-r50", "num_classes": 133},
+    "steps": 368_750,
+    "batch_size": 16,
+    "optimizer": {"lr": 1e-4, "clip_norm": 0.01},
+    "schedule": {"kind": "step"},
 }
 
 TRAIN_PARENT_PRESETS: dict[str, Mapping[str, Any]] = {
@@ -59,28 +63,26 @@ TRAIN_PARENT_PRESETS: dict[str, Mapping[str, Any]] = {
 _COCO_EPOCHS = 50.0
 _DETR_COCO_EPOCHS = 300.0
 
+# DETR's and MaskFormer's own, in place of large-scale jitter.
+_SHORT_EDGES: dict[str, Any] = {
+    "scale_range": None,
+    "crop_height_px": None,
+    "crop_width_px": None,
+    "short_edges_px": list(range(480, 801, 32)),
+    "long_edge_px": 1333,
+}
+
 # As the original trains: 300 epochs of 16 images, the rate drops at 200; its augmentation; no dropout.
 _DETR_COCO: dict[str, Any] = {
+    **_LARGE,
+    **_LARGE,
     "architecture": {"name": "detr-r50", "num_classes": 91},
-    "dataset": {
-        "augmentation": {
-            "scale_range": None,
-            "crop_height_px": None,
-            "crop_width_px": None,
-            "short_edges_px": list(range(480, 801, 32)),
-            "long_edge_px": 1333,
-            "window": {},
-        }
-    },
-    "exits_per_step": 1,
+    "dataset": {"augmentation": {**_SHORT_EDGES, "window": {}}},
     "steps": 2_217_882,
     "batch_size": 16,
-    "precision": "bfloat16",
     "optimizer": {"lr": 1e-4, "backbone_lr_multiplier": 0.1, "weight_decay": 1e-4, "clip_norm": 0.1},
     "schedule": {"kind": "step", "warmup_steps": 0, "milestone_ratios": [2 / 3], "gamma": 0.1},
     "loss": SetLossConfig().model_dump(mode="json"),
-    "evaluation": {"every": 5000, "images": 500},
-    "execution": {"checkpoint_every": 2000, "workers": 4},
 }
 
 DETECTION_PRESETS: dict[str, Mapping[str, Any]] = {
@@ -101,26 +103,16 @@ DETECTION_PRESETS: dict[str, Mapping[str, Any]] = {
 """The same for detectors."""
 
 _MASKFORMER_COCO: dict[str, Any] = {
+    **_LARGE,
+    **_LARGE,
     # As the original trains: 300 epochs of 64 images, the rate drops at two thirds; DETR's short edges, not its window.
     "architecture": {"name": "maskformer-r50", "num_classes": 133},
-    "dataset": {
-        "augmentation": {
-            "scale_range": None,
-            "crop_height_px": None,
-            "crop_width_px": None,
-            "short_edges_px": list(range(480, 801, 32)),
-            "long_edge_px": 1333,
-        }
-    },
-    "exits_per_step": 1,
+    "dataset": {"augmentation": _SHORT_EDGES},
     "steps": 554_400,
     "batch_size": 64,
-    "precision": "bfloat16",
     "optimizer": {"lr": 1e-4, "backbone_lr_multiplier": 0.1, "weight_decay": 1e-4, "clip_norm": 0.01},
     "schedule": {"kind": "step", "milestone_ratios": [2 / 3], "gamma": 0.1},
     "loss": MaskLossConfig().model_dump(mode="json"),
-    "evaluation": {"every": 5000, "images": 500},
-    "execution": {"checkpoint_every": 2000, "workers": 4},
 }
 
 MASKFORMER_PRESETS: dict[str, Mapping[str, Any]] = {

@@ -24,8 +24,7 @@ from ecocli.config.rules import RulesName, rules_of
 from ecocli.errors import UsageError
 
 if TYPE_CHECKING:
-    from ecocli.metrics.exit_table import ExitTable
-    from ecocli.metrics.results import ResultTable
+    import numpy as np
 
 _DOCS = {
     "model": ("what the user called the parent", ""),
@@ -165,15 +164,28 @@ def _rows(
     fingerprint = derived.manifest.dataset_fingerprints.get(split, "")
     measured = _milliseconds(store, parent.digest)
     scored = _evaluations(store, parent.digest, fingerprint, rules)
-    N = len(table.gflops)
+    everyone = np.arange(len(table.gflops))
 
     def row(name: str, choice: "np.ndarray", further: EvaluationRow | None, ms: float | None, own: float) -> CompareRow:
-        return _row(contestant.label, parent.manifest.architecture.name, name, table, choice, further, rules, ms, own)
+        pq = table.counts.assignment_quality(choice)
+        return CompareRow(
+            model=contestant.label,
+            architecture=parent.manifest.architecture.name,
+            choice=name,
+            pq=None if np.isnan(pq) else float(pq),
+            miou=None if further is None else further.miou,
+            ap=None if further is None else further.ap,
+            rules=rules,
+            gflops=float(table.gflops[everyone, choice].mean()) + own,
+            encoder_gflops=float(table.encoder_gflops[everyone, choice].mean()),
+            ms=ms,
+            mean_depth=float(np.array(table.exit_depths)[choice].mean()),
+        )
 
     rows = []
     for index, depth in enumerate(table.exit_depths):
         name = f"exit {depth}"
-        rows.append(row(name, np.full(N, index), scored.get((None, name)), measured.get(name), 0.0))
+        rows.append(row(name, np.full(len(everyone), index), scored.get((None, name)), measured.get(name), 0.0))
     for digest in contestant.gates:
         gate = open_gate(store, digest, parent)
         manifest = gate.manifest
@@ -185,37 +197,6 @@ def _rows(
         ms = float(np.array(known)[choice].mean()) if len(known) == len(times) else None
         rows.append(row(f"gate, beta {manifest.beta:g}", choice, scored.get((digest, "gate")), ms, own))
     return rows
-
-
-def _row(
-    label: str,
-    architecture: str,
-    name: str,
-    table: "ExitTable[ResultTable]",
-    choice: "object",
-    further: EvaluationRow | None,
-    rules: RulesName,
-    ms: float | None,
-    own_gflops: float,
-) -> CompareRow:
-    import numpy as np
-
-    indices = np.asarray(choice, np.int64)
-    everyone = np.arange(len(indices))
-    pq = table.counts.assignment_quality(indices)
-    return CompareRow(
-        model=label,
-        architecture=architecture,
-        choice=name,
-        pq=None if np.isnan(pq) else float(pq),
-        miou=None if further is None else further.miou,
-        ap=None if further is None else further.ap,
-        rules=rules,
-        gflops=float(table.gflops[everyone, indices].mean()) + own_gflops,
-        encoder_gflops=float(table.encoder_gflops[everyone, indices].mean()),
-        ms=ms,
-        mean_depth=float(np.array(table.exit_depths)[indices].mean()),
-    )
 
 
 def _milliseconds(store: Store, parent: str) -> dict[str, float]:
