@@ -194,11 +194,6 @@ class EngineModel(ExitModel):
         """Q."""
         return self.plan.architecture.transformer_decoder.num_queries
 
-    @property
-    def num_encoder_layers(self) -> int:
-        """The deepest exit."""
-        return max(self.plan.exit_depths)
-
     def extract(self, images: Float[Tensor, "B 3 H W"], image_sizes: Sequence[Size] | None = None) -> Features:
         """Run the graph ``extract`` on every image.
 

@@ -137,13 +137,7 @@ class ExitModel(nn.Module, ABC):
 
 
 class ExitNetwork(ExitModel):
-    """An exit model whose layers are at hand: to be trained, timed, counted, written as graphs.
-
-    Attributes:
-        beside_layers: What a layer reads beside the tokens, of the tensors between the parts.
-    """
-
-    beside_layers: ClassVar[str]
+    """An exit model whose layers are at hand: to be trained, timed, counted, written as graphs."""
 
     @property
     @abstractmethod
@@ -171,10 +165,6 @@ class ExitNetwork(ExitModel):
     @abstractmethod
     def encode_each(self, features: Any, depths: Int[Tensor, " B"]) -> Float[Tensor, "B N C"]:
         """Each image's tokens at its own exit depth; images leave the encoder as they are done."""
-
-    @abstractmethod
-    def run_layer(self, index: int, tokens: Float[Tensor, "B N C"], beside: Tensor) -> Float[Tensor, "B N C"]:
-        """One layer of the encoder; see ``beside_layers``."""
 
     @property
     def num_classes(self) -> int:
@@ -213,18 +203,6 @@ class ExitNetwork(ExitModel):
         """Final predictions, each image at its own exit depth."""
         final = self.decode(self.encode_each(features, depths), features)
         return type(final)(final.pred_logits[-1], final.regions[-1])
-
-    def layer_parts(self, exit_depth: int) -> tuple[Part, ...]:
-        """The part ``encoder`` of ``parts``, layer by layer."""
-
-        def layer(index: int) -> Part:
-            def run(tokens: Tensor, beside: Tensor) -> tuple[Tensor, ...]:
-                with self._autocast(tokens):
-                    return (self.run_layer(index, tokens, beside),)
-
-            return Part(f"encoder.{index}", run, ("tokens", self.beside_layers), ("tokens",))
-
-        return tuple(layer(index) for index in self.exits.layers_of(exit_depth))
 
     def _maps(self, images: Float[Tensor, "B 3 H W"]) -> dict[str, Tensor]:
         # Convolutions run faster with channels last, on CPUs in float32 as on GPUs in half precision.

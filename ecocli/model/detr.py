@@ -81,7 +81,6 @@ class Detr(ExitNetwork):
 
     # Images are padded to the largest of their batch and no further.
     size_divisor = 1
-    beside_layers = "res5"
 
     def __init__(
         self,
@@ -209,11 +208,6 @@ class Detr(ExitNetwork):
             Part("mask_features", lambda: (), (), ()),
             Part("transformer_decoder", predict, ("tokens", "res5"), ("pred_logits", "pred_boxes")),
         )
-
-    def run_layer(self, index: int, tokens: Float[Tensor, "B N C"], beside: Tensor) -> Float[Tensor, "B N C"]:
-        """One layer of the encoder, on images that are not padded."""
-        after: Tensor = self.encoder_layers[index](tokens, self._unpadded(beside, tokens).positions, None)
-        return after
 
     def _unpadded(self, res5: Tensor, tokens: Tensor | None = None) -> MapFeatures:
         """Features of images without padding, around tokens that are there already or projected from the map."""

@@ -123,13 +123,3 @@ class ExitEncoder(nn.Module):
     ) -> Float[Tensor, "B N C"]:
         """Each image's tokens at its own exit; an image leaves the batch as soon as it is done."""
         return run_each(self.exits, self.runner(tokens, positions, shapes), tokens, depths)
-
-    def run_layer(
-        self,
-        index: int,
-        tokens: Float[Tensor, "B N C"],
-        positions: Float[Tensor, "positioned C"],
-        shapes: SpatialShapes,
-    ) -> Float[Tensor, "B N C"]:
-        """One layer alone."""
-        return self.runner(tokens, positions, shapes)(index, tokens, range(len(tokens)))

@@ -73,7 +73,6 @@ class Mask2Former(ExitNetwork):
 
     # The stride of the coarsest level.
     size_divisor = 32
-    beside_layers = "lateral"
 
     def __init__(
         self,
@@ -195,10 +194,6 @@ class Mask2Former(ExitNetwork):
             Part("mask_features", fuse, ("tokens", "lateral"), ("fused",)),
             Part("transformer_decoder", predict, ("tokens", "lateral", "fused"), ("pred_logits", "pred_masks")),
         )
-
-    def run_layer(self, index: int, tokens: Float[Tensor, "B N C"], beside: Tensor) -> Float[Tensor, "B N C"]:
-        """One layer of the encoder."""
-        return self.sem_seg_head.pixel_decoder.encoder_layer(index, tokens, level_shapes(beside))
 
 
 def level_shapes(lateral: Float[Tensor, "B C H4 W4"]) -> SpatialShapes:

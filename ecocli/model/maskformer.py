@@ -207,7 +207,6 @@ class MaskFormer(ExitNetwork):
 
     # The stride of the coarsest level.
     size_divisor = 32
-    beside_layers = "res5"
 
     def __init__(
         self,
@@ -343,9 +342,3 @@ class MaskFormer(ExitNetwork):
             Part("mask_features", fuse, ("tokens", "res5", *laterals), ("fused",)),
             Part("transformer_decoder", predict, ("tokens", "res5", "fused"), ("pred_logits", "pred_masks")),
         )
-
-    def run_layer(self, index: int, tokens: Float[Tensor, "B N C"], beside: Tensor) -> Float[Tensor, "B N C"]:
-        """One layer of the encoder."""
-        height, width = beside.shape[2:]
-        after: Tensor = self.encoder_layers[index](tokens, self._positions((height, width), tokens), None)
-        return after

@@ -127,12 +127,6 @@ class PixelDecoder(nn.Module):
         """Each image's tokens at its own exit; images leave the encoder as they are done."""
         return self.encoder.forward_per_image(tokens, self.positions(shapes), shapes, depths)
 
-    def encoder_layer(
-        self, index: int, tokens: Float[Tensor, "B N C"], shapes: SpatialShapes
-    ) -> Float[Tensor, "B N C"]:
-        """One layer of the encoder alone."""
-        return self.encoder.run_layer(index, tokens, self.positions(shapes), shapes)
-
     def split(self, tokens: Float[Tensor, "B N C"], shapes: SpatialShapes) -> tuple[Float[Tensor, "B _n C"], ...]:
         """The tokens of each level: the decoder's memories."""
         return torch.split(tokens, [h * w for h, w in shapes], dim=1)

@@ -63,7 +63,9 @@ def test_encoder__interleaved_layers__equal_originals(
         features = model.extract(image_of(base))
         tokens, decoder = features.tokens, model.sem_seg_head.pixel_decoder
         for index in range(5):
-            tokens = decoder.encoder_layer(index, tokens, features.shapes)
+            tokens = decoder.encoder.runner(tokens, decoder.positions(features.shapes), features.shapes)(
+                index, tokens, range(len(tokens))
+            )
             expected = recording.tensors[f"a.encoder.layer{index}.high"]
             torch.testing.assert_close(tokens[:, : expected.shape[1]], expected, **TOLERANCE)
             assert torch.equal(tokens[:, expected.shape[1] :], features.tokens[:, expected.shape[1] :])

@@ -102,7 +102,7 @@ def test_encoder__exits_with_a_tail__run_the_layers_of_the_plan() -> None:
         for depth in plan.depths:
             running = tokens
             for index in plan.layers_of(depth):
-                running = encoder.run_layer(index, running, positions, SHAPES)
+                running = encoder.runner(running, positions, SHAPES)(index, running, range(len(running)))
             expected[depth] = running
         for depth, found in zip((3, 1), encoder(tokens, positions, SHAPES, (3, 1)), strict=True):
             assert torch.equal(found, expected[depth])
