@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from helpers_evaluation import Bench, make_bench
+from helpers_evaluation import Bench
 from helpers_gate import derived_records, put_derived
 from helpers_stages import run_stage
 from PIL import Image
@@ -17,11 +17,6 @@ from ecocli.errors import ArtifactError, UsageError
 from ecocli.runtime.context import Runtime
 from ecocli.stages import compare, evaluate
 from ecocli.stages.compare import Comparison, Contestant
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return make_bench(tmp_path_factory.mktemp("bench"))
 
 
 def compared(bench: Bench, *, out: Path | None = None, split: str = "val") -> Comparison:

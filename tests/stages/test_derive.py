@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from helpers_columns import column_docs
 from helpers_derive import config, inputs
-from helpers_evaluation import Bench, make_bench
+from helpers_evaluation import Bench
 from helpers_inference import EXIT_DEPTHS, RULE, TINY, tiny_model
 from helpers_sizes import SIZES
 from helpers_stages import run_stage
@@ -33,18 +33,6 @@ from ecocli.scoring.batches import load_batch
 from ecocli.scoring.score_exits import DerivedRow, derive_rows
 from ecocli.stages import derive
 from ecocli.stages.derive import plan
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return make_bench(tmp_path_factory.mktemp("derive"))
-
-
-@pytest.fixture(scope="module")
-def derived(bench: Bench) -> SimpleNamespace:
-    artifact = run_stage(derive, config(bench), inputs(bench), bench.store, Runtime.quiet())
-    tables = {split: pq.read_table(artifact.path_of(f"{split}.parquet")) for split in ("train", "val")}
-    return SimpleNamespace(artifact=artifact, tables=tables)
 
 
 def test_run__two_splits__manifest_and_columns(bench: Bench, derived: SimpleNamespace) -> None:

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pyarrow.parquet as pq
 import pytest
 from helpers_derive import config, inputs
-from helpers_evaluation import Bench, make_bench
+from helpers_evaluation import Bench
 from helpers_stages import run_stage
 
 from ecocli.artifacts import tables
@@ -26,18 +26,6 @@ from ecocli.runtime.files import sealing
 from ecocli.scoring import score_exits
 from ecocli.stages import derive
 from ecocli.stages.derive import Shard, plan, plan_parts, take_shard
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return make_bench(tmp_path_factory.mktemp("derive"))
-
-
-@pytest.fixture(scope="module")
-def derived(bench: Bench) -> SimpleNamespace:
-    artifact = run_stage(derive, config(bench), inputs(bench), bench.store, Runtime.quiet())
-    tables = {split: pq.read_table(artifact.path_of(f"{split}.parquet")) for split in ("train", "val")}
-    return SimpleNamespace(artifact=artifact, tables=tables)
 
 
 def test_run__parts_of_another_size__same_bytes(bench: Bench, derived: SimpleNamespace) -> None:

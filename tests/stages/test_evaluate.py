@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from helpers_columns import column_docs
-from helpers_evaluation import IMAGES, Bench, make_bench
+from helpers_evaluation import IMAGES, Bench
 from helpers_inference import EXIT_DEPTHS, RULE, tiny_model
 from helpers_stages import run_stage
 from PIL import Image
@@ -35,11 +35,6 @@ from ecocli.scoring.batches import load_batch
 from ecocli.scoring.evaluation_tables import read_exit_table
 from ecocli.scoring.score_exits import derive_rows
 from ecocli.stages import evaluate
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return make_bench(tmp_path_factory.mktemp("bench"))
 
 
 @pytest.fixture(scope="module")

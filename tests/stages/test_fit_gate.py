@@ -6,24 +6,11 @@ import numpy as np
 import pytest
 import torch
 from helpers_fit import DEPTHS, choices, fit, mean_gflops
-from helpers_gate import derived_records, put_derived
 
 from ecocli.artifacts.derived_table import DerivedRecord, read_derived
 from ecocli.artifacts.manifest import DerivedManifest
 from ecocli.artifacts.store import Store
 from ecocli.artifacts.tensors import load_tensors
-
-
-@pytest.fixture(scope="module")
-def records() -> dict[str, list[DerivedRecord]]:
-    return {"train": derived_records(0, 400), "val": derived_records(1, 300)}
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory, records: dict[str, list[DerivedRecord]]) -> tuple[Store, str]:
-    folder = tmp_path_factory.mktemp("fit")
-    store = Store(folder / "store")
-    return store, put_derived(store, folder, records)
 
 
 @pytest.mark.parametrize(("head", "loss"), [("class", "hard-ce"), ("class", "soft-ce"), ("quality", "hard-ce")])

@@ -14,18 +14,6 @@ from ecocli.artifacts.store import Store
 from ecocli.errors import UsageError
 
 
-@pytest.fixture(scope="module")
-def records() -> dict[str, list[DerivedRecord]]:
-    return {"train": derived_records(0, 400), "val": derived_records(1, 300)}
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory, records: dict[str, list[DerivedRecord]]) -> tuple[Store, str]:
-    folder = tmp_path_factory.mktemp("fit")
-    store = Store(folder / "store")
-    return store, put_derived(store, folder, records)
-
-
 @pytest.mark.parametrize("head", ["class", "quality"])
 @pytest.mark.parametrize("target", [14.5, 16.0, 17.0])
 def test_run__target_gflops__spends_the_budget_and_no_more(

@@ -20,18 +20,6 @@ from ecocli.errors import ArtifactError, DataError, UsageError
 from ecocli.metrics.panoptic_quality import ImageCounts
 
 
-@pytest.fixture(scope="module")
-def records() -> dict[str, list[DerivedRecord]]:
-    return {"train": derived_records(0, 400), "val": derived_records(1, 300)}
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory, records: dict[str, list[DerivedRecord]]) -> tuple[Store, str]:
-    folder = tmp_path_factory.mktemp("fit")
-    store = Store(folder / "store")
-    return store, put_derived(store, folder, records)
-
-
 def test_run__no_val_table__scores_on_rows_held_out(tmp_path: Path) -> None:
     metrics: Any = fit(store_of(tmp_path, {"train": derived_records(2, 200)}), beta=0.005).manifest.metrics.model_dump(
         mode="json"

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers_distributed import run_processes
-from helpers_evaluation import Bench, make_bench
+from helpers_evaluation import Bench
 from helpers_stages import run_stage
 
 from ecocli.artifacts.derived_table import read_split
@@ -31,11 +31,6 @@ from ecocli.runtime.context import Runtime
 from ecocli.stages import derive, evaluate, fit_gate, predict, profile_model, report, sweep
 
 QUIET = EvaluateExecutionConfig(timed_images=0)
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return make_bench(tmp_path_factory.mktemp("recipe"))
 
 
 @pytest.fixture(scope="module")

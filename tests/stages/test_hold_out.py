@@ -28,11 +28,6 @@ SHAPES = {"train": 12, "val": 4, "scenes": {"size": 64}}
 SHARE = 0.4
 
 
-@pytest.fixture(scope="module")
-def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("data")
-
-
 def settings(data_root: Path, **changes: Any) -> TrainParentConfig:
     dataset = {"root": str(data_root), "shapes": SHAPES}
     return tiny_config(**{"dataset": dataset, "batch_size": 2, "steps": 0, "hold_out": SHARE, **changes})

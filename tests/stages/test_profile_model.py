@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from helpers_evaluation import Bench, make_bench
+from helpers_evaluation import Bench
 from helpers_inference import EXIT_DEPTHS
 from helpers_stages import run_stage
 from helpers_store import gate_metrics
@@ -19,11 +19,6 @@ from ecocli.runtime.context import Runtime
 from ecocli.stages import profile_model
 
 EXITS = (2, 3, 4, 5, 6)
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return make_bench(tmp_path_factory.mktemp("bench"))
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from helpers_evaluation import Bench, make_bench
+from helpers_evaluation import Bench
 from helpers_sizes import SIZES
 from helpers_stages import run_stage
 from PIL import Image
@@ -21,11 +21,6 @@ from ecocli.runtime.context import Runtime
 from ecocli.scoring.predictions_file import ARCHIVE_NAME, unpack_predictions
 from ecocli.stages import evaluate, report
 from ecocli.stages.report import ReportPage
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return make_bench(tmp_path_factory.mktemp("bench"))
 
 
 @pytest.fixture(scope="module")

@@ -22,19 +22,6 @@ from ecocli.runtime.context import Runtime
 from ecocli.stages import evaluate
 
 
-@pytest.fixture(scope="module")
-def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of data sets; the first run draws the shapes."""
-    return tmp_path_factory.mktemp("data")
-
-
-@pytest.fixture(scope="module")
-def trained(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Artifact[ParentManifest]]:
-    """A parent after two steps, and its store."""
-    store = Store(tmp_path_factory.mktemp("store"))
-    return store, parent_of(settings(data_root), store)
-
-
 def test_run__shapes__artifact_says_what_it_is(trained: tuple[Store, Artifact[ParentManifest]]) -> None:
     store, parent = trained
     manifest = parent.manifest

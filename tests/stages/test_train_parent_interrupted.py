@@ -16,13 +16,6 @@ from ecocli.artifacts.manifest import ParentManifest
 from ecocli.artifacts.store import Store
 from ecocli.artifacts.tensors import load_tensors
 
-
-@pytest.fixture(scope="module")
-def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of data sets; the first run draws the shapes."""
-    return tmp_path_factory.mktemp("data")
-
-
 # The runs below are told by files of settings, as a user's would be.
 
 

@@ -13,12 +13,6 @@ from ecocli.data.categories import Category
 from ecocli.errors import DataError, UsageError
 
 
-@pytest.fixture(scope="module")
-def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of data sets; the first run draws the shapes."""
-    return tmp_path_factory.mktemp("data")
-
-
 def test_plan__nothing_to_evaluate__split_not_asked_for(data_root: Path) -> None:
     for changes in ({"evaluation": {"every": 0, "split": "none"}}, {"evaluation": {"every": 1}, "steps": 0}):
         planned = plan(settings(data_root, **changes))

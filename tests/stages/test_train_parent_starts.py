@@ -17,19 +17,6 @@ from ecocli.errors import ArtifactError, DataError, UsageError
 from ecocli.weights.export import to_pickle
 
 
-@pytest.fixture(scope="module")
-def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of data sets; the first run draws the shapes."""
-    return tmp_path_factory.mktemp("data")
-
-
-@pytest.fixture(scope="module")
-def trained(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Artifact[ParentManifest]]:
-    """A parent after two steps, and its store."""
-    store = Store(tmp_path_factory.mktemp("store"))
-    return store, parent_of(settings(data_root), store)
-
-
 def test_run__init__starts_from_its_weights(trained: tuple[Store, Artifact[ParentManifest]], data_root: Path) -> None:
     store, parent = trained
     started = parent_of(settings(data_root, steps=0), store, init=parent.digest)
