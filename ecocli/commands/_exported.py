@@ -36,13 +36,10 @@ def check_engine(engine: str | None, exported: Path | None, **excluded: object) 
 
 
 def open_graphs(folder: Path, engine: str | None) -> tuple["ExportedPlan", GraphsConfig]:
-    """Read the plan of a folder.
+    """Read the plan of a folder, and give it with the settings that stand for it.
 
     Args:
         engine: What shall run it; None for the engine of its format.
-
-    Returns:
-        The plan, and the settings that stand for it.
 
     Raises:
         DataError: The folder is missing or no folder of graphs.

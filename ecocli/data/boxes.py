@@ -44,7 +44,6 @@ class BoxTable:
     """Records of images with boxes, kept as columns."""
 
     def __init__(self, records: Iterable[BoxRecord]) -> None:
-        """Store the records in the given order."""
         kept = list(records)
         self.image_ids = [record.image_id for record in kept]
         self.file_names = [record.file_name for record in kept]

@@ -24,7 +24,6 @@ class CocoFile:
     format = "COCO's panoptic format"
 
     def __init__(self, path: Path) -> None:
-        """Remember the path."""
         self.path = path
 
     def load(self) -> dict[str, Any]:

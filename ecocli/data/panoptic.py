@@ -62,7 +62,6 @@ class RecordTable(Sequence[ImageRecord]):
     """
 
     def __init__(self, records: Iterator[ImageRecord] | Sequence[ImageRecord]) -> None:
-        """Store the records in the given order."""
         self.image_ids: list[str] = []
         self.file_names: list[str] = []
         self.panoptic_names: list[str] = []

@@ -38,7 +38,7 @@ def draw_sweep(
     oracle: Sequence[PlotPoint],
     attainable: Sequence[PlotPoint] = (),
 ) -> bytes:
-    """Draw the plot.
+    """Draw the plot and return an SVG file.
 
     Args:
         measure: What quality is called: PQ or AP.
@@ -46,9 +46,6 @@ def draw_sweep(
         gates: Name and points of each series of gates.
         oracle: Each image at its target exit, at the same betas.
         attainable: Where the truth about the mirror images chooses, at the gates' cost; empty where not measured.
-
-    Returns:
-        An SVG file.
     """
     import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG

@@ -78,7 +78,6 @@ class BoxPartScorer:
     """Scores batches one after the other."""
 
     def __init__(self, task: ScoringTask, scorer: BoxScorer) -> None:
-        """Prepare an empty part."""
         self._task, self._scorer = task, scorer
         self._gate_view = len(task.exit_depths)
         self._images: list[tuple[int, ...]] = []

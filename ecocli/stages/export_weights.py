@@ -75,10 +75,7 @@ def plan(config: ExportWeightsConfig, inputs: Mapping[str, str], store: Store) -
 
 
 def run(config: ExportWeightsConfig, inputs: Mapping[str, str], store: Store, runtime: Runtime) -> Path:
-    """Write a parent for another program.
-
-    Returns:
-        The folder or file written.
+    """Write a parent for another program and return the folder or file.
 
     Raises:
         UsageError: The place is taken or cannot be written, or the format cannot hold this model.

@@ -70,7 +70,6 @@ class DetectionEvaluation:
     def __init__(
         self, config: EvaluateConfig, dataset: DetectionDataset, architecture: DetrConfig, *, exit_metrics: bool
     ) -> None:
-        """Prepare; the metrics are always the same."""
         self._dataset, self._classes = dataset, architecture.num_classes
         self._class_index = class_indices(dataset.categories, architecture.num_classes)
         self.scoring = BoxScoring(BoxScorer(self._class_index, architecture.num_classes))

@@ -29,7 +29,6 @@ class DetectionPhotos:
     main_name = "detections.json"
 
     def __init__(self, config: PredictConfig, architecture: DetrConfig, categories: Sequence[Category]) -> None:
-        """Take what is asked for."""
         self._config, self._categories = config, categories
         indices = class_indices(categories, architecture.num_classes)
         self._by_class = {indices[category.id]: category for category in categories}

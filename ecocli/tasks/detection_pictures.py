@@ -20,7 +20,6 @@ class DetectionPictures:
     """Framed boxes with names and scores."""
 
     def __init__(self, architecture: DetrConfig, categories: Sequence[Category]) -> None:
-        """Take classes and colours."""
         self._scorer = BoxScorer(class_indices(categories, architecture.num_classes), architecture.num_classes)
         self._categories = {self._scorer.class_index[category.id]: category for category in categories}
 

@@ -28,7 +28,6 @@ class PanopticPhotos:
     main_name = "panoptic.json"
 
     def __init__(self, config: PredictConfig, architecture: Segmentation, categories: Sequence[Category]) -> None:
-        """Take what is asked for."""
         self._config, self._categories = config, categories
         self._rule = panoptic_rule(architecture, [(category.id, category.is_thing) for category in categories])
 

@@ -21,7 +21,6 @@ class PanopticPictures:
     """Coloured segments with names."""
 
     def __init__(self, architecture: Segmentation, categories: Sequence[Category]) -> None:
-        """Take thresholds and colours."""
         self._categories = categories
         self._rule = panoptic_rule(architecture, [(category.id, category.is_thing) for category in categories])
 

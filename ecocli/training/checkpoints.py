@@ -46,13 +46,10 @@ class RunState:
 
 
 def save_state(folder: Path, state: RunState) -> Path:
-    """Write a state and remove the ones that are no longer needed.
+    """Write a state, remove the ones that are no longer needed, and return where it lies.
 
     Args:
         state: What to save; nothing happens if this step is saved already.
-
-    Returns:
-        Where the state lies.
 
     Raises:
         UsageError: The file system refuses; the earlier states are still there.

@@ -13,13 +13,10 @@ _Exits = Callable[[Mapping[str, Any]], Mapping[str, Mapping[str, float]]]
 
 
 def draw_loss_curve(lines: Sequence[Mapping[str, Any]]) -> bytes:
-    """Draw each exit's loss over the steps and, where exits were evaluated, their panoptic quality below it.
+    """Draw each exit's loss over the steps and, where exits were evaluated, their panoptic quality; return a PNG.
 
     Args:
         lines: Lines of the metrics file.
-
-    Returns:
-        A PNG file.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -118,13 +118,10 @@ def _pixel_statistics(folder: Path) -> dict[str, tuple[float, float, float]]:
 
 
 def architecture_from_folder(folder: Path) -> tuple[ArchitectureConfig, tuple[str, ...]]:
-    """Read the architecture and the class names of a Hugging Face Mask2Former folder.
+    """Read the architecture and the label of each class index of a Hugging Face Mask2Former folder.
 
     Args:
         folder: Has a ``config.json``; pixel mean and std come from ``preprocessor_config.json`` where present.
-
-    Returns:
-        The architecture and the label of each class index.
 
     Raises:
         DataError: The config is no Mask2Former's, or of a kind that our model does not compute.

@@ -43,15 +43,12 @@ def ensure_shapes(
     processes: int | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Path:
-    """Make the data set if it is not there.
+    """Make the data set if it is not there, and return its folder ``root/shapes``.
 
     Args:
         replace: Replace a generated folder that has other parameters.
         processes: Processes that draw; all usable cores by default.
         advance: Told the number of images just drawn.
-
-    Returns:
-        The folder ``root/shapes``.
 
     Raises:
         DataError: The folder holds other parameters or something else, or cannot be written.
