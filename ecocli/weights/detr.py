@@ -7,7 +7,6 @@ it); a folder that has it is read as the published model it was converted from, 
 """
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -19,11 +18,11 @@ from ecocli.config.architecture import ResNetConfig
 from ecocli.config.category import CategoryConfig
 from ecocli.config.detr import DETR_ARCHITECTURES, DetrConfig
 from ecocli.errors import DataError, UsageError
+from ecocli.weights.architecture import UNNAMED
 from ecocli.weights.files import PROCESSOR_FILE, SAFETENSORS_FILE, read_json
-from ecocli.weights.mappings import HF_RESNET, TORCHVISION_RESNET, Rows
-from ecocli.weights.renaming import State, from_original, to_original
+from ecocli.weights.mappings import HF_RESNET, TORCHVISION_RESNET, Rows, layer_rows, under
+from ecocli.weights.renaming import State, from_original, rename, to_original
 
-UNNAMED: Final = "imported"
 _HEADS: Final = 8
 ORIGINAL_MARK: Final = "transformer.decoder.norm.weight"
 HF_MARK: Final = "class_labels_classifier.weight"
@@ -38,41 +37,18 @@ _OLD_HF: Final = (
 )
 
 
-def _layer_rows(part: str, attentions: Mapping[str, str], norms: Mapping[str, str]) -> Rows:
-    """Names of the layers of the encoder or decoder, ours against Hugging Face's."""
-    ours, theirs = f"transformer.{part}.layers.{{l}}.", f"model.{part}.layers.{{l}}."
-    rows: list[tuple[str, str | tuple[str, ...]]] = []
-    for name, other in attentions.items():
-        rows += [
-            (f"{ours}{name}.in_proj_{p}", tuple(f"{theirs}{other}.{letter}_proj.{p}" for letter in "qkv"))
-            for p in ("weight", "bias")
-        ]
-        rows.append((f"{ours}{name}.out_proj.{{p}}", f"{theirs}{other}.o_proj.{{p}}"))
-    rows += [(f"{ours}linear{i}.{{p}}", f"{theirs}mlp.fc{i}.{{p}}") for i in (1, 2)]
-    rows += [(f"{ours}{name}.{{p}}", f"{theirs}{other}.{{p}}") for name, other in norms.items()]
-    return tuple(rows)
-
-
-def _backbone_rows(prefix: str, rows: Rows) -> Rows:
-    return tuple((f"backbone.{ours}", f"{prefix}{theirs}") for ours, theirs in rows)
-
-
 # Everything of a Hugging Face folder but the backbone, which is transformers' own ResNet or timm's.
 _HF_HEADS: Final[Rows] = (
     ("input_proj.{p}", "model.input_projection.{p}"),
     ("query_embed.weight", "model.query_position_embeddings.weight"),
-    *_layer_rows("encoder", {"self_attn": "self_attn"}, {"norm1": "self_attn_layer_norm", "norm2": "final_layer_norm"}),
-    *_layer_rows(
-        "decoder",
-        {"self_attn": "self_attn", "multihead_attn": "encoder_attn"},
-        {"norm1": "self_attn_layer_norm", "norm2": "encoder_attn_layer_norm", "norm3": "final_layer_norm"},
-    ),
+    *layer_rows("transformer.encoder.layers.{l}.", "model.encoder.layers.{l}.", cross=False),
+    *layer_rows("transformer.decoder.layers.{l}.", "model.decoder.layers.{l}.", cross=True),
     ("transformer.decoder.norm.{p}", "model.decoder.layernorm.{p}"),
     ("class_embed.{p}", "class_labels_classifier.{p}"),
     ("bbox_embed.layers.{l}.{p}", "bbox_predictor.layers.{l}.{p}"),
 )
-HF_DETR: Final[Rows] = (*_HF_HEADS, *_backbone_rows("model.backbone.model.", HF_RESNET))
-_HF_DETR_TIMM: Final[Rows] = (*_HF_HEADS, *_backbone_rows("model.backbone.model.", TORCHVISION_RESNET))
+HF_DETR: Final[Rows] = (*_HF_HEADS, *under("backbone.", "model.backbone.model.", HF_RESNET))
+_HF_DETR_TIMM: Final[Rows] = (*_HF_HEADS, *under("backbone.", "model.backbone.model.", TORCHVISION_RESNET))
 
 
 def recognise_detr(state: Mapping[str, Tensor]) -> tuple[str, State, tuple[str, ...]] | None:
@@ -85,7 +61,7 @@ def recognise_detr(state: Mapping[str, Tensor]) -> tuple[str, State, tuple[str, 
         What the file is, its tensors by our names, and names that no DETR has; None for another model.
     """
     if HF_MARK in state:
-        current = {_current_name(name): tensor for name, tensor in state.items()}
+        current = rename(state, _OLD_HF)
         is_timm = "model.backbone.model.conv1.weight" in current
         renamed, unknown = to_original(current, _HF_DETR_TIMM if is_timm else HF_DETR)
         return "Hugging Face DETR", renamed, unknown
@@ -95,16 +71,10 @@ def recognise_detr(state: Mapping[str, Tensor]) -> tuple[str, State, tuple[str, 
         return "DETR with this project's names", dict(state), ()
     renamed, unknown = to_original(
         {name: tensor for name, tensor in state.items() if name.startswith(_ORIGINAL_BACKBONE)},
-        _backbone_rows(_ORIGINAL_BACKBONE, TORCHVISION_RESNET),
+        under("backbone.", _ORIGINAL_BACKBONE, TORCHVISION_RESNET),
     )
     rest = {name: tensor for name, tensor in state.items() if not name.startswith(_ORIGINAL_BACKBONE)}
     return "DETR with the original names", rest | renamed, unknown
-
-
-def _current_name(name: str) -> str:
-    for pattern, replacement in _OLD_HF:
-        name = re.sub(pattern, replacement, name)
-    return name
 
 
 def infer_detr(state: State, name: str = UNNAMED, heads: int = _HEADS) -> DetrConfig:
@@ -291,5 +261,5 @@ def class_labels(categories: Sequence[CategoryConfig], num_classes: int) -> tupl
 
 def to_original_detr(state: Mapping[str, Tensor]) -> State:
     """Rename a DETR's tensors to the original's names, as its ``.pth`` holds them under ``model``."""
-    renamed, rest = from_original(state, _backbone_rows(_ORIGINAL_BACKBONE, TORCHVISION_RESNET))
+    renamed, rest = from_original(state, under("backbone.", _ORIGINAL_BACKBONE, TORCHVISION_RESNET))
     return renamed | {name: state[name] for name in rest}

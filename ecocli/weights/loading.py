@@ -27,7 +27,7 @@ from ecocli.weights.mappings import (
 )
 from ecocli.weights.maskformer import ORIGINAL_MARK as MASKFORMER_MARK
 from ecocli.weights.maskformer import recognise_maskformer
-from ecocli.weights.renaming import State, matches_any, to_original
+from ecocli.weights.renaming import State, matches_any, rename, to_original
 from ecocli.weights.rtdetr import recognise_rt_detr
 
 _BACKBONE = "backbone."
@@ -158,7 +158,7 @@ def _recognise(state: Mapping[str, Tensor], origin: str) -> RecognisedState:
         renamed, unknown = to_original(state, HF_MASK2FORMER)
         source = "Hugging Face Mask2Former"
     elif any(name.startswith(_FULL_MARK) for name in state):
-        renamed, unknown = {_current_name(name): tensor for name, tensor in state.items()}, ()
+        renamed, unknown = rename(state, OLD_NAMES), ()
         source = "Mask2Former with the original names"
     else:
         return _recognise_backbone(state, origin)
@@ -191,12 +191,6 @@ def unwrap(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
             break
         named = inside
     return named
-
-
-def _current_name(name: str) -> str:
-    for pattern, replacement in OLD_NAMES:
-        name = re.sub(pattern, replacement, name)
-    return name
 
 
 def _recognise_backbone(state: Mapping[str, Tensor], origin: str) -> RecognisedState:

@@ -110,7 +110,7 @@ HF_PREDICTOR: Final[Rows] = (
 )
 
 
-def _under(prefix: str, other: str, rows: Rows) -> Rows:
+def under(prefix: str, other: str, rows: Rows) -> Rows:
     """The same rows with a prefix on either side."""
     return tuple(
         (prefix + ours, tuple(other + t for t in theirs) if isinstance(theirs, tuple) else other + theirs)
@@ -118,10 +118,26 @@ def _under(prefix: str, other: str, rows: Rows) -> Rows:
     )
 
 
+def layer_rows(ours: str, theirs: str, cross: bool) -> Rows:
+    """The rows of DETR's layers, of the encoder's or with ``cross`` of the decoder's, which MaskFormer has too."""
+    attentions = {"self_attn": "self_attn", **({"multihead_attn": "encoder_attn"} if cross else {})}
+    norms = ("self_attn_layer_norm", *(("encoder_attn_layer_norm",) if cross else ()), "final_layer_norm")
+    rows: list[tuple[str, str | tuple[str, ...]]] = []
+    for name, other in attentions.items():
+        rows += [
+            (f"{ours}{name}.in_proj_{p}", tuple(f"{theirs}{other}.{letter}_proj.{p}" for letter in "qkv"))
+            for p in ("weight", "bias")
+        ]
+        rows.append((f"{ours}{name}.out_proj.{{p}}", f"{theirs}{other}.o_proj.{{p}}"))
+    rows += [(f"{ours}linear{i}.{{p}}", f"{theirs}mlp.fc{i}.{{p}}") for i in (1, 2)]
+    rows += [(f"{ours}norm{i}.{{p}}", f"{theirs}{other}.{{p}}") for i, other in enumerate(norms, start=1)]
+    return tuple(rows)
+
+
 HF_MASK2FORMER: Final[Rows] = (
-    *_under("backbone.", "model.pixel_level_module.encoder.", HF_SWIN + HF_RESNET),
-    *_under("sem_seg_head.pixel_decoder.", "model.pixel_level_module.decoder.", HF_PIXEL_DECODER),
-    *_under("sem_seg_head.predictor.", "", HF_PREDICTOR),
+    *under("backbone.", "model.pixel_level_module.encoder.", HF_SWIN + HF_RESNET),
+    *under("sem_seg_head.pixel_decoder.", "model.pixel_level_module.decoder.", HF_PIXEL_DECODER),
+    *under("sem_seg_head.predictor.", "", HF_PREDICTOR),
 )
 
 # What a full Mask2Former file may hold beyond the model: constants, and tensors that nothing reads.

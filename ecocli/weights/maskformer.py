@@ -16,8 +16,8 @@ from ecocli.config.maskformer import MASKFORMER_ARCHITECTURES, MaskFormerConfig
 from ecocli.errors import DataError
 from ecocli.weights.architecture import UNNAMED, count_layers, infer_backbone
 from ecocli.weights.files import read_json
-from ecocli.weights.mappings import HF_RESNET, HF_SWIN, Rows
-from ecocli.weights.renaming import State, to_original
+from ecocli.weights.mappings import HF_RESNET, HF_SWIN, Rows, layer_rows, under
+from ecocli.weights.renaming import State, rename, to_original
 
 ORIGINAL_MARK: Final = "sem_seg_head.predictor.transformer.decoder.norm.weight"
 HF_MARK: Final = "model.transformer_module.decoder.layernorm.weight"
@@ -35,25 +35,9 @@ _OLD_HF: Final = (
 )
 
 
-def _attention(ours: str, theirs: str) -> Rows:
-    joined = tuple(
-        (f"{_OUR_DECODER}{ours}.in_proj_{p}", tuple(f"{_HF_DECODER}{theirs}.{name}_proj.{p}" for name in "qkv"))
-        for p in ("weight", "bias")
-    )
-    return (*joined, (f"{_OUR_DECODER}{ours}.out_proj.{{p}}", f"{_HF_DECODER}{theirs}.o_proj.{{p}}"))
-
-
 HF_MASKFORMER: Final[Rows] = (
-    *(
-        (
-            f"backbone.{ours}",
-            tuple(f"model.pixel_level_module.encoder.{swin}{part}" for part in theirs)
-            if isinstance(theirs, tuple)
-            else f"model.pixel_level_module.encoder.{swin}{theirs}",
-        )
-        for ours, theirs in (*HF_SWIN, *HF_RESNET)
-        for swin in ("", "model.")
-    ),
+    *under("backbone.", "model.pixel_level_module.encoder.", HF_SWIN + HF_RESNET),
+    *under("backbone.", "model.pixel_level_module.encoder.model.", HF_SWIN + HF_RESNET),
     *((f"backbone.norm{n}.{{p}}", f"model.pixel_level_module.encoder.hidden_states_norms.{n}.{{p}}") for n in range(4)),
     (_PIXEL + "layer_4.weight", "model.pixel_level_module.decoder.fpn.stem.0.weight"),
     (_PIXEL + "layer_4.norm.{p}", "model.pixel_level_module.decoder.fpn.stem.1.{p}"),
@@ -74,13 +58,7 @@ HF_MASKFORMER: Final[Rows] = (
         )
     ),
     (_PIXEL + "mask_features.{p}", "model.pixel_level_module.decoder.mask_projection.{p}"),
-    *_attention("self_attn", "self_attn"),
-    *_attention("multihead_attn", "encoder_attn"),
-    (_OUR_DECODER + "norm1.{p}", _HF_DECODER + "self_attn_layer_norm.{p}"),
-    (_OUR_DECODER + "norm2.{p}", _HF_DECODER + "encoder_attn_layer_norm.{p}"),
-    (_OUR_DECODER + "norm3.{p}", _HF_DECODER + "final_layer_norm.{p}"),
-    (_OUR_DECODER + "linear1.{p}", _HF_DECODER + "mlp.fc1.{p}"),
-    (_OUR_DECODER + "linear2.{p}", _HF_DECODER + "mlp.fc2.{p}"),
+    *layer_rows(_OUR_DECODER, _HF_DECODER, cross=True),
     (_PREDICTOR + "transformer.decoder.norm.{p}", "model.transformer_module.decoder.layernorm.{p}"),
     (_PREDICTOR + "query_embed.weight", "model.transformer_module.queries_embedder.weight"),
     (_PREDICTOR + "input_proj.{p}", "model.transformer_module.input_projection.{p}"),
@@ -99,10 +77,7 @@ def recognise_maskformer(state: Mapping[str, Tensor]) -> tuple[str, State, tuple
         What the file is, its tensors by our names, and names that no MaskFormer has; None for another model.
     """
     if _HF_OWN in state:
-        current = dict(state)
-        for pattern, replacement in _OLD_HF:
-            current = {re.sub(pattern, replacement, name): tensor for name, tensor in current.items()}
-        return "Hugging Face MaskFormer", *to_original(current, HF_MASKFORMER)
+        return "Hugging Face MaskFormer", *to_original(rename(state, _OLD_HF), HF_MASKFORMER)
     if ORIGINAL_MARK in state:
         return "MaskFormer with the original names", dict(state), ()
     return None

@@ -1,7 +1,7 @@
 """Apply the name tables of ``mappings.py`` to state dicts, in either direction."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import cache
 
@@ -35,6 +35,14 @@ def _fill(template: str, values: Mapping[str, str]) -> str:
 def matches_any(name: str, patterns: Sequence[str]) -> bool:
     """Whether a name fits one of the shell-style patterns."""
     return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def rename(state: Mapping[str, Tensor], patterns: Iterable[tuple[str, str]]) -> State:
+    """Bring names up to date by regular expressions and their replacements, one after the other."""
+    renamed = dict(state)
+    for pattern, replacement in patterns:
+        renamed = {re.sub(pattern, replacement, name): tensor for name, tensor in renamed.items()}
+    return renamed
 
 
 def to_original(state: Mapping[str, Tensor], rows: Rows) -> tuple[State, tuple[str, ...]]:
