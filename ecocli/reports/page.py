@@ -1,9 +1,9 @@
 """One self-contained HTML page: pictures are embedded, nothing is loaded from elsewhere, no script runs."""
 
 import base64
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 
 _STYLE = """
 :root { color-scheme: light dark; --page: #fff; --ink: #1c1e24; --faint: #666a74; --line: #e3e5ea; --strong: #fdf3f4; }
@@ -106,27 +106,23 @@ class Section:
 
 def render_page(title: str, subtitle: str, cards: Sequence[Card], sections: Sequence[Section]) -> str:
     """Write the page; all texts are escaped."""
-    parts = [f"<h1>{_text(title)}</h1>", f'<p class="faint">{_text(subtitle)}</p>']
+    parts = [f"<h1>{escape(title)}</h1>", f'<p class="faint">{escape(subtitle)}</p>']
     if cards:
         inner = "".join(
-            f'<div class="card"><b>{_text(card.value)}</b><span>{_text(card.meaning)}</span></div>' for card in cards
+            f'<div class="card"><b>{escape(card.value)}</b><span>{escape(card.meaning)}</span></div>' for card in cards
         )
         parts.append(f'<div class="cards">{inner}</div>')
     for section in sections:
-        parts.append(f"<h2>{_text(section.title)}</h2>")
+        parts.append(f"<h2>{escape(section.title)}</h2>")
         if section.text:
-            parts.append(f"<p>{_text(section.text)}</p>")
+            parts.append(f"<p>{escape(section.text)}</p>")
         parts += [_content(item) for item in section.content]
     body = "\n".join(parts)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{_text(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
+        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
     )
-
-
-def _text(text: str) -> str:
-    return html.escape(text)
 
 
 def _content(item: Table | Plot | Strip) -> str:
@@ -136,11 +132,11 @@ def _content(item: Table | Plot | Strip) -> str:
 
 
 def _table(table: Table) -> str:
-    heads = "".join(f"<th>{_text(head)}</th>" for head in table.heads)
+    heads = "".join(f"<th>{escape(head)}</th>" for head in table.heads)
     rows = []
     for number, row in enumerate(table.rows):
         opening = '<tr class="strong">' if number in table.strong else "<tr>"
-        rows.append(opening + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>")
+        rows.append(opening + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>")
     body = "\n".join(rows)
     length = "long" if len(table.heads) > _MANY_COLUMNS else "short"
     return (
@@ -152,17 +148,17 @@ def _table(table: Table) -> str:
 def _plot(plot: Plot) -> str:
     return (
         f'<figure class="plot"><picture><source media="(max-width: 600px)" srcset="{_data(plot.narrow)}">'
-        f'<img src="{_data(plot.wide)}" alt="{_text(plot.alternative)}"></picture></figure>'
+        f'<img src="{_data(plot.wide)}" alt="{escape(plot.alternative)}"></picture></figure>'
     )
 
 
 def _strip(strip: Strip) -> str:
     panels = "".join(
         f'<label class="panel"><input type="checkbox" aria-label="enlarge"><img src="{_data(panel.png)}" '
-        f'alt="{_text(panel.title)}"><b>{_text(panel.title)}</b> <span>{_text(panel.note)}</span></label>'
+        f'alt="{escape(panel.title)}"><b>{escape(panel.title)}</b> <span>{escape(panel.note)}</span></label>'
         for panel in strip.panels
     )
-    return f'<figure><div class="panels">{panels}</div><figcaption>{_text(strip.caption)}</figcaption></figure>'
+    return f'<figure><div class="panels">{panels}</div><figcaption>{escape(strip.caption)}</figcaption></figure>'
 
 
 def _data(png: bytes) -> str:
