@@ -93,3 +93,11 @@ def make_bench(folder: Path) -> Bench:
         names=["gate"],
     )
     return Bench(store, {"parent": parent.digest, "gate": fitted.digest}, dataset_config, tuple(depths))
+
+
+def imported_gate(bench: Bench) -> str:
+    """Put the bench's gate into its store once more, as one that came with its parent and without a table."""
+    gate = bench.store.get(bench.inputs["gate"], GateManifest)
+    update = {"inputs": {"parent": bench.inputs["parent"]}, "metrics": None, "files": ()}
+    files = {"gate.safetensors": gate.path_of("gate.safetensors").read_bytes()}
+    return bench.store.put(gate.manifest.model_copy(update=update), files, action=None, provenance={}).digest

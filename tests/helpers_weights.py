@@ -2,6 +2,7 @@
 
 import torch
 
+from ecocli.config.any_architecture import AnyArchitecture
 from ecocli.config.architecture import (
     ArchitectureConfig,
     DeformableEncoderConfig,
@@ -11,7 +12,7 @@ from ecocli.config.architecture import (
     TransformerDecoderConfig,
 )
 from ecocli.model.builders import build_model
-from ecocli.model.mask2former import Mask2Former
+from ecocli.model.contracts import ExitModel
 
 SWIN = ArchitectureConfig(
     name="small-swin",
@@ -30,7 +31,7 @@ RESNET = SWIN.model_copy(
 )
 
 
-def random_model(architecture: ArchitectureConfig, seed: int = 0) -> Mask2Former:
+def random_model(architecture: AnyArchitecture, seed: int = 0) -> ExitModel:
     """A model in eval mode whose every float entry is random."""
     torch.manual_seed(seed)
     model = build_model(architecture).eval()

@@ -132,7 +132,15 @@ def _tables(
     store: Store, parent: Artifact[ParentManifest], contestant: Contestant, split: str
 ) -> Artifact[DerivedManifest]:
     """The tables of the parent's gates, which must agree; without a gate the newest tables with the split."""
-    wanted = {str(store.read_base(gate).inputs.get("derived")) for gate in contestant.gates}
+    wanted: set[str] = set()
+    for gate in contestant.gates:
+        table = store.read_base(gate).inputs.get("derived")
+        if table is None:
+            raise UsageError(
+                f"The gate {gate} was imported: no table here says what it would choose, which is what a comparison "
+                "is made of. Name a gate that `eco fit-gate` fitted, or leave it out."
+            )
+        wanted.add(table)
     if len(wanted) > 1:
         raise UsageError(f"The gates of {contestant.label} were fitted on different tables; compare gates of one.")
     listed = [entry.digest for entry in list_artifacts(store, "derived") if not entry.problem]

@@ -189,8 +189,10 @@ def _other_gates(
     digest = evaluation.manifest.inputs.get("gate")
     if digest is None:
         return []
-    evaluated = store.get(digest, GateManifest)
-    derived = store.get(evaluated.manifest.inputs["derived"], DerivedManifest)
+    table_digest = store.get(digest, GateManifest).manifest.inputs.get("derived")
+    if table_digest is None:  # imported, with its parent alone
+        return []
+    derived = store.get(table_digest, DerivedManifest)
     split = evaluation.manifest.stage_config["split"]
     same_images = (
         derived.manifest.dataset_fingerprints.get(str(split)) in evaluation.manifest.dataset_fingerprints.values()

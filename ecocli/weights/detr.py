@@ -16,11 +16,13 @@ from torch import Tensor
 
 from ecocli.config.architecture import ResNetConfig
 from ecocli.config.category import CategoryConfig
+from ecocli.config.dataset import ResizeConfig
 from ecocli.config.detr import DETR_ARCHITECTURES, DetrConfig
 from ecocli.errors import DataError, UsageError
 from ecocli.weights.architecture import UNNAMED
 from ecocli.weights.files import PROCESSOR_FILE, SAFETENSORS_FILE, read_json
 from ecocli.weights.mappings import HF_RESNET, TORCHVISION_RESNET, Rows, layer_rows, under
+from ecocli.weights.processor import pixel_settings
 from ecocli.weights.renaming import State, from_original, rename, to_original
 
 _HEADS: Final = 8
@@ -176,12 +178,13 @@ def detr_from_folder(folder: Path, state: State) -> tuple[DetrConfig, tuple[str,
 
 
 def write_detr_folder(
-    config: DetrConfig, state: Mapping[str, Tensor], labels: Sequence[str], encoder_layers: int
+    config: DetrConfig, state: Mapping[str, Tensor], labels: Sequence[str], encoder_layers: int, resize: ResizeConfig
 ) -> dict[str, bytes]:
     """Write a Hugging Face DETR folder.
 
     Args:
         state: The model's state dict, cut to ``encoder_layers``.
+        resize: The size rule that the model is evaluated with.
 
     Raises:
         UsageError: transformers has no such model.
@@ -230,15 +233,9 @@ def write_detr_folder(
         "label2id": {label: index for index, label in enumerate(labels)},
         "dtype": "float32",
     }
-    processor = {
+    processor: dict[str, object] = {
         "image_processor_type": "DetrImageProcessor",
-        "do_resize": True,
-        "size": {"shortest_edge": 800, "longest_edge": 1333},
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": [value / 255 for value in config.pixel_mean],
-        "image_std": [value / 255 for value in config.pixel_std],
+        **pixel_settings(resize, config.pixel_mean, config.pixel_std),
         "do_pad": True,
     }
     # The norms are frozen there too: they have no step counters.

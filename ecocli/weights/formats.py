@@ -105,7 +105,7 @@ class _DetrFormats:
         resize: ResizeConfig,
     ) -> dict[str, bytes]:
         names = class_labels(categories, architecture.num_classes)
-        return write_detr_folder(architecture, cut_encoder(state, architecture.exits, depth), names, depth)
+        return write_detr_folder(architecture, cut_encoder(state, architecture.exits, depth), names, depth, resize)
 
 
 class _MaskFormerFormats:

@@ -21,6 +21,7 @@ from ecocli.config.dataset import KEEP_SIZE, ResizeConfig
 from ecocli.errors import DataError, UsageError
 from ecocli.weights.architecture import UNNAMED, architecture_differences
 from ecocli.weights.files import read_json
+from ecocli.weights.processor import pixel_settings
 
 _POINTS: Final = 4
 _STAGES: Final = ("stage1", "stage2", "stage3", "stage4")
@@ -200,9 +201,6 @@ def _backbone_to(backbone: SwinConfig | ResNetConfig) -> dict[str, object]:
     }
 
 
-_UNBOUNDED_PX = 100_000
-
-
 def folder_configs(
     architecture: ArchitectureConfig,
     labels: Sequence[str],
@@ -253,18 +251,8 @@ def folder_configs(
     }
     processor: dict[str, object] = {
         "image_processor_type": "Mask2FormerImageProcessor",
-        "do_resize": resize.short_edge_px is not None,
-        # transformers insists on two bounds, also where it shall not resize.
-        "size": {
-            "shortest_edge": resize.short_edge_px or _UNBOUNDED_PX,
-            "longest_edge": resize.long_edge_px or _UNBOUNDED_PX,
-        },
+        **pixel_settings(resize, architecture.pixel_mean, architecture.pixel_std),
         "size_divisor": 32,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": [value / 255 for value in architecture.pixel_mean],
-        "image_std": [value / 255 for value in architecture.pixel_std],
         "ignore_index": 255,
         "do_reduce_labels": False,
         "num_labels": len(labels),

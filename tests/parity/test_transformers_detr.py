@@ -11,6 +11,7 @@ from parity.peer import randomise
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ecocli.config.dataset import ResizeConfig
 from ecocli.losses.boxes import pack_boxes
 from ecocli.losses.set_criterion import SetCriterion
 from ecocli.model.builders import build_detr
@@ -122,7 +123,7 @@ def test_write_detr_folder__cut_at_every_exit__peer_loads_it_and_predicts_the_sa
         }
         folder = tmp_path / str(depth)
         folder.mkdir()
-        for name, content in write_detr_folder(config, kept, tuple(LABELS.values()), depth).items():
+        for name, content in write_detr_folder(config, kept, tuple(LABELS.values()), depth, ResizeConfig()).items():
             (folder / name).write_bytes(content)
         peer, notes = DetrForObjectDetection.from_pretrained(folder, output_loading_info=True)
         assert not any(notes[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))

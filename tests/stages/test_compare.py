@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from helpers_evaluation import Bench
+from helpers_evaluation import Bench, imported_gate
 from helpers_gate import derived_records, put_derived
 from helpers_stages import run_stage
 from PIL import Image
@@ -97,6 +97,12 @@ def test_run__out__writes_table_and_plot(bench: Bench, tmp_path: Path) -> None:
 def test_run__split_without_tables__is_refused(bench: Bench) -> None:
     with pytest.raises(UsageError, match=r"no derived table of one .* with the split 'test'"):
         compare.run(CompareConfig(split="test"), [Contestant("one", bench.inputs["parent"], ())], bench.store)
+
+
+def test_run__imported_gate__has_no_table_and_is_refused(bench: Bench) -> None:
+    contestant = Contestant("one", bench.inputs["parent"], (imported_gate(bench),))
+    with pytest.raises(UsageError, match=r"The gate sha256:\w+ was imported: no table .* or leave it out"):
+        compare.run(CompareConfig(split="val"), [contestant], bench.store)
 
 
 def other_parent(bench: Bench, folder: Path) -> str:

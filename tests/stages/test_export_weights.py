@@ -12,8 +12,10 @@ from helpers_weights import RESNET, SWIN, random_model
 from ecocli.artifacts.manifest import ParentManifest
 from ecocli.artifacts.store import Store
 from ecocli.artifacts.tensors import save_tensors
-from ecocli.config.architecture import ArchitectureConfig
+from ecocli.config.any_architecture import AnyArchitecture
+from ecocli.config.architecture import ArchitectureConfig, ResNetConfig
 from ecocli.config.category import CategoryConfig
+from ecocli.config.detr import DetrConfig
 from ecocli.config.export_weights import ExportWeightsConfig
 from ecocli.errors import UsageError
 from ecocli.runtime.context import Runtime
@@ -27,7 +29,7 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
 
 
-def put_parent(store: Store, architecture: ArchitectureConfig) -> str:
+def put_parent(store: Store, architecture: AnyArchitecture) -> str:
     manifest = ParentManifest(
         schema_version=1,
         stage_config={},
@@ -118,6 +120,20 @@ def test_run__place_that_cannot_be_written__refused(tmp_path: Path, store: Store
         export(store, tmp_path / "file" / "m.pkl", format="original")
 
 
+DETR = DetrConfig(
+    name="small",
+    backbone=ResNetConfig(blocks=(1, 1, 1, 1), stem_channels=8, res2_channels=16, bottleneck_channels=4),
+    hidden_dim=32,
+    heads=4,
+    encoder_layers=3,
+    decoder_layers=2,
+    feedforward_dim=48,
+    num_queries=6,
+    num_classes=4,
+)
+
+
+@pytest.mark.parametrize("architecture", [SWIN, DETR], ids=["mask2former", "detr"])
 @pytest.mark.parametrize(
     ("rule", "expected"),
     [
@@ -127,9 +143,13 @@ def test_run__place_that_cannot_be_written__refused(tmp_path: Path, store: Store
     ],
 )
 def test_run__hugging_face__has_the_parents_own_size_rule(
-    tmp_path: Path, store: Store, rule: dict[str, Any], expected: tuple[bool, int, int]
+    tmp_path: Path,
+    store: Store,
+    architecture: AnyArchitecture,
+    rule: dict[str, Any],
+    expected: tuple[bool, int, int],
 ) -> None:
-    parent = store.get(put_parent(store, SWIN), ParentManifest)
+    parent = store.get(put_parent(store, architecture), ParentManifest)
     manifest = parent.manifest.model_copy(update={"stage_config": {"dataset": {"test_resize": rule}}, "files": ()})
     digest = store.put(manifest, {"model.safetensors": parent.path_of("model.safetensors")}).digest
     config = ExportWeightsConfig(out=str(tmp_path / "hf"), format="hf")

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from helpers_evaluation import Bench
+from helpers_evaluation import Bench, imported_gate
 from helpers_sizes import SIZES
 from helpers_stages import run_stage
 from PIL import Image
@@ -98,6 +98,12 @@ def test_run__other_gates_of_the_table__are_drawn_by_arithmetic(
     deepest = tradeoff.fixed[-1]
     assert (cheap.gflops, cheap.pq) == (pytest.approx(deepest.gflops), deepest.pq)
     assert len(tradeoff.gates) == 2
+
+
+def test_run__imported_gate__is_shown_without_others(bench: Bench, tmp_path: Path) -> None:
+    inputs = {"parent": bench.inputs["parent"], "gate": imported_gate(bench)}
+    digest = run_stage(evaluate, bench.config(metrics=()), inputs, bench.store, Runtime.quiet()).digest
+    assert inputs["gate"] in make_page(bench, digest, tmp_path, examples=0).index.read_text(encoding="utf-8")
 
 
 def test_run__no_gate__shows_four_panels(bench: Bench, tmp_path: Path) -> None:
