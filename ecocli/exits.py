@@ -1,4 +1,4 @@
-"""Which encoder layers each exit runs: the one place that knows.
+"""Which encoder layers each exit runs, and what a gate among exits costs: the one place that knows.
 
 An exit of depth k runs the first k layers and then a fixed tail, which may be empty. Depths count layers from 1; layer
 indices count from 0. Source: ECO-M2F (arXiv 2404.15244, section 3); the tail is Lite-M2F's last layer, which follows
@@ -57,3 +57,8 @@ class ExitPlan:
                 f"exit depths {list(depths)} asked of an encoder with {self.layers} layers, which can be left after "
                 f"{listed}; give at least one depth, each one of these"
             )
+
+
+def gate_gflops(features: int, exits: int) -> float:
+    """What a gate, one linear layer from the features to a score per exit, costs per image."""
+    return features * exits / 1e9

@@ -75,11 +75,8 @@ def check_tables(store: Store, derived: str, parent: str) -> None:
         )
 
 
-def open_tables(store: Store, digest: str, config: GateFitConfig, *, needs_ms: bool) -> Artifact[DerivedManifest]:
+def open_tables(store: Store, digest: str, config: GateFitConfig) -> Artifact[DerivedManifest]:
     """Open the tables that gates are to be fitted on.
-
-    Args:
-        needs_ms: Whether milliseconds of each exit are needed.
 
     Raises:
         ArtifactError: The artifact is damaged.
@@ -97,7 +94,7 @@ def open_tables(store: Store, digest: str, config: GateFitConfig, *, needs_ms: b
             f"The derived table {digest} has the features {', '.join(manifest.feature_sizes)}, expected "
             f"{config.feature!r}. Name one of them with --feature, or derive the table again."
         )
-    if needs_ms and len(config.exit_ms) != len(manifest.exit_depths):
+    if config.in_ms and len(config.exit_ms) != len(manifest.exit_depths):
         raise UsageError(
             f"Milliseconds are known for {len(config.exit_ms)} of the {len(manifest.exit_depths)} exits. Measure them "
             "with `eco profile` and name its report with --profile, or give --exit-ms."

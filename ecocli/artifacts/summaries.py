@@ -238,6 +238,11 @@ class SweepSummary(Config):
     fixed: dict[str, tuple[ExitSummary, ...]]
     rows: tuple[SweepRow, ...]
 
+    @property
+    def unit(self) -> CostUnit:
+        """What a gate and its blend have equal."""
+        return "ms" if self.cost == "ms" else "GFLOPs"
+
 
 class EvaluatedGate(Config):
     """The gate of an evaluation, at the beta it was run at."""

@@ -6,7 +6,7 @@ from rich.table import Table
 
 from ecocli.artifacts.summaries import BudgetSummary, ChoiceSummary, GateMetrics, HeadSummary, TradeOffStep
 from ecocli.commands.tables import interval, make_table, plain, points, points_note, reached_text, shares
-from ecocli.config.fit_gate import CostName
+from ecocli.config.fit_gate import CostName, CostUnit
 
 _UNITS: Mapping[CostName, str] = {"depth": "layers", "gflops": "GFLOPs", "ms": "ms"}
 
@@ -46,7 +46,8 @@ def controls_table(metrics: GateMetrics, exit_depths: Sequence[int], cost: CostN
 def recipe_table(metrics: GateMetrics, measure: str = "PQ") -> Table:
     """Lay out the recipes' gates beside each other: held out, and out of fold on the images fitted on."""
     headings = (measure, "GFLOPs", "lead held out", "95 % interval", "lead out of fold", "95 % interval")
-    table = make_table(f"Recipes; taken: {metrics.recipe}", ["recipe"], headings, points_note(measure))
+    note = f"{points_note(measure)} Lead: over the best fixed mixture of equal {metrics.unit}."
+    table = make_table(f"Recipes; taken: {metrics.recipe}", ["recipe"], headings, note)
     for name, recipe in metrics.recipes.items():
         seen = recipe.out_of_fold
         table.add_row(
@@ -78,10 +79,11 @@ def trade_off_table(
     return table
 
 
-def head_table(heads: Mapping[str, HeadSummary], cost: CostName, measure: str = "PQ") -> Table:
+def head_table(heads: Mapping[str, HeadSummary], cost: CostName, unit: CostUnit, measure: str = "PQ") -> Table:
     """Lay out the comparison of heads; each is compared with a blend of its own cost."""
-    headings = (measure, f"cost, {_UNITS[cost]}", "target hit %", "lead on equal cost", "95 % interval")
-    table = make_table("Heads at this beta", ["head"], headings, points_note(measure))
+    headings = (measure, f"cost, {_UNITS[cost]}", "target hit %", "lead", "95 % interval")
+    note = f"{points_note(measure)} Lead: over the best fixed mixture of equal {unit}."
+    table = make_table("Heads at this beta", ["head"], headings, note)
     for name, head in heads.items():
         table.add_row(
             name,

@@ -287,7 +287,7 @@ def _caption(summary: EvaluationSummary) -> str:
     lead = summary.gate_lead
     if lead is not None:
         lines.append(
-            f"Gate against the best fixed blend of equal cost ({mixture(lead.mixture, summary.exit_depths)}): "
+            f"Gate against the best fixed blend of equal GFLOPs ({mixture(lead.mixture, summary.exit_depths)}): "
             f"{points(lead.lead, signed=True)} {summary.measure}, "
             f"95 % interval {interval((lead.low, lead.high), signed=True)} over "
             f"{summary.images} images." + reached_text(lead.reached)

@@ -119,6 +119,6 @@ def _show(manifest: GateManifest, searched: bool, runtime: Runtime) -> None:
     write_to_stderr(controls_table(metrics, manifest.exit_depths, manifest.cost, MEASURES[manifest.task]))
     write_to_stderr(recipe_table(metrics, MEASURES[manifest.task]))
     if metrics.heads is not None:
-        write_to_stderr(head_table(metrics.heads, manifest.cost, MEASURES[manifest.task]))
+        write_to_stderr(head_table(metrics.heads, manifest.cost, metrics.unit, MEASURES[manifest.task]))
     for warning in metrics.warnings:
         runtime.log.warning("%s", warning)

@@ -118,7 +118,7 @@ def _table(summary: SweepSummary, measure: str) -> Table:
         f"Fitted on {summary.fitted_on}\nScored on {summary.scored_on}, {summary.images:,} images",
         ["gate"],
         (*headings, *controls, *further),
-        f"{points_note(measure)} Mixture: the best blend of at most two fixed exits of equal cost, without "
+        f"{points_note(measure)} Mixture: the best blend of at most two fixed exits of equal {summary.unit}, without "
         f"looking at the image; lead: the gate's {measure} less that. Oracle: each image at its target exit."
         + (" Attainable: what the truth about the mirror images would choose at the gate's cost." if mirrored else ""),
     )

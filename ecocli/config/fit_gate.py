@@ -108,6 +108,11 @@ class GateFitConfig(Config):
         # What passes here counts as Python's, where only a tuple is a tuple.
         return {name: tuple(value) if isinstance(value, list) else value for name, value in {**preset, **given}.items()}
 
+    @property
+    def in_ms(self) -> bool:
+        """Whether gates and blends are compared at equal milliseconds, not at equal GFLOPs."""
+        return self.cost == "ms"
+
 
 class FitGateConfig(GateFitConfig):
     """Everything ``fit-gate`` needs beside the derived table.
@@ -143,3 +148,8 @@ class FitGateConfig(GateFitConfig):
             found = " and ".join(given) if given else "none of them"
             raise ValueError(f"give exactly one of {', '.join(aims)}; found {found}")
         return self
+
+    @property
+    def in_ms(self) -> bool:
+        """As of every gate, and for a budget of milliseconds."""
+        return super().in_ms or self.target_ms is not None

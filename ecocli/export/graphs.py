@@ -5,6 +5,7 @@ Axes: N tokens, C channels, H W pixels, h w cells at stride 32, Q queries, K cla
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import assert_never
 
 import torch
 from jaxtyping import Float, Int
@@ -108,18 +109,25 @@ class GateScores(nn.Module):
             res5: The backbone's coarsest map.
             image_size: Height and width without padding, in pixels.
         """
-        shapes = _shapes(res5.shape[2], res5.shape[3])
-        if self.feature == "res5":
-            pooled = _mean_and_max(res5, _STRIDE, image_size)[0]
-        else:
-            levels = torch.split(tokens, [height * width for height, width in shapes], dim=1)
-            found = [
-                _mean_and_max(level.transpose(1, 2).reshape(1, -1, height, width), stride, image_size)
-                for level, (height, width), stride in zip(levels, shapes, _STRIDES, strict=True)
-            ]
-            pooled = found[0][0] if self.feature == "projected" else torch.cat([x for pair in found for x in pair], -1)
-        scores: Tensor = self.linear(pooled.half().float())
+        scores: Tensor = self.linear(self._pooled(tokens, res5, image_size).half().float())
         return scores
+
+    def _pooled(
+        self, tokens: Float[Tensor, "1 N C"], res5: Float[Tensor, "1 _c h w"], image_size: Int[Tensor, " 2"]
+    ) -> Float[Tensor, "1 _d"]:
+        if self.feature == "res5":
+            return _mean_and_max(res5, _STRIDE, image_size)[0]
+        shapes = _shapes(res5.shape[2], res5.shape[3])
+        levels = torch.split(tokens, [height * width for height, width in shapes], dim=1)
+        found = [
+            _mean_and_max(level.transpose(1, 2).reshape(1, -1, height, width), stride, image_size)
+            for level, (height, width), stride in zip(levels, shapes, _STRIDES, strict=True)
+        ]
+        if self.feature == "projected":
+            return found[0][0]
+        if self.feature == "tokens":
+            return torch.cat([pooled for pair in found for pooled in pair], -1)
+        assert_never(self.feature)
 
 
 def _mean_and_max(

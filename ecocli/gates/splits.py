@@ -11,6 +11,7 @@ from jaxtyping import Bool
 
 from ecocli.artifacts.derived_table import DerivedTable
 from ecocli.config.fit_gate import GateFitConfig
+from ecocli.exits import gate_gflops
 from ecocli.gates.rows import SplitData, TrainingRows
 from ecocli.runtime.seeds import numpy_generator
 
@@ -38,23 +39,19 @@ class GateTables:
 
     def gate_gflops(self, exits: int) -> float:
         """What a linear gate over some exits costs per image, one multiply-add counted once."""
-        features: int = self.rows.split.features.shape[1]
-        return features * exits / 1e9
+        return gate_gflops(self.rows.split.features.shape[1], exits)
 
     def gate_cost(self, exits: int) -> float:
         """The same in the unit of the cost model; layers and measured milliseconds of an exit do not hold it."""
         return self.gate_gflops(exits) if self.cost_is_gflops else 0.0
 
 
-def build_tables(
-    config: GateFitConfig, splits: Mapping[str, DerivedTable], exit_depths: Sequence[int], *, in_ms: bool = False
-) -> GateTables:
+def build_tables(config: GateFitConfig, splits: Mapping[str, DerivedTable], exit_depths: Sequence[int]) -> GateTables:
     """Apply the cost model and set the images to score on apart.
 
     Args:
         splits: Each split that there is, by name.
         exit_depths: The parent's exits.
-        in_ms: Whether equal cost means milliseconds; GFLOPs otherwise.
 
     Raises:
         DataError: No training image has a defined quality.
@@ -67,7 +64,7 @@ def build_tables(
         else:
             per_exit = exit_depths if config.cost == "depth" else config.exit_ms
             costs = np.broadcast_to(np.array(per_exit, np.float64), shape)
-        times = np.broadcast_to(np.array(config.exit_ms, np.float64), shape) if in_ms else None
+        times = np.broadcast_to(np.array(config.exit_ms, np.float64), shape) if config.in_ms else None
         return SplitData(
             table.quality,
             table.counts,

@@ -52,9 +52,9 @@ def warnings_of(
     if not verdict.beats_blend:
         low, high = (100.0 * value for value in verdict.lead_interval)
         found.append(
-            f"The gate is no better than a fixed mixture of equal cost: its lead is {100.0 * verdict.lead:+.2f} "
-            f"{measure}, 95 % interval [{low:+.2f}, {high:+.2f}] over {scored_images} images. Its exits could be drawn "
-            "by chance."
+            f"The gate is no better than a fixed mixture of equal {verdict.unit}: its lead is "
+            f"{100.0 * verdict.lead:+.2f} {measure}, 95 % interval [{low:+.2f}, {high:+.2f}] over {scored_images} "
+            "images. Its exits could be drawn by chance."
         )
     taken = [depth for depth, share in zip(exit_depths, verdict.gate.exit_shares, strict=True) if share > 0.0]
     if len(taken) == 1 and len(exit_depths) > 1:

@@ -24,11 +24,11 @@ from ecocli.config.any_architecture import AnyArchitecture, Segmentation
 from ecocli.config.detr import DetrConfig
 from ecocli.config.fit_gate import FeatureName
 from ecocli.config.profile_model import ConventionName
-from ecocli.exits import ExitPlan
+from ecocli.exits import ExitPlan, gate_gflops
 from ecocli.model.builders import build_unfilled
 from ecocli.model.contracts import ExitNetwork
 from ecocli.model.detr import Detr
-from ecocli.model.gate import Gate, pool_features
+from ecocli.model.gate import pool_features
 from ecocli.model.hybrid import AttentionLayer
 from ecocli.model.layers import FrozenBatchNorm2d, NormedConv2d
 from ecocli.model.parts import run_parts
@@ -206,13 +206,6 @@ def _post_processing_cost(queries: int, classes: int, padded_size: Size, origina
         return meter.read().gflops("paper")
 
 
-@functools.lru_cache(maxsize=64)
-def _gate_cost(channels: int, exits: int) -> float:
-    with Meter() as meter:
-        Gate(channels, exits).to("meta")(torch.empty(1, channels, device="meta"))
-        return meter.read().gflops("paper")
-
-
 def _count_segmentation(
     architecture: Segmentation, padded_size: Size, original_size: Size
 ) -> tuple[_NetworkCosts, float]:
@@ -274,7 +267,7 @@ def count_gflops(
         upsampling=upsampling,
         transformer_decoder=network.transformer_decoder.gflops(convention),
         post_processing=post_processing,
-        gate=_gate_cost(network.gate_channels[gate_feature], len(exit_depths)),
+        gate=gate_gflops(network.gate_channels[gate_feature], len(exit_depths)),
     )
     for depth in exit_depths:
         costs.encoder(depth)

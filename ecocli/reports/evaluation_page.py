@@ -123,7 +123,9 @@ def _cards(summary: EvaluationSummary, ms: Mapping[str, float]) -> list[Card]:
         lead = summary.gate_lead
         if lead is not None:
             interval = f"95 % [{100 * lead.low:+z.2f}, {100 * lead.high:+z.2f}]"
-            cards.append(Card(f"{100 * lead.lead:+z.2f}", f"{measure} above random choice at equal cost, {interval}"))
+            cards.append(
+                Card(f"{100 * lead.lead:+z.2f}", f"{measure} above the best blend of equal GFLOPs, {interval}")
+            )
     cards.append(Card(_points(summary.quality(rows["oracle"])), f"{measure} of the oracle"))
     return cards
 
@@ -145,8 +147,8 @@ def _tradeoff_text(summary: EvaluationSummary) -> str:
         else "The interval contains zero: on these images the gate cannot be told from choosing blindly."
     )
     return (
-        f"Blindly choosing at the gate's cost, the best is {blend}: {summary.measure} {_points(lead.control_pq)}. The "
-        f"gate's lead is {100 * lead.lead:+z.2f} {summary.measure}, 95 % bootstrap interval "
+        f"Blindly choosing at the gate's GFLOPs, the best is {blend}: {summary.measure} {_points(lead.control_pq)}. "
+        f"The gate's lead is {100 * lead.lead:+z.2f} {summary.measure}, 95 % bootstrap interval "
         f"[{100 * lead.low:+z.2f}, {100 * lead.high:+z.2f}]. {worth} The bar at the gate is this interval, drawn "
         "around the gate."
     )

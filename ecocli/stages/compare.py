@@ -22,6 +22,7 @@ from ecocli.config.compare import CompareConfig
 from ecocli.config.derive import TaskName
 from ecocli.config.rules import RulesName, rules_of
 from ecocli.errors import UsageError
+from ecocli.exits import gate_gflops
 
 if TYPE_CHECKING:
     import numpy as np
@@ -198,8 +199,7 @@ def _rows(
         gate = open_gate(store, digest, parent)
         manifest = gate.manifest
         choice = placed_choice(gate, table, read_split(derived, split, manifest.feature), manifest.beta)
-        # A linear layer from the feature to the exits on offer.
-        own = derived.manifest.feature_sizes[manifest.feature] * len(manifest.exit_depths) / 1e9
+        own = gate_gflops(derived.manifest.feature_sizes[manifest.feature], len(manifest.exit_depths))
         times = [measured.get(f"exit {depth}") for depth in table.exit_depths]
         known = [time for time in times if time is not None]
         ms = float(np.array(known)[choice].mean()) if len(known) == len(times) else None

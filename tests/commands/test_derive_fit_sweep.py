@@ -59,7 +59,7 @@ def test_fit_gate__budget__shows_the_trade_off_it_chose_from(store: Store, capsy
 
 def test_fit_gate__price_beyond_all_gain__warns(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     assert fit(store, "--beta", "5") == 0
-    assert "no better than a fixed mixture of equal cost" in capsys.readouterr().err
+    assert "no better than a fixed mixture of equal GFLOPs" in capsys.readouterr().err
 
 
 def test_fit_gate__milliseconds__from_the_list_or_a_report(store: Store, capsys: pytest.CaptureFixture[str]) -> None:

@@ -43,7 +43,7 @@ def test_eval__table__shows_gate_controls_and_lead(bench: Bench, capsys: pytest.
     assert [int(cell) for cell in gate[-3:]] == shares
     assert gate[6:8] == ["-", "-"]  # neither mIoU nor AP was asked for
     assert float(gate[10]) > 0  # ms
-    assert "Gate against the best fixed blend of equal cost" in captured.out
+    assert "Gate against the best fixed blend of equal GFLOPs" in captured.out
     assert "parent sha256:" in captured.err
     assert "gate sha256:" in captured.err
 

@@ -62,7 +62,7 @@ def test_run__higher_beta__costs_less(shared: tuple[Store, str]) -> None:
 def test_run__price_beyond_every_gain__takes_the_shallowest_exit_and_says_so(shared: tuple[Store, str]) -> None:
     metrics: Any = fit(shared, beta=1.0).manifest.metrics.model_dump(mode="json")
     assert metrics["gate"]["exit_shares"] == [1.0, 0.0, 0.0]
-    assert "no better than a fixed mixture of equal cost" in metrics["warnings"][0]
+    assert "no better than a fixed mixture of equal GFLOPs" in metrics["warnings"][0]
     assert "sends every image to exit 2" in metrics["warnings"][1]
 
 

@@ -28,8 +28,7 @@ def plan(config: FitGateConfig, inputs: Mapping[str, str], store: Store, runtime
         UsageError: The settings do not fit the table. The work finds that a budget is not feasible.
         DataError: From the work: no image of the table has a defined quality.
     """
-    needs_ms = config.cost == "ms" or config.target_ms is not None
-    derived = open_tables(store, inputs["derived"], config, needs_ms=needs_ms)
+    derived = open_tables(store, inputs["derived"], config)
     depths = offered_exits(derived.manifest.exit_depths, config.deepest_exit)
     action = Action(STAGE, SCHEMA_VERSION, config, inputs)
 

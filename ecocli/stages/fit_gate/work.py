@@ -136,8 +136,7 @@ def fit(
 def _candidate(config: FitGateConfig, derived: Artifact[DerivedManifest], depths: tuple[int, ...]) -> Candidate:
     """Fit one recipe's gate; where it does not lead out of fold, and the recipe looks there, take the blend instead."""
     splits = read_splits(derived, (config.train_split, config.score_split), config.feature)
-    in_ms = config.cost == "ms" or config.target_ms is not None
-    tables = build_tables(config, splits, derived.manifest.exit_depths, in_ms=in_ms)
+    tables = build_tables(config, splits, derived.manifest.exit_depths)
     fitter = GateFitter.of(config, tables.rows, derived.manifest.exit_depths)
     found = _settle(config, tables, fitter, depths)
     out_of_fold = fitter.out_of_fold(found.gate, tables.gate_gflops(len(depths)))

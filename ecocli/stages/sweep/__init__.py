@@ -29,7 +29,7 @@ def plan(config: SweepConfig, inputs: Mapping[str, str], store: Store, runtime: 
         DataError: From the work: no image of the table has a defined quality.
         InterruptedRunError: From the work: a signal asked to stop.
     """
-    derived = open_tables(store, inputs["derived"], config, needs_ms=config.cost == "ms")
+    derived = open_tables(store, inputs["derived"], config)
     depths = derived.manifest.exit_depths
     strange = [deepest for deepest in config.deepest_exits if not depths[0] <= deepest <= depths[-1]]
     if strange:

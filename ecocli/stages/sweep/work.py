@@ -32,10 +32,10 @@ _DOCS = {
     "encoder_gflops": ("the pixel decoder's share of it", "GFLOPs"),
     "mean_depth": ("mean encoder layers run", "layers"),
     "exit_shares": ("share of the images at each exit on offer", "ratio 0..1"),
-    "lead": ("quality less that of the best fixed mixture of equal cost", "ratio"),
+    "lead": ("quality less that of the best fixed mixture of equal GFLOPs, or equal ms where the cost is ms", "ratio"),
     "lead_low": ("lower end of its 95 % bootstrap interval", "ratio"),
     "lead_high": ("upper end of its 95 % bootstrap interval", "ratio"),
-    "blend_pq": ("quality of the best fixed mixture of equal cost", "ratio 0..1"),
+    "blend_pq": ("quality of that mixture", "ratio 0..1"),
     "random_pq": ("quality of a random gate of the same mixture", "ratio 0..1"),
     "best_fixed_exit": ("fixed exit of the best quality", "layers"),
     "best_fixed_pq": ("its quality", "ratio 0..1"),
@@ -70,7 +70,7 @@ def sweep(
 
     manifest = derived.manifest
     splits = read_splits(derived, (config.train_split, config.score_split), config.feature)
-    tables = build_tables(config, splits, manifest.exit_depths, in_ms=config.cost == "ms")
+    tables = build_tables(config, splits, manifest.exit_depths)
     fitter = GateFitter.of(config, tables.rows, manifest.exit_depths)
     rows: list[SweepRow] = []
     fixed: dict[str, tuple[ExitSummary, ...]] = {}

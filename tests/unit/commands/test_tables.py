@@ -40,7 +40,10 @@ def test_gate_tables__captions__name_unit_and_rules(measure: str, rules: str) ->
         controls_table(metrics, (2, 3), "depth", measure),
         recipe_table(metrics, measure),
         trade_off_table((), 0.001, measure),
-        head_table({}, "depth", measure),
+        head_table({}, "depth", "ms", measure),
     )
     for table in tables:
-        assert str(table.caption).endswith(f"{measure} in points (0 to 100).{rules}")
+        assert f"{measure} in points (0 to 100).{rules}" in str(table.caption)
+    # A lead says what the gate and the blend have equal.
+    assert str(tables[1].caption).endswith("Lead: over the best fixed mixture of equal GFLOPs.")
+    assert str(tables[3].caption).endswith("Lead: over the best fixed mixture of equal ms.")

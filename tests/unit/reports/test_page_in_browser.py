@@ -65,7 +65,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
         Strip([Panel(picture, f"exit {depth}", "PQ 58.1") for depth in range(5)], "Image 417: more layers help."),
         Table(["input", "digest"], [["parent", "sha256:" + 64 * "0"]]),
     ]
-    cards = [Card("+1.23", "PQ above random choice at equal cost, 95 % [+1.00, +1.50]")] * 6
+    cards = [Card("+1.23", "PQ above the best blend of equal GFLOPs, 95 % [+1.00, +1.50]")] * 6
     return render_page(
         "Early exits on shapes: the gate", "subtitle " * 30, cards, [Section("S", "text " * 80, content)]
     )
