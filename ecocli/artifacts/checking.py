@@ -10,7 +10,7 @@ from ecocli.artifacts.action_entries import digests_of_files
 from ecocli.artifacts.blobs import NO_FILE, Fault
 from ecocli.artifacts.digest import is_digest
 from ecocli.artifacts.manifest import STAGES
-from ecocli.artifacts.names import Ref
+from ecocli.artifacts.names import NameEntry
 from ecocli.artifacts.oci import Descriptor, index_entry, read_index
 from ecocli.artifacts.references import resolve
 from ecocli.artifacts.store import Store
@@ -71,12 +71,12 @@ def _layout_faults(store: Store) -> list[Fault]:
 
 
 def _heal_index(store: Store, entries: Sequence[Mapping[str, object]]) -> None:
-    expected = [index_entry(name, ref.digest, ref.size_bytes) for name, ref in store.refs.read_all().items()]
+    expected = [index_entry(name, ref.digest, ref.size_bytes) for name, ref in store.name_files.read_all().items()]
     # The order of entries and of their keys says nothing.
     if _as_set(entries) == _as_set(expected):
         return
     try:
-        store.refs.rebuild_index()
+        store.name_files.rebuild_index()
     except UsageError as error:
         _log.warning("The index %s lags behind the names and cannot be written. %s", store.layout.index, error)
     else:
@@ -128,10 +128,10 @@ def _blob_faults(store: Store) -> list[Fault]:
 
 def _entry_faults(store: Store) -> list[Fault]:
     faults = []
-    for name in store.refs.listed():
-        path = store.refs.path(name)
+    for name in store.name_files.listed():
+        path = store.name_files.path(name)
         try:
-            ref = store.refs.read(name)
+            ref = store.name_files.read(name)
         except ArtifactError:
             faults.append(
                 Fault(path, f"name {name}", "Damaged name", "JSON with digest, size and kind", "something else")
@@ -167,7 +167,7 @@ def _entry_faults(store: Store) -> list[Fault]:
     return faults
 
 
-def _ref_faults(store: "Store", name: str, ref: Ref) -> list[Fault]:
+def _ref_faults(store: "Store", name: str, ref: NameEntry) -> list[Fault]:
     try:
         kind = store.read_oci(ref.digest).kind
     except ArtifactError:
@@ -177,4 +177,4 @@ def _ref_faults(store: "Store", name: str, ref: Ref) -> list[Fault]:
     if (ref.kind, ref.size_bytes) == (kind, size):
         return []
     expected, found = f"{kind} of {size} bytes", f"{ref.kind} of {ref.size_bytes} bytes"
-    return [Fault(store.refs.path(name), f"name {name}", "Wrong name", expected, found)]
+    return [Fault(store.name_files.path(name), f"name {name}", "Wrong name", expected, found)]

@@ -63,7 +63,7 @@ def collect(
     store.create()
     with locked(store.layout.locks / "gc.lock", "collecting garbage"):
         found = _Collector(store, grace_s, dry_run).run(damaged)
-        store.refs.rebuild_index()
+        store.name_files.rebuild_index()
         return found
 
 
@@ -90,9 +90,9 @@ class _Collector:
         faults = verify(store)
         broken = {fault.path for fault in faults if not fault.is_missing}
         self._gone = {digest for digest in store.digests() if _is_faulty(store, digest, faults)}
-        for name in store.refs.listed():
-            path = store.refs.path(name)
-            ref = store.refs.read_all().get(name)
+        for name in store.name_files.listed():
+            path = store.name_files.path(name)
+            ref = store.name_files.read_all().get(name)
             if ref is None or ref.digest in self._gone:
                 self.found.names.append(name)
                 self._remove(path)
@@ -109,7 +109,7 @@ class _Collector:
 
     def _live_artifacts(self) -> set[str]:
         store = self._store
-        waiting = {ref.digest for ref in store.refs.read_all().values()}
+        waiting = {ref.digest for ref in store.name_files.read_all().values()}
         for action in store.actions.listed():
             if not self._is_old(store.actions.path(action)):
                 waiting.add(store.actions.read(action) or "")

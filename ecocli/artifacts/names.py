@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Ref:
+class NameEntry:
     """What a name stands for.
 
     Attributes:
@@ -71,7 +71,7 @@ class Names:
         check_name(name)
         return self.directory / f"{name}.json"
 
-    def read(self, name: str) -> Ref | None:
+    def read(self, name: str) -> NameEntry | None:
         """Return what a name stands for; None if there is no such name.
 
         Raises:
@@ -80,7 +80,7 @@ class Names:
         path = self.path(name)
         try:
             raw = read_json(path)
-            ref = Ref(raw["digest"], raw["size"], raw["kind"])
+            ref = NameEntry(raw["digest"], raw["size"], raw["kind"])
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError, OSError) as error:
@@ -89,9 +89,9 @@ class Names:
             raise _damaged(path)
         return ref
 
-    def read_all(self) -> dict[str, Ref]:
+    def read_all(self) -> dict[str, NameEntry]:
         """Return all readable names in ascending order; a damaged one is skipped with a warning."""
-        found: dict[str, Ref] = {}
+        found: dict[str, NameEntry] = {}
         for name in self.listed():
             try:
                 ref = self.read(name)
@@ -109,13 +109,13 @@ class Names:
         stems = (path.name.removesuffix(".json") for path in self.directory.iterdir() if path.suffix == ".json")
         return sorted(stem for stem in stems if is_name(stem))
 
-    def write(self, name: str, ref: Ref) -> None:
+    def write(self, name: str, ref: NameEntry) -> None:
         """Let a name stand for an artifact and bring the index up to date."""
         data = canonical_json({"digest": ref.digest, "size": ref.size_bytes, "kind": ref.kind})
         write_bytes(self.path(name), data, self._scratch)
         self.rebuild_index()
 
-    def complete_index(self, name: str, ref: Ref) -> None:
+    def complete_index(self, name: str, ref: NameEntry) -> None:
         """Bring the index up to date if it lacks a name, as a kill between the two leaves it."""
         try:
             entries = [raw for _, _, raw in read_index(self._index)]

@@ -34,7 +34,7 @@ def resolve(store: Store, reference: str, kind: str | None) -> str:
     Raises:
         ArtifactError: It is unknown, ambiguous or of another kind.
     """
-    ref = store.refs.read(reference) if is_name(reference) else None
+    ref = store.name_files.read(reference) if is_name(reference) else None
     match = _PREFIX.fullmatch(reference)
     if ref is not None:
         if match and any(_starts(digest, match.group(2)) for digest in store.digests() if digest != ref.digest):
@@ -77,7 +77,7 @@ def _kind(store: Store, digest: str) -> str | None:
 
 
 def _unknown(store: Store, reference: str, kind: str | None) -> ArtifactError:
-    names = [name for name, ref in store.refs.read_all().items() if kind is None or ref.kind == kind]
+    names = [name for name, ref in store.name_files.read_all().items() if kind is None or ref.kind == kind]
     near = difflib.get_close_matches(reference, names, n=3)
     if near:
         advice = f"Near names: {', '.join(near)}."

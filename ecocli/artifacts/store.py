@@ -30,7 +30,7 @@ from ecocli.artifacts.manifest import (
     base_manifest,
     kind_of_class,
 )
-from ecocli.artifacts.names import Names, Ref, check_name
+from ecocli.artifacts.names import NameEntry, Names, check_name
 from ecocli.artifacts.oci import EMPTY_BYTES, Descriptor, OciManifest, build_manifest, parse_manifest
 from ecocli.artifacts.provenance import local_provenance
 from ecocli.errors import ArtifactError
@@ -51,7 +51,7 @@ class Store:
         self.layout = Layout(Path(root))
         self.blobs = Blobs(self.layout.blobs, self.layout.scratch)
         self.actions = ActionEntries(self.layout.actions, self.layout.scratch)
-        self.refs = Names(self.layout.refs, self.layout.index, self.layout.scratch)
+        self.name_files = Names(self.layout.refs, self.layout.index, self.layout.scratch)
 
     @property
     def root(self) -> Path:
@@ -72,7 +72,7 @@ class Store:
         """
         self.layout.create()
         if not self.layout.index.exists():
-            self.refs.rebuild_index()
+            self.name_files.rebuild_index()
 
     # Writing
 
@@ -153,15 +153,15 @@ class Store:
         check_name(name)
         oci = self.read_oci(digest)
         size = self.blobs.path(digest).stat().st_size
-        ref = Ref(digest, size, oci.kind)
+        ref = NameEntry(digest, size, oci.kind)
         try:
-            if self.refs.read(name) == ref:
-                self.refs.complete_index(name, ref)
+            if self.name_files.read(name) == ref:
+                self.name_files.complete_index(name, ref)
                 return
         except ArtifactError as error:
             _log.warning("%s It is written anew.", error)
         self.create()
-        self.refs.write(name, ref)
+        self.name_files.write(name, ref)
 
     def run_dir(self, action_digest: str) -> Path:
         """Return the working folder of an action, made if missing; it survives kills until the artifact is put."""
@@ -285,11 +285,11 @@ class Store:
 
     def names(self) -> dict[str, str]:
         """Return all names, ascending, with the digests they stand for."""
-        return {name: ref.digest for name, ref in self.refs.read_all().items()}
+        return {name: ref.digest for name, ref in self.name_files.read_all().items()}
 
     def digests(self) -> list[str]:
         """Return all artifacts that names, actions or provenance know, ascending, damaged ones included."""
-        known = {ref.digest for ref in self.refs.read_all().values()}
+        known = {ref.digest for ref in self.name_files.read_all().values()}
         known |= {digest for action in self.actions.listed() if (digest := self.actions.read(action))}
         known |= set(digests_of_files(self.layout.provenance))
         return sorted(known)

@@ -86,7 +86,7 @@ def _name(store: Store, reference: str, name: str | None) -> str | None:
     if name is None:
         if not is_name(reference):
             return None
-        if store.layout.is_store() and store.refs.read(reference) is None:
+        if store.layout.is_store() and store.name_files.read(reference) is None:
             return None  # a digest prefix, not a name
         return reference if store.layout.is_store() or _names_in_index(store).get(reference) else None
     check_name(name)

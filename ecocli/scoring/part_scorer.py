@@ -21,7 +21,7 @@ from ecocli.metrics.panoptic_quality import ImageCounts
 from ecocli.metrics.semantic import IGNORED, count_confusion, semantic_truth
 from ecocli.model.contracts import ExitModel
 from ecocli.scoring.batches import LabelledBatch, TruePanoptic, panoptic_truth
-from ecocli.scoring.score_exits import ScoredPrediction, derive_rows, score_prediction
+from ecocli.scoring.score_exits import ScoredPrediction, score_exits, score_prediction
 from ecocli.scoring.scored_dataset import ScoringTask
 from ecocli.scoring.scores import TRUTH_VIEW, CountEntries, InstanceEntries, PartScores, SegmentEntries, merge_parts
 
@@ -123,7 +123,7 @@ class PartScorer:
             if self._gate is None and exit_index == len(self._exit_depths) - 1:
                 self._write(batch.positions[b], scored)
 
-        rows = derive_rows(self._model, batch.images, batch.truths, self._exit_depths, self._rule, observe)
+        rows = score_exits(self._model, batch.images, batch.truths, self._exit_depths, self._rule, observe)
         for b, row in enumerate(rows):
             quality = np.array([[np.nan if pq is None else pq for pq in row.pq]])
             best = int(oracle_assignment(quality)[0])

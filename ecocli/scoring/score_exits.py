@@ -76,7 +76,7 @@ def score_prediction(prediction: ImagePrediction, truth: TruePanoptic, rule: Pan
 
 
 @torch.no_grad()
-def derive_rows(
+def score_exits(
     model: ExitModel,
     batch: ImageBatch,
     truths: Sequence[TruePanoptic],

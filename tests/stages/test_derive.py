@@ -30,7 +30,7 @@ from ecocli.metrics.panoptic_quality import panoptic_quality, sum_counts
 from ecocli.profiling.gflops import count_gflops
 from ecocli.runtime.context import Runtime
 from ecocli.scoring.batches import load_batch
-from ecocli.scoring.score_exits import DerivedRow, derive_rows
+from ecocli.scoring.score_exits import DerivedRow, score_exits
 from ecocli.stages import derive
 from ecocli.stages.derive import plan
 
@@ -58,7 +58,7 @@ def rows_by_hand(bench: Bench) -> list[DerivedRow]:
     rows: dict[int, DerivedRow] = {}
     for positions in ((0, 1), (2, 5), (3, 4)):
         batch = load_batch(dataset, positions, bench.dataset.test_resize, model, "cpu")
-        found = derive_rows(model, batch.images, batch.truths, EXIT_DEPTHS, RULE)
+        found = score_exits(model, batch.images, batch.truths, EXIT_DEPTHS, RULE)
         rows.update(zip(positions, found, strict=True))
     return [rows[position] for position in range(6)]
 

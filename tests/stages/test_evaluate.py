@@ -33,7 +33,7 @@ from ecocli.scoring import part_scorer as scoring
 from ecocli.scoring import timing
 from ecocli.scoring.batches import load_batch
 from ecocli.scoring.evaluation_tables import read_exit_table
-from ecocli.scoring.score_exits import derive_rows
+from ecocli.scoring.score_exits import score_exits
 from ecocli.stages import evaluate
 
 
@@ -53,7 +53,7 @@ def test_run__fixed_exits__have_the_pq_of_counts_added_image_by_image(
     counts = [[] for _ in EXIT_DEPTHS]
     for positions in ((0, 1), (2, 5), (3, 4)):  # two images of one padded size
         batch = load_batch(dataset, positions, ResizeConfig(), model, "cpu")
-        for row in derive_rows(model, batch.images, batch.truths, EXIT_DEPTHS, RULE):
+        for row in score_exits(model, batch.images, batch.truths, EXIT_DEPTHS, RULE):
             for exit_index, one in enumerate(row.counts):
                 counts[exit_index].append(one)
     rows = rows_of(report)
@@ -175,8 +175,8 @@ def test_run__gate_only__takes_the_controls_pq_from_a_fitting_table_or_runs_for_
         other = bench.store.put(manifest.model_copy(update={**update, "files": ()}), {}, action=None, provenance={})
         inputs = {**inputs, "gate": put_gate(bench, other.digest, EXIT_DEPTHS)}
     ran_exits = []
-    original = scoring.derive_rows
-    monkeypatch.setattr(scoring, "derive_rows", lambda *args: ran_exits.append(1) or original(*args))
+    original = scoring.score_exits
+    monkeypatch.setattr(scoring, "score_exits", lambda *args: ran_exits.append(1) or original(*args))
     found = run_stage(evaluate, config, inputs, bench.store, Runtime.quiet())
     rows, full = rows_of(found), rows_of(report)
     assert bool(ran_exits) is not has_table

@@ -92,7 +92,7 @@ def test_execute__twice__computes_once_and_names_both_times(store: Store, caplog
     assert store.names() == {"gate": first.digest, "mine": first.digest}
     recorded = store.read_provenance(first.digest)
     assert [recorded[key] for key in ("device", "world_size", "threads", "seconds")] == ["cpu", 1, 1, 2.5]
-    store.refs.path("gate").unlink()
+    store.name_files.path("gate").unlink()
     with caplog.at_level(logging.INFO):
         again = execute(Plan(ACTION, GateManifest, _never), store, Runtime.quiet(), names=["other"])
     assert again == first

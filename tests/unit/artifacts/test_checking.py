@@ -73,7 +73,7 @@ def _unlink_manifest(store: Store, artifact: Artifact[GateManifest]) -> None:
 
 
 def _break_name(store: Store, artifact: Artifact[GateManifest]) -> None:
-    store.refs.path("mine").write_bytes(b"{}")
+    store.name_files.path("mine").write_bytes(b"{}")
 
 
 def _swap_action(store: Store, artifact: Artifact[GateManifest]) -> None:
@@ -87,9 +87,9 @@ def _break_provenance(store: Store, artifact: Artifact[GateManifest]) -> None:
 
 
 def _swap_name(store: Store, artifact: Artifact[GateManifest]) -> None:
-    ref = store.refs.read("mine")
+    ref = store.name_files.read("mine")
     assert ref is not None
-    store.refs.write("mine", dataclasses.replace(ref, kind="parent"))
+    store.name_files.write("mine", dataclasses.replace(ref, kind="parent"))
 
 
 def _break_action(store: Store, artifact: Artifact[GateManifest]) -> None:

@@ -145,7 +145,7 @@ def test_collect__damaged__goes_with_its_names_and_leaves_a_sound_store(store: S
     no_manifest = put_gate(store, 0.3, {"w": b"456"}, names=("lost",))
     flip_bit(broken.path_of("w"))
     store.blobs.path(no_manifest.digest).unlink()
-    store.refs.path("garbage").write_bytes(b"{")
+    store.name_files.path("garbage").write_bytes(b"{")
     stray = store.blobs.path(store.blobs.put_bytes(b"stray").digest)
     flip_bit(stray)
     found = collect(store, damaged=True, dry_run=dry_run)

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ecocli.artifacts.names import Names, Ref, check_name, is_name
+from ecocli.artifacts.names import NameEntry, Names, check_name, is_name
 from ecocli.errors import ArtifactError, UsageError
 
-A = Ref("sha256:" + "a" * 64, 5, "gate")
-B = Ref("sha256:" + "b" * 64, 6, "parent")
+A = NameEntry("sha256:" + "a" * 64, 5, "gate")
+B = NameEntry("sha256:" + "b" * 64, 6, "parent")
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_rebuild_index__name_written_meanwhile__is_caught_up(names: Names, monke
     names.write("first", A)
     read_all, calls = names.read_all, []
 
-    def read_then_add() -> dict[str, Ref]:
+    def read_then_add() -> dict[str, NameEntry]:
         found = read_all()
         if not calls:
             # Another process names something right after the first look; its own index write is lost.

@@ -276,7 +276,7 @@ def test_set_name__index_lacks_the_name__gets_it(store: Store) -> None:
 
 def test_set_name__damaged_name_file__is_written_anew(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     digest = put_gate(store, names=("x",)).digest
-    store.refs.path("x").write_bytes(b"")
+    store.name_files.path("x").write_bytes(b"")
     store.set_name("x", digest)
     assert store.names() == {"x": digest}
     assert "It is written anew" in caplog.text

@@ -29,7 +29,7 @@ from ecocli.scoring.assemble import count_table, further_metrics, sum_view
 from ecocli.scoring.batches import LabelledBatch, load_batch
 from ecocli.scoring.part_scorer import PanopticScoring, PartScorer, ScoringOptions
 from ecocli.scoring.predictions_file import pack_predictions, unpack_predictions
-from ecocli.scoring.score_exits import derive_rows
+from ecocli.scoring.score_exits import score_exits
 from ecocli.scoring.scored_dataset import ScoringTask, predicted_maps, score_dataset
 from ecocli.scoring.scores import PartScores, instance_images, load_scores, save_scores
 
@@ -83,7 +83,7 @@ def test_score_dataset__exits__holds_the_counts_of_derive_rows(scene: Scene, sco
     quality = image_qualities(table)
     for positions in ((0, 1), (2, 3), (4,)):
         batch = load_batch(scene.dataset, positions, KEEP, scene.task.model, "cpu")
-        rows = derive_rows(scene.task.model, batch.images, batch.truths, EXIT_DEPTHS, RULE)
+        rows = score_exits(scene.task.model, batch.images, batch.truths, EXIT_DEPTHS, RULE)
         for position, row in zip(positions, rows, strict=True):
             assert quality[position].tolist() == [np.nan if pq is None else pq for pq in row.pq]
             for exit_index, counts in enumerate(row.counts):

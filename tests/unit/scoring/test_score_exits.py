@@ -14,7 +14,7 @@ from ecocli.metrics.panoptic_quality import count_panoptic_image, image_pq
 from ecocli.model.gate import pool_features
 from ecocli.model.mask2former import Mask2Former
 from ecocli.scoring.batches import LabelledBatch, TruePanoptic, load_batch
-from ecocli.scoring.score_exits import derive_rows
+from ecocli.scoring.score_exits import score_exits
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def test_derive_rows__three_images__holds_counts_features_and_sizes(model: Mask2
         exits = list(predict_exits(model, features, batch.images, EXIT_DEPTHS))
         pooled = pool_features(features, list(batch.images.image_sizes))
     truths = tuple(own_truth(prediction) for prediction in exits[-1])
-    rows = derive_rows(model, batch.images, truths, EXIT_DEPTHS, RULE)
+    rows = score_exits(model, batch.images, truths, EXIT_DEPTHS, RULE)
     assert [row.image_id for row in rows] == list(batch.images.image_ids)
     assert all(row.padded_size == row.original_size == (64, 64) for row in rows)
     for position, (row, truth) in enumerate(zip(rows, truths, strict=True)):
@@ -58,7 +58,7 @@ def test_derive_rows__three_images__holds_counts_features_and_sizes(model: Mask2
 
 def test_derive_rows__observer__sees_every_image_at_every_exit(model: Mask2Former, batch: LabelledBatch) -> None:
     seen = []
-    rows = derive_rows(
+    rows = score_exits(
         model,
         batch.images,
         batch.truths,
@@ -77,4 +77,4 @@ def test_derive_rows__contradictory_truth__names_the_image(model: Mask2Former, b
     unknown = dataclasses.replace(first.segments[0], category_id=99)
     truths = (TruePanoptic(first.panoptic_map, (unknown, *first.segments[1:])), *batch.truths[1:])
     with pytest.raises(DataError, match=f"Image {batch.images.image_ids[0]}: ground-truth segment .* category 99"):
-        derive_rows(model, batch.images, truths, EXIT_DEPTHS, RULE)
+        score_exits(model, batch.images, truths, EXIT_DEPTHS, RULE)

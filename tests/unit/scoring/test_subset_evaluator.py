@@ -19,7 +19,7 @@ from ecocli.model.builders import build_model
 from ecocli.runtime.context import Runtime
 from ecocli.scoring import subset_evaluator
 from ecocli.scoring.batches import load_batch
-from ecocli.scoring.score_exits import derive_rows
+from ecocli.scoring.score_exits import score_exits
 from ecocli.scoring.subset_evaluator import SubsetEvaluator, spread_positions
 from ecocli.tasks.registry import task_of
 
@@ -88,7 +88,7 @@ def test_call__subset__the_images_spread_over_the_split(data: DatasetConfig) -> 
     counts = []
     for position in (1, 3, 5):
         batch = load_batch(dataset, [position], data.test_resize, model, "cpu")
-        counts += derive_rows(model, batch.images, batch.truths, EXIT_DEPTHS, RULE)
+        counts += score_exits(model, batch.images, batch.truths, EXIT_DEPTHS, RULE)
     subset = evaluator(data, images=3, batch_size=1)
     assert subset.num_images == 3
     expected = {
