@@ -40,7 +40,7 @@ class ImagePrediction:
     exit_depth: int
     geometry: Geometry
     pred_logits: Float[Tensor, "Q K1"]
-    regions: Float[Tensor, "Q *region"]
+    regions: Float[Tensor, " Q *region"]
 
     @property
     def pred_masks(self) -> Float[Tensor, "Q h w"]:

@@ -35,7 +35,7 @@ class Attention(nn.Module):
         query: Float[Tensor, "B Q C"],
         key: Float[Tensor, "B N C"],
         value: Float[Tensor, "B N C"],
-        blocked_mask: Bool[Tensor, "B #Q N"] | None = None,
+        blocked_mask: Bool[Tensor, " B #Q N"] | None = None,
     ) -> Float[Tensor, "B Q C"]:
         """Scaled dot-product attention.
 
