@@ -1,5 +1,7 @@
 """Which parent a table and a gate belong to: opens them for the stages that use them together."""
 
+from collections.abc import Sequence
+
 from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.manifest import DerivedManifest, GateManifest, ParentManifest, TrainedOn
 from ecocli.artifacts.pricing import check_price
@@ -150,3 +152,24 @@ def size_rule(parent: ParentManifest) -> ResizeConfig:
     dataset = parent.stage_config.get("dataset")
     rule = dataset.get("test_resize") if isinstance(dataset, dict) else parent.stage_config.get("test_resize")
     return resolve_config(ResizeConfig, rule if isinstance(rule, dict) else {})
+
+
+def offered_exits(parent_depths: Sequence[int], deepest: int | None) -> tuple[int, ...]:
+    """Return the parent's exits up to a depth.
+
+    Raises:
+        UsageError: The depth is deeper than the parent, or above it no exit is left.
+    """
+    deepest = parent_depths[-1] if deepest is None else deepest
+    listed = ", ".join(map(str, parent_depths))
+    if deepest > parent_depths[-1]:
+        raise UsageError(
+            f"--K is {deepest}, but the parent's deepest exit is {parent_depths[-1]} (its exits: {listed}). Give a "
+            "depth up to that, or train a deeper parent."
+        )
+    if deepest < parent_depths[0]:
+        raise UsageError(
+            f"--K is {deepest}, but the parent's shallowest exit is {parent_depths[0]} (its exits: {listed}). Give a "
+            "depth from there on."
+        )
+    return tuple(depth for depth in parent_depths if depth <= deepest)

@@ -4,6 +4,7 @@ import datetime
 import functools
 import os
 import platform
+from collections.abc import Mapping
 from importlib import metadata
 
 from pydantic import JsonValue
@@ -20,6 +21,13 @@ def local_provenance() -> dict[str, JsonValue]:
         "cpu_count": os.cpu_count(),
         "versions": {"python": platform.python_version(), **dict(_versions())},
     }
+
+
+def measured_ms(provenance: Mapping[str, JsonValue]) -> dict[str, float]:
+    """Milliseconds of an image by row, as ``eval`` and ``profile --latency`` measured them; empty if they did not."""
+    found = provenance.get("ms_per_image")
+    rows = found if isinstance(found, Mapping) else {}
+    return {name: float(time) for name, time in rows.items() if isinstance(time, int | float)}
 
 
 @functools.cache

@@ -1,9 +1,9 @@
 """Milliseconds of each exit, as ``--profile`` and ``--exit-ms`` give them."""
 
 import math
-from collections.abc import Mapping
 
 from ecocli.artifacts.manifest import DerivedManifest
+from ecocli.artifacts.provenance import measured_ms
 from ecocli.artifacts.references import resolve
 from ecocli.artifacts.store import Store
 from ecocli.errors import UsageError
@@ -39,12 +39,11 @@ def read_exit_ms(store: Store, derived: str, profile: str | None, listed: str | 
         return None
     depths = store.get(derived, DerivedManifest).manifest.exit_depths
     digest = resolve(store, profile, None)
-    measured = store.read_provenance(digest).get("ms_per_image")
-    found = measured if isinstance(measured, Mapping) else {}
-    times = [found.get(f"exit {depth}") for depth in depths]
-    if not all(isinstance(time, int | float) for time in times):
+    measured = measured_ms(store.read_provenance(digest))
+    times = [measured[f"exit {depth}"] for depth in depths if f"exit {depth}" in measured]
+    if len(times) != len(depths):
         raise UsageError(
             f"The artifact {digest} has no milliseconds of every exit ({', '.join(map(str, depths))}). Measure them "
             "with `eco profile`, and name the profile with --profile."
         )
-    return [float(str(time)) for time in times]
+    return times

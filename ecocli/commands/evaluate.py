@@ -11,6 +11,7 @@ from rich.table import Table
 
 from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.manifest import EvaluationManifest, ParentManifest
+from ecocli.artifacts.provenance import measured_ms
 from ecocli.artifacts.store import Store
 from ecocli.artifacts.summaries import EvaluationRow, EvaluationSummary
 from ecocli.commands import options
@@ -232,18 +233,17 @@ def _check(config: EvaluateConfig, report: Artifact[EvaluationManifest], runtime
 
 
 def _show(store: Store, report: Artifact[EvaluationManifest], further: Mapping[str, object]) -> Shown:
-    timings = store.read_provenance(report.digest).get("ms_per_image")
-    measured: Mapping[str, object] = timings if isinstance(timings, Mapping) else {}
+    measured = measured_ms(store.read_provenance(report.digest))
     data = {
         "digest": report.digest,
         **report.manifest.summary.model_dump(mode="json"),
-        "ms_per_image": dict(measured),
+        "ms_per_image": measured,
         **further,
     }
     return Shown(data, table=_table(report.manifest.summary, measured))
 
 
-def _table(summary: EvaluationSummary, ms: Mapping[str, object]) -> Table:
+def _table(summary: EvaluationSummary, ms: Mapping[str, float]) -> Table:
     headings = (*summary.qualities, "GFLOPs", "encoder", "ms", "depth")
     table = make_table(
         f"{summary.dataset} {summary.split}, {summary.images} images",

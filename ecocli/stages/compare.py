@@ -15,6 +15,7 @@ from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.lineage import open_gate
 from ecocli.artifacts.listing import list_artifacts
 from ecocli.artifacts.manifest import DerivedManifest, EvaluationManifest, ParentManifest
+from ecocli.artifacts.provenance import measured_ms
 from ecocli.artifacts.store import Store
 from ecocli.artifacts.summaries import MEASURES, EvaluationRow
 from ecocli.config.base import Config
@@ -213,9 +214,9 @@ def _milliseconds(store: Store, parent: str) -> dict[str, float]:
         for entry in list_artifacts(store, kind):
             if entry.problem or store.read_base(entry.digest).inputs.get("parent") != parent:
                 continue
-            measured = store.read_provenance(entry.digest).get("ms_per_image")
-            if isinstance(measured, Mapping) and measured:
-                return {name: float(time) for name, time in measured.items() if isinstance(time, int | float)}
+            measured = measured_ms(store.read_provenance(entry.digest))
+            if measured:
+                return measured
     return {}
 
 

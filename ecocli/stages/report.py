@@ -8,12 +8,13 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.lineage import GATE_FILE, WEIGHTS_FILE
 from ecocli.artifacts.listing import list_artifacts
 from ecocli.artifacts.manifest import DerivedManifest, EvaluationManifest, GateManifest, ParentManifest
+from ecocli.artifacts.provenance import measured_ms
 from ecocli.artifacts.store import Store
 from ecocli.artifacts.summaries import EvaluationRow, EvaluationSummary
 from ecocli.config.evaluate import EvaluateConfig
@@ -101,11 +102,10 @@ def run(config: ReportConfig, inputs: Mapping[str, str], store: Store, runtime: 
     examples = _examples(config, evaluation, store, runtime, images, table.quality)
     for number, example in enumerate(examples, start=1):
         pictures[f"example-{number}.png"] = example.sheet
-    timings: Any = store.read_provenance(evaluation.digest).get("ms_per_image") or {}
     page = build_page(
         PageContent(
             summary=summary,
-            ms_per_image=timings,
+            ms_per_image=measured_ms(store.read_provenance(evaluation.digest)),
             tradeoff=tradeoff,
             histogram=histogram,
             examples=examples,

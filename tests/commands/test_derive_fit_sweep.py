@@ -142,7 +142,7 @@ def test_sweep__two_betas_two_depths__table_parquet_and_plot(
     ("arguments", "message"),
     [
         (["--beta", "a"], "--beta is 'a', expected numbers such as 0,0.0005,0.02"),
-        (["--K", "2,9"], "--K names 9, but the parent's exits are 2, 3, 4"),
+        (["--K", "2,9"], "--K is 9, but the parent's deepest exit is 4"),
         (["--beta", "0.1,0.1"], "betas must differ; found 0.1, 0.1"),
         (["--beta", ","], "betas and heads must name at least one each"),
         (["--beta", "-0.1"], "betas[0]: input should be greater than or equal to 0"),

@@ -5,15 +5,14 @@ in: feature standardisation, and beta or the offset that meets a budget. The man
 its controls, scored on held-out images.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from ecocli.artifacts.action import Action, Made, Plan
-from ecocli.artifacts.lineage import open_tables
+from ecocli.artifacts.lineage import offered_exits, open_tables
 from ecocli.artifacts.manifest import GateManifest
 from ecocli.artifacts.store import Store
 from ecocli.config.fit_gate import FitGateConfig
-from ecocli.errors import UsageError
 from ecocli.runtime.context import Runtime
 
 STAGE = "fit-gate"
@@ -39,24 +38,3 @@ def plan(config: FitGateConfig, inputs: Mapping[str, str], store: Store, runtime
         return fit(action, config, derived, depths)
 
     return Plan(action, GateManifest, work)
-
-
-def offered_exits(parent_depths: Sequence[int], deepest: int | None) -> tuple[int, ...]:
-    """Return the parent's exits up to a depth.
-
-    Raises:
-        UsageError: The depth is deeper than the parent, or above it no exit is left.
-    """
-    deepest = parent_depths[-1] if deepest is None else deepest
-    listed = ", ".join(map(str, parent_depths))
-    if deepest > parent_depths[-1]:
-        raise UsageError(
-            f"--K is {deepest}, but the parent's deepest exit is {parent_depths[-1]} (its exits: {listed}). Give a "
-            "depth up to that, or train a deeper parent."
-        )
-    if deepest < parent_depths[0]:
-        raise UsageError(
-            f"--K is {deepest}, but the parent's shallowest exit is {parent_depths[0]} (its exits: {listed}). Give a "
-            "depth from there on."
-        )
-    return tuple(depth for depth in parent_depths if depth <= deepest)

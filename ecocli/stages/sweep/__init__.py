@@ -9,11 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ecocli.artifacts.action import Action, Made, Plan
-from ecocli.artifacts.lineage import open_tables
+from ecocli.artifacts.lineage import offered_exits, open_tables
 from ecocli.artifacts.manifest import SweepManifest
 from ecocli.artifacts.store import Store
 from ecocli.config.sweep import SweepConfig
-from ecocli.errors import UsageError
 from ecocli.runtime.context import Runtime
 
 STAGE = "sweep"
@@ -31,15 +30,7 @@ def plan(config: SweepConfig, inputs: Mapping[str, str], store: Store, runtime: 
     """
     derived = open_tables(store, inputs["derived"], config)
     depths = derived.manifest.exit_depths
-    strange = [deepest for deepest in config.deepest_exits if not depths[0] <= deepest <= depths[-1]]
-    if strange:
-        raise UsageError(
-            f"--K names {', '.join(map(str, strange))}, but the parent's exits are {', '.join(map(str, depths))}. Give "
-            "depths from the shallowest to the deepest of them."
-        )
-    offers = tuple(
-        tuple(depth for depth in depths if depth <= deepest) for deepest in config.deepest_exits or depths[-1:]
-    )
+    offers = tuple(offered_exits(depths, deepest) for deepest in config.deepest_exits or depths[-1:])
     action = Action(STAGE, SCHEMA_VERSION, config, inputs)
 
     def work(folder: Path) -> Made[SweepManifest]:
