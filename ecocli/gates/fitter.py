@@ -195,6 +195,8 @@ class GateFitter:
 
     def _lead(self, scores: Float[Tensor, "N E"]) -> float:
         """The lead on the images; their mirror images only teach."""
+        # The gate's own GFLOPs are left out: the gate of every strength costs the same, about 1e-5 where a step between
+        # exits costs some GFLOPs, and that takes as good as the same off each lead. The lead that is told counts them.
         return self._arena(scores.shape[1]).lead(choose(scores[: self.rows.images]))
 
     def _mean_lead(self, scores: Float[Tensor, "N E"]) -> float:

@@ -1,16 +1,20 @@
 """Fitting gates on generated tables: results, controls, prices and heads."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from helpers_fit import DEPTHS, choices, fit, mean_gflops
+from helpers_fit import DEPTHS, choices, fit, mean_gflops, store_of
+from helpers_gate import derived_records
 
 from ecocli.artifacts.derived_table import DerivedRecord, read_derived
 from ecocli.artifacts.manifest import DerivedManifest
 from ecocli.artifacts.store import Store
 from ecocli.artifacts.tensors import load_tensors
+from ecocli.metrics.panoptic_quality import ImageCounts
 
 
 @pytest.mark.parametrize(("head", "loss"), [("class", "hard-ce"), ("class", "soft-ce"), ("quality", "hard-ce")])
@@ -94,6 +98,31 @@ def test_run__compare_heads__scores_all_three(shared: tuple[Store, str]) -> None
     assert set(heads) == {"class", "quality", "mlp"}
     assert heads["class"]["pq"] == pytest.approx(gate.manifest.metrics.model_dump(mode="json")["gate"]["pq"])
     assert all(entry["lead"] > 0.002 for entry in heads.values())
+
+
+def test_run__gate_as_dear_as_a_step_between_exits__every_lead_is_over_the_next_exit(tmp_path: Path) -> None:
+    # By hand: 8 features and 3 exits cost 24e-9 GFLOPs, here as much as one layer. On every image the exits have 0.6,
+    # 0.7 and 0.8; at a price beyond that all take the first, and what they and the gate cost buys all the second.
+    none = np.zeros(3, np.int64)
+
+    def alike(record: DerivedRecord, n: int) -> DerivedRecord:
+        one = np.eye(3, dtype=np.int64)[n % 3]
+        counts = tuple(ImageCounts(one * iou, one, none, none) for iou in (0.6, 0.7, 0.8))
+        return replace(record, counts=counts, gflops=tuple(24e-9 * depth for depth in DEPTHS))
+
+    splits = {
+        name: [alike(record, n) for n, record in enumerate(derived_records(seed, 60))]
+        for seed, name in enumerate(("train", "val"))
+    }
+    gate = fit(store_of(tmp_path, splits), beta=1.0, head="quality", compare_heads=True)
+    metrics: Any = gate.manifest.metrics.model_dump(mode="json")
+    assert metrics["gate"]["exit_shares"] == [1.0, 0.0, 0.0]
+    heads = {name: entry["lead"] for name, entry in metrics["heads"].items()}
+    assert heads == pytest.approx({"class": -0.1, "quality": -0.1, "mlp": -0.1})
+    out_of_fold = metrics["recipes"]["paper"]["out_of_fold"]
+    assert (metrics["lead"], out_of_fold["lead"]) == pytest.approx((-0.1, -0.1))
+    assert out_of_fold["interval"] == pytest.approx([-0.1, -0.1])
+    assert out_of_fold["deviation"] == pytest.approx(0.0, abs=1e-12)
 
 
 def test_run__same_request_twice__is_reused(shared: tuple[Store, str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,6 +82,17 @@ def test_judge__own_cost__counts_as_spent() -> None:
     assert np.isnan(verdict.random_spread)
 
 
+def test_judge__own_cost_and_mirror_images__attainable_may_spend_as_much() -> None:
+    # Depth costs 20, the gate itself 5 of that on each of four images: one image, of the greatest gain, goes deep.
+    told = replace(arena(), mirror=np.array([[0.5, 0.8], [0.5, 0.7], [0.7, 0.7], [0.6, 0.7]]))
+    verdict = told.judge(np.zeros(4, np.int64), beta=0.0, majority=0, own_gflops=5.0, draws=0)
+    assert verdict.attainable is not None
+    assert verdict.attainable.exit_shares == (0.75, 0.25)
+    assert verdict.attainable.pq == pytest.approx((0.8 + 0.6 + 0.7 + 0.8) / 4)
+    # The blend is 0.75 * 0.675 + 0.25 * 0.725 = 0.6875: 0.0125 above the gate, 0.0375 below the attainable.
+    assert verdict.reached == pytest.approx(-1 / 3)
+
+
 def test_judge__image_without_quality__counts_in_pq_but_has_no_target() -> None:
     quality = np.array([[0.6, 0.8], [np.nan, np.nan]])
     iou = np.nan_to_num(quality)[..., None]

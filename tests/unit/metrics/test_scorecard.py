@@ -116,6 +116,24 @@ def test_gate_lead__gate_that_costs_something_itself__meets_a_blend_that_may_spe
     assert lead is not None
     assert lead.mixture == pytest.approx((0.75, 0.0, 0.25))
     assert (lead.control_pq, lead.lead) == pytest.approx((0.6, -0.1))
+    # All images are alike, so every resampling of them says the same.
+    assert (lead.low, lead.high) == pytest.approx((-0.1, -0.1))
+
+
+def test_gate_lead__own_cost_and_mirror_images__attainable_may_spend_as_much() -> None:
+    # By hand: only the first of four images gains from depth, 0.4 at the last exit. The 1.5 that the gate costs on each
+    # image pays for that one: attainable are 0.6, where the blend has 0.525 and the gate 0.5.
+    iou, ones = np.full((4, 3, 1), 0.5), np.ones((4, 3, 1), np.int64)
+    iou[0, :, 0] = 0.5, 0.6, 0.9
+    table = table_of(dense_table(iou, ones, 0 * ones, 0 * ones), np.tile([10.0, 13.0, 16.0], (4, 1)), 10)
+    run = gate_run(np.full(4, 2), ImageCounts(np.array([2.0]), np.array([4]), np.array([0]), np.array([0])), 1.5)
+    lead = gate_lead(table, run, mirror=iou[..., 0])
+    assert lead is not None
+    assert (lead.control_pq, lead.lead, lead.reached) == pytest.approx((0.525, -0.025, -1 / 3))
+    rows = score_rows(table, run, lambda weights: panoptic_quality(expected_counts(table.counts, weights)), iou[..., 0])
+    (attainable,) = (row for row in rows if row.name == "attainable")
+    assert (attainable.exit_shares, attainable.gflops) == ((0.75, 0.0, 0.25), 11.5)
+    assert attainable.quality.pq == pytest.approx(0.6)
 
 
 def test_gate_lead__nothing_to_score__is_none() -> None:
