@@ -91,6 +91,12 @@ def open_tables(store: Store, digest: str, config: GateFitConfig) -> Artifact[De
             f"The derived table {digest} has the splits {', '.join(manifest.splits)}, expected "
             f"{config.train_split!r} to fit on. Derive it, or name one with --set train_split=NAME."
         )
+    if config.score_split not in (*manifest.splits, "val", "none"):
+        raise UsageError(
+            f"The derived table {digest} has the splits {', '.join(manifest.splits)}, expected "
+            f"{config.score_split!r} to score on. Derive it, name one with --set score_split=NAME, or say none to set "
+            "a fifth of the images to fit on apart."
+        )
     if config.feature not in manifest.feature_sizes:
         raise UsageError(
             f"The derived table {digest} has the features {', '.join(manifest.feature_sizes)}, expected "

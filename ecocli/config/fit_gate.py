@@ -69,8 +69,8 @@ class GateFitConfig(Config):
         l2: Regularisation strength; None chooses it by cross-validation on the training table.
         folds: Parts of that cross-validation.
         train_split: Split of the derived table to fit on.
-        score_split: Split to score on and to search budgets on; without a table of it, a random fifth of the training
-            table is held out for that.
+        score_split: Split to score on and to search budgets on; ``none``, and ``val`` without a table of it, hold a
+            random fifth of the training table out for that.
         bootstrap_replicates: Resamplings of the images behind the intervals.
         seed: Of folds, shuffles and resampling.
     """

@@ -1,6 +1,7 @@
 """A model as a list of steps with named tensors between them.
 
-GFLOPs count these steps, latency times them, exporters write them; run in order they give what ``forward`` gives.
+GFLOPs count these steps and latency times them; run in order they give what ``forward`` gives. Exporters cut otherwise
+(``ecocli.export.graphs``): each encoder layer is a graph of its own.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -106,6 +106,8 @@ def test_run__k_out_of_range__says_what_there_is(shared: tuple[Store, str]) -> N
 def test_run__unknown_split_or_milliseconds__say_what_there_is(shared: tuple[Store, str]) -> None:
     with pytest.raises(UsageError, match=r"has the splits train, val, expected 'test' to fit on"):
         fit(shared, beta=0.0, train_split="test")
+    with pytest.raises(UsageError, match=r"has the splits train, val, expected 'vla' to score on\. .* or say none"):
+        fit(shared, beta=0.0, score_split="vla")
     with pytest.raises(
         UsageError, match=r"Milliseconds are known for 0 of the 3 exits\. Measure them with `eco profile`"
     ):
