@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from rich.table import Table
 
 from ecocli.artifacts.summaries import BudgetSummary, ChoiceSummary, GateMetrics, HeadSummary, TradeOffStep
-from ecocli.commands.tables import interval, make_table, plain, points, points_note, reached_text, shares
+from ecocli.commands.tables import make_table
 from ecocli.config.fit_gate import CostName, CostUnit
+from ecocli.reports.numbers import interval, plain, points, points_note, reached_text, shares
 
 _UNITS: Mapping[CostName, str] = {"depth": "layers", "gflops": "GFLOPs", "ms": "ms"}
 

@@ -11,10 +11,11 @@ from ecocli.artifacts.summaries import MEASURES, QUALITIES
 from ecocli.commands import options
 from ecocli.commands.common import emit_result, make_runtime, open_store, resolve, resolve_input
 from ecocli.commands.options import option
-from ecocli.commands.tables import make_table, plain, points
+from ecocli.commands.tables import make_table
 from ecocli.config.compare import CompareConfig
 from ecocli.config.rules import BOX_RULES, RULES
 from ecocli.errors import UsageError
+from ecocli.reports.numbers import plain, points
 from ecocli.runtime.context import Runtime
 from ecocli.stages import compare as stage
 

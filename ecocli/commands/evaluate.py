@@ -19,10 +19,11 @@ from ecocli.commands._exported import check_engine, inputs_of_graphs, open_graph
 from ecocli.commands._parent_dataset import parent_dataset_preset
 from ecocli.commands.common import Shown, make_runtime, open_store, resolve, resolve_input, run_stage
 from ecocli.commands.options import option
-from ecocli.commands.tables import interval, make_table, mixture, plain, points, reached_text, shares
+from ecocli.commands.tables import make_table
 from ecocli.config.evaluate import EvaluateConfig
 from ecocli.config.rules import RULES
 from ecocli.errors import ArtifactError, UsageError
+from ecocli.reports.numbers import interval, mixture, plain, points, reached_text, shares
 from ecocli.runtime.context import Runtime
 from ecocli.stages import evaluate as stage
 from ecocli.tasks.registry import task_named, task_of

@@ -19,8 +19,9 @@ from ecocli.commands.common import (
     resolve_input,
 )
 from ecocli.commands.options import option
-from ecocli.commands.tables import make_table, points
+from ecocli.commands.tables import make_table
 from ecocli.errors import UsageError
+from ecocli.reports.numbers import points
 
 if TYPE_CHECKING:
     from ecocli.artifacts.store import Store

@@ -23,10 +23,11 @@ from ecocli.commands.common import (
     run_stage,
 )
 from ecocli.commands.options import option
-from ecocli.commands.tables import make_table, mixture
+from ecocli.commands.tables import make_table
 from ecocli.config.any_architecture import ALL_ARCHITECTURES
 from ecocli.config.profile_model import ProfileModelConfig
 from ecocli.errors import UsageError
+from ecocli.reports.numbers import mixture
 from ecocli.stages import profile_model as stage
 from ecocli.tasks.registry import task_of
 

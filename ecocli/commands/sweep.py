@@ -14,9 +14,10 @@ from ecocli.commands import options
 from ecocli.commands._profiled_ms import read_exit_ms
 from ecocli.commands.common import Shown, make_runtime, open_store, resolve, resolve_input, run_stage
 from ecocli.commands.options import option
-from ecocli.commands.tables import make_table, plain, points, points_note, shares
+from ecocli.commands.tables import make_table
 from ecocli.config.sweep import SweepConfig
 from ecocli.errors import UsageError
+from ecocli.reports.numbers import plain, points, points_note, shares
 from ecocli.stages import sweep as stage
 
 

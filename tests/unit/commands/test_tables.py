@@ -7,7 +7,8 @@ from helpers_store import gate_metrics
 from rich.console import Console
 
 from ecocli.commands._gate_tables import controls_table, head_table, recipe_table, trade_off_table
-from ecocli.commands.tables import make_table, mixture, points, print_table
+from ecocli.commands.tables import make_table, print_table
+from ecocli.reports.numbers import mixture, points
 
 
 def test_points__nearly_zero__has_no_sign() -> None:
