@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from ecocli.artifacts.summaries import EvaluationSummary
 from ecocli.config.derive import TaskName
 from ecocli.reports.box_overlays import DRAWN_SCORE
+from ecocli.reports.numbers import interval, mixture, plain, points, shares
 from ecocli.reports.page import Card, Panel, Plot, Section, Strip, Table, render_page
 
 _EXAMPLES: Mapping[TaskName, str] = {
@@ -108,12 +109,12 @@ def _cards(summary: EvaluationSummary, ms: Mapping[str, float]) -> list[Card]:
     rows = summary.by_name
     deepest = rows[f"exit {summary.exit_depths[-1]}"]
     measure = summary.measure
-    cards = [Card(_points(summary.quality(deepest)), f"{measure} of exit {summary.exit_depths[-1]}, the deepest")]
+    cards = [Card(points(summary.quality(deepest)), f"{measure} of exit {summary.exit_depths[-1]}, the deepest")]
     gate = rows.get("gate")
     if gate is not None:
         saved = 1 - gate.gflops / deepest.gflops
         cards = [
-            Card(_points(summary.quality(gate)), f"{measure} of the gate"),
+            Card(points(summary.quality(gate)), f"{measure} of the gate"),
             *cards,
             Card(f"{100 * saved:.1f} %", "GFLOPs saved against it"),
             Card(f"{gate.mean_depth:.2f}", "encoder layers per image"),
@@ -122,11 +123,11 @@ def _cards(summary: EvaluationSummary, ms: Mapping[str, float]) -> list[Card]:
             cards.append(Card(f"{100 * (1 - ms['gate'] / ms[deepest.name]):.1f} %", "milliseconds saved"))
         lead = summary.gate_lead
         if lead is not None:
-            interval = f"95 % [{100 * lead.low:+z.2f}, {100 * lead.high:+z.2f}]"
+            ends = interval((lead.low, lead.high), signed=True)
             cards.append(
-                Card(f"{100 * lead.lead:+z.2f}", f"{measure} above the best blend of equal GFLOPs, {interval}")
+                Card(points(lead.lead, signed=True), f"{measure} above the best blend of equal GFLOPs, 95 % {ends}")
             )
-    cards.append(Card(_points(summary.quality(rows["oracle"])), f"{measure} of the oracle"))
+    cards.append(Card(points(summary.quality(rows["oracle"])), f"{measure} of the oracle"))
     return cards
 
 
@@ -134,11 +135,7 @@ def _tradeoff_text(summary: EvaluationSummary) -> str:
     lead = summary.gate_lead
     if lead is None:
         return "What lies between the fixed exits and the oracle is what a gate can win."
-    blend = " and ".join(
-        f"{100 * share:.0f} % of the images at exit {depth}"
-        for share, depth in zip(lead.mixture, summary.exit_depths, strict=True)
-        if share >= 0.005
-    )
+    blend = mixture(lead.mixture, summary.exit_depths, joint=" and ")
     worth = (
         "The interval lies above zero: the gate beats choosing blindly."
         if lead.low > 0
@@ -147,9 +144,9 @@ def _tradeoff_text(summary: EvaluationSummary) -> str:
         else "The interval contains zero: on these images the gate cannot be told from choosing blindly."
     )
     return (
-        f"Blindly choosing at the gate's GFLOPs, the best is {blend}: {summary.measure} {_points(lead.control_pq)}. "
-        f"The gate's lead is {100 * lead.lead:+z.2f} {summary.measure}, 95 % bootstrap interval "
-        f"[{100 * lead.low:+z.2f}, {100 * lead.high:+z.2f}]. {worth} The bar at the gate is this interval, drawn "
+        f"Blindly, at the gate's GFLOPs, the best blend is {blend}: {summary.measure} {points(lead.control_pq)}. The "
+        f"gate's lead is {points(lead.lead, signed=True)} {summary.measure}, 95 % bootstrap interval "
+        f"{interval((lead.low, lead.high), signed=True)}. {worth} The bar at the gate is this interval, drawn "
         "around the gate."
     )
 
@@ -160,16 +157,15 @@ def _row_table(summary: EvaluationSummary, ms: Mapping[str, float]) -> Table:
     heads.append(f"% at exits {' '.join(map(str, depths))}")
     cells = []
     for row in summary.rows:
-        shares = row.exit_shares
         cells.append(
             [
                 row.name,
-                *(_points(getattr(row, field)) for field in summary.qualities.values()),
-                f"{row.gflops:.4g}",
-                f"{row.encoder_gflops:.4g}",
+                *(points(getattr(row, field)) for field in summary.qualities.values()),
+                plain(row.gflops),
+                plain(row.encoder_gflops),
                 f"{ms[row.name]:.1f}" if row.name in ms else "-",
                 f"{row.mean_depth:.2f}",
-                " ".join(f"{100 * share:.0f}" for share in shares),
+                shares(row.exit_shares),
             ]
         )
     strong = [number for number, row in enumerate(summary.rows) if row.name == "gate"]
@@ -179,7 +175,7 @@ def _row_table(summary: EvaluationSummary, ms: Mapping[str, float]) -> Table:
 def _class_table(classes: Sequence[ClassScore]) -> Table:
     names = list(classes[0].by_row) if classes else []
     rows = [
-        [one.name, one.kind, *(_points(one.by_row[name]) for name in names)]
+        [one.name, one.kind, *(points(one.by_row[name]) for name in names)]
         for one in sorted(classes, key=lambda one: one.name)
     ]
     return Table(["class", "kind", *names], rows)
@@ -188,7 +184,3 @@ def _class_table(classes: Sequence[ClassScore]) -> Table:
 def _headings(summary: EvaluationSummary) -> str:
     names = list(summary.qualities)
     return f"{names[0]} to {names[-1]}"
-
-
-def _points(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.2f}"

@@ -93,7 +93,7 @@ def lead_of(low: float, high: float) -> LeadSummary:
 def test_build_page__lead_interval__is_put_into_words(low: float, high: float, verdict: str) -> None:
     text = " ".join(Reader(build_page(content(lead_of(low, high)))).texts)
     assert verdict in text
-    assert "75 % of the images at exit 2 and 25 % of the images at exit 3: PQ 45.00" in text
+    assert "the best blend is 75 % exit 2 and 25 % exit 3: PQ 45.00" in text
 
 
 def test_build_page__gate__shows_savings_first() -> None:
