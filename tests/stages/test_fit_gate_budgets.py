@@ -50,6 +50,13 @@ def test_run__target_ms__is_counted_in_the_given_milliseconds(
     assert gate.manifest.exit_costs == exit_ms
 
 
+def test_run__target_ms_of_the_cheapest_exit__is_feasible_and_takes_that(shared: tuple[Store, str]) -> None:
+    metrics = fit(shared, target_ms=5.0, head="quality", exit_ms=(5.0, 6.0, 7.0)).manifest.metrics
+    assert metrics.gate.exit_shares == (1.0, 0.0, 0.0)
+    assert metrics.budget is not None
+    assert (metrics.budget.reached, metrics.budget.end) == (5.0, 5.0)
+
+
 @pytest.mark.parametrize("head", ["class", "quality"])
 def test_run__max_pq_drop__keeps_to_it_and_saves(shared: tuple[Store, str], head: str) -> None:
     metrics: Any = fit(
@@ -71,6 +78,10 @@ def test_run__infeasible_budgets__say_what_is_feasible(shared: tuple[Store, str]
         fit(shared, target_gflops=13.0)
     with pytest.raises(UsageError, match=r"--target-ms is 1, .* costs 5 ms on average\. Feasible are 5 to 7"):
         fit(shared, target_ms=1.0, exit_ms=(5.0, 6.0, 7.0))
+    with pytest.raises(
+        UsageError, match=r"at exit 3, the cheapest, already costs 5 ms on average\. Feasible are 5 to 7"
+    ):
+        fit(shared, target_ms=1.0, exit_ms=(6.0, 5.0, 7.0))
     with pytest.raises(UsageError, match=r"--max-pq-drop is 0.001 points, .* loses [\d.]+ points .* Allow at least"):
         fit(shared, max_pq_drop=0.001, deepest_exit=2)
 
@@ -84,6 +95,16 @@ def test_run__loss_that_one_recipe_cannot_keep_to__takes_the_other(shared: tuple
     assert metrics.recipe == "contents"
     assert metrics.budget is not None
     assert metrics.budget.reached <= 1e-6
+
+
+def test_run__no_loss_allowed__takes_the_highest_price_that_costs_nothing(shared: tuple[Store, str]) -> None:
+    # The deepest exit throughout loses exactly nothing, and is that blend up to some price above 0.
+    gate = fit(shared, max_pq_drop=0.0, head="class", l2=1.0)
+    metrics = gate.manifest.metrics
+    assert metrics.gate.exit_shares == (0.0, 0.0, 1.0)
+    assert metrics.budget is not None
+    assert metrics.budget.reached == 0.0
+    assert gate.manifest.beta > 0.0
 
 
 def test_fit_gate__budget__takes_the_recipe_that_leads_out_of_fold(

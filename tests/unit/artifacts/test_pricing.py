@@ -5,7 +5,7 @@ import pytest
 from helpers_store import gate_manifest
 
 from ecocli.artifacts.manifest import GateManifest
-from ecocli.artifacts.pricing import biases_at, price_of
+from ecocli.artifacts.pricing import biases_at, check_price, price_of
 from ecocli.errors import UsageError
 
 BIASES = np.array([0.48, 0.50, 0.50])
@@ -32,6 +32,7 @@ def test_biases_at__any_price__quality_less_that_price_of_each_exit(beta: float 
 
 def test_biases_at__gate_of_one_price__keeps_its_own_and_refuses_others() -> None:
     gate = fitted(head="class", exit_costs=())
+    check_price(gate, "sha256:1", None)
     for beta in (None, 0.01):
         np.testing.assert_array_equal(biases_at(gate, "sha256:1", BIASES, beta), BIASES)
     with pytest.raises(UsageError, match=r"the gate sha256:1 predicts the exit itself, at beta 0\.01 only"):

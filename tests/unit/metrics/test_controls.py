@@ -21,6 +21,15 @@ def arena() -> Arena:
     return Arena((2, 4), counts, quality, costs * 10.0, costs * 5.0, 200, costs=costs)
 
 
+def arena_of(rows: list[list[float]]) -> Arena:
+    """Images of one segment with these IoUs; there is nothing to score where one is NaN."""
+    quality = np.array(rows)
+    iou = np.nan_to_num(quality)[..., None]
+    found = (iou > 0).astype(np.int64)
+    costs = np.tile([2.0, 4.0], (len(rows), 1))
+    return Arena((2, 4), dense_table(iou, found, 0 * found, 0 * found), quality, costs, costs, 10, costs=costs)
+
+
 def test_judge__gate_that_deepens_images_0_and_3__hand_worked() -> None:
     verdict = arena().judge(np.array([1, 0, 0, 1]), beta=0.03, majority=1)
     # Gate: 0.8, 0.6, 0.7, 0.7. Exit 2: 0.6, 0.6, 0.7, 0.8. Exit 4: 0.8, 0.7, 0.7, 0.7.
@@ -93,17 +102,62 @@ def test_judge__own_cost_and_mirror_images__attainable_may_spend_as_much() -> No
     assert verdict.reached == pytest.approx(-1 / 3)
 
 
+def test_judge__milliseconds_given__blend_and_attainable_cost_as_many_and_the_gate_itself_none() -> None:
+    # Depth costs 1, 2, 1 and 1 ms on the four images. The gate takes image 1 deep: 1.5 ms on average, which buys the
+    # deeper exit, 2.25 ms, on 0.5 / 1.25 of the images. To the mirror images depth gains 0.3, 0.1, 0 and 0.15 per ms:
+    # the 2 ms that the gate has spent buy images 0 and 3.
+    told = replace(
+        arena(),
+        milliseconds=np.array([[1.0, 2.0], [1.0, 3.0], [1.0, 2.0], [1.0, 2.0]]),
+        mirror=np.array([[0.5, 0.8], [0.5, 0.7], [0.7, 0.7], [0.6, 0.75]]),
+    )
+    verdict = told.judge(np.array([0, 1, 0, 0]), beta=0.0, majority=0, own_gflops=5.0, draws=0)
+    assert verdict.unit == "ms"
+    assert verdict.gate.gflops == 30.0
+    assert verdict.blend is not None
+    assert verdict.blend.exit_shares == pytest.approx((0.6, 0.4))
+    assert verdict.attainable is not None
+    assert verdict.attainable.exit_shares == (0.5, 0.5)
+    assert verdict.attainable.pq == pytest.approx((0.8 + 0.6 + 0.7 + 0.7) / 4)
+
+
 def test_judge__image_without_quality__counts_in_pq_but_has_no_target() -> None:
-    quality = np.array([[0.6, 0.8], [np.nan, np.nan]])
-    iou = np.nan_to_num(quality)[..., None]
-    found = (iou > 0).astype(np.int64)
-    table = dense_table(iou, found, 0 * found, 0 * found)
-    costs = np.tile([2.0, 4.0], (2, 1))
-    verdict = Arena((2, 4), table, quality, costs, costs, 10, costs=costs).judge(np.array([1, 1]), 0.0, 1)
-    assert verdict.gate.pq == pytest.approx(0.8)
-    assert verdict.accuracy == 1.0
-    # Nothing to gain on the second image: the oracle takes it at the shallower exit.
-    assert verdict.oracle.exit_shares == (0.5, 0.5)
+    verdict = arena_of([[0.6, 0.8], [np.nan, np.nan], [np.nan, 0.6], [np.nan, np.nan]]).judge(
+        np.ones(4, np.int64), 0.0, 1
+    )
+    assert verdict.gate.pq == pytest.approx(0.7)
+    assert (verdict.accuracy, verdict.majority_accuracy) == (1.0, 1.0)
+    # The first image alone is defined at both exits: the oracle takes the others at the shallower one.
+    assert verdict.oracle.exit_shares == (0.75, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("quality", "best"), [([[0.6, 0.6]], 0), ([[0.6, 0.7]], 1), ([[np.nan, 0.7]], 1), ([[np.nan, np.nan]], 0)]
+)
+def test_judge__best_fixed__is_the_shallowest_of_equals_and_of_defined_ones(
+    quality: list[list[float]], best: int
+) -> None:
+    assert arena_of(quality).judge(np.zeros(1, np.int64), 0.0, 0).best_fixed == best
+
+
+def test_verdict__nothing_above_the_blend__nothing_reached_and_not_beaten() -> None:
+    told = replace(arena(), mirror=arena().quality)
+    verdict = told.judge(np.array([1, 1, 0, 0]), beta=0.0, majority=0)
+    assert np.isnan(replace(verdict, attainable=verdict.blend).reached)
+    # An interval that begins at zero does not lie above it.
+    assert replace(verdict, lead_interval=(1e-9, 0.1)).beats_blend
+    assert not replace(verdict, lead_interval=(0.0, 0.1)).beats_blend
+
+
+def test_judge__choices_cheaper_than_any_exit__have_no_blend_and_no_lead() -> None:
+    # Each of the two images is cheap at another exit: the choices cost 1 where both exits cost 5 on average.
+    costs = np.array([[1.0, 9.0], [9.0, 1.0]])
+    table = replace(arena_of([[0.6, 0.8], [0.6, 0.7]]), gflops=costs)
+    chosen = np.array([0, 1])
+    verdict = table.judge(chosen, beta=0.0, majority=0)
+    assert verdict.blend is None
+    assert np.isnan([verdict.lead, *verdict.lead_interval, table.lead(chosen)]).all()
+    assert np.isnan(table.lead_replicates(chosen)).all()
 
 
 def test_judge__nothing_to_score__is_nan_throughout() -> None:

@@ -103,6 +103,10 @@ def test_gate_lead__oracle_choice__leads_with_an_interval_above_zero() -> None:
     budget = np.take_along_axis(GFLOPS, chosen[:, None], axis=1).mean() + run.gflops
     assert np.array(lead.mixture) @ GFLOPS.mean(axis=0) <= budget + 1e-9
     assert gate_lead(table, run) == lead
+    other = gate_lead(make_table(seed=2), run)
+    assert other is not None
+    assert other.lead == lead.lead
+    assert (other.low, other.high) != (lead.low, lead.high)
 
 
 def test_gate_lead__gate_that_costs_something_itself__meets_a_blend_that_may_spend_as_much() -> None:

@@ -5,7 +5,7 @@ import pytest
 from helpers_counts import dense_table
 from helpers_gate import random_counts
 
-from ecocli.metrics.assignment import oracle_assignment
+from ecocli.metrics.assignment import CountTable, oracle_assignment
 from ecocli.metrics.exit_table import ExitTable
 from ecocli.metrics.scorecard import image_qualities
 from ecocli.metrics.tradeoff import attainable_curve, blend_curve, oracle_curve
@@ -37,6 +37,33 @@ def test_oracle_curve__prices__go_from_the_shallowest_exit_to_the_oracle_of_qual
     best = oracle_assignment(image_qualities(TABLE.counts))
     assert points[-1].pq == pytest.approx(TABLE.counts.assignment_quality(best))
     assert points[0].gflops == pytest.approx(COSTS[:, 0].mean())
+
+
+def table_of_two(iou: list[list[float]], costs: list[float]) -> ExitTable[CountTable]:
+    """Images of one segment with these IoUs at two exits."""
+    ones = np.ones((len(iou), 2, 1), np.int64)
+    counts, gflops = dense_table(np.array(iou)[..., None], ones, 0 * ones, 0 * ones), np.tile(costs, (len(iou), 1))
+    return ExitTable((2, 4), counts, image_qualities(counts), gflops, gflops)
+
+
+def test_oracle_curve__choices_of_equal_cost__the_point_is_that_of_the_lowest_price() -> None:
+    # Free of charge the deeper exit is the better one; at a price per layer it is not, though it costs as many GFLOPs.
+    (point,) = oracle_curve(table_of_two([[0.6, 0.8]], [10.0, 10.0]), (0.0, 0.2))
+    assert (point.gflops, point.pq) == (10.0, pytest.approx(0.8))
+
+
+def test_oracle_curve__price__is_of_each_layer_not_of_each_exit() -> None:
+    # Two layers deeper gain 0.2, at 0.15 a layer too little.
+    (point,) = oracle_curve(table_of_two([[0.6, 0.8]], [10.0, 12.0]), (0.15,))
+    assert point.gflops == 10.0
+
+
+def test_attainable_curve__two_exits__has_as_many_budgets_as_asked() -> None:
+    # By hand: depth gains 0.1, 0.3, 0 and 0.2, so half the way to the deeper exit's cost buys images 1 and 3.
+    table = table_of_two([[0.5, 0.6], [0.5, 0.8], [0.5, 0.5], [0.5, 0.7]], [10.0, 12.0])
+    curve = attainable_curve(table, table.quality, steps=2)
+    assert [point.gflops for point in curve] == [10.0, 11.0, 11.5]
+    assert [point.pq for point in curve] == pytest.approx([0.5, 0.625, 0.65])
 
 
 def test_attainable_curve__mirror_equal_to_the_image__ends_at_the_best_contributions() -> None:
