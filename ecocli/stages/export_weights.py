@@ -59,7 +59,8 @@ def plan(config: ExportWeightsConfig, inputs: Mapping[str, str], store: Store) -
         inputs: Digest of the ``parent``.
 
     Raises:
-        UsageError: The place is taken, the suffix says no format, or the parent has no such exit.
+        UsageError: The place is taken, the suffix says no format, the format cannot hold this model, or it has no such
+            exit.
         ArtifactError: The parent is damaged.
     """
     out = user_path(config.out)
@@ -71,7 +72,11 @@ def plan(config: ExportWeightsConfig, inputs: Mapping[str, str], store: Store) -
     if config.format == "hf" and out.exists() and not (out / "config.json").is_file():
         raise UsageError(f"{out} is no Hugging Face folder, so it is not replaced. Name another place.")
     parent = store.get(inputs["parent"], ParentManifest)
-    return ExportPlan(out, parent, exit_of(parent.manifest, config.exit_depth))
+    depth = exit_of(parent.manifest, config.exit_depth)
+    if config.format == "hf":
+        architecture = parent.manifest.architecture
+        FORMATS[architecture.kind].check_folder(architecture)
+    return ExportPlan(out, parent, depth)
 
 
 def run(config: ExportWeightsConfig, inputs: Mapping[str, str], store: Store, runtime: Runtime) -> Path:

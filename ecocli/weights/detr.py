@@ -177,17 +177,11 @@ def detr_from_folder(folder: Path, state: State) -> tuple[DetrConfig, tuple[str,
     return found, names
 
 
-def write_detr_folder(
-    config: DetrConfig, state: Mapping[str, Tensor], labels: Sequence[str], encoder_layers: int, resize: ResizeConfig
-) -> dict[str, bytes]:
-    """Write a Hugging Face DETR folder.
-
-    Args:
-        state: The model's state dict, cut to ``encoder_layers``.
-        resize: The size rule that the model is evaluated with.
+def check_detr_expressible(config: DetrConfig) -> ResNetConfig:
+    """Make sure that transformers has such a DETR, by its configuration alone, and return its backbone.
 
     Raises:
-        UsageError: transformers has no such model.
+        UsageError: It has none.
     """
     backbone = config.backbone
     if (
@@ -200,6 +194,22 @@ def write_detr_folder(
             "transformers builds a DETR on a ResNet with batch norm and stride 32 only, without timm; this one has "
             "group norm, a dilated last stage or another width. Export it with --format original."
         )
+    return backbone
+
+
+def write_detr_folder(
+    config: DetrConfig, state: Mapping[str, Tensor], labels: Sequence[str], encoder_layers: int, resize: ResizeConfig
+) -> dict[str, bytes]:
+    """Write a Hugging Face DETR folder.
+
+    Args:
+        state: The model's state dict, cut to ``encoder_layers``.
+        resize: The size rule that the model is evaluated with.
+
+    Raises:
+        UsageError: transformers has no such model.
+    """
+    backbone = check_detr_expressible(config)
     renamed, unknown = from_original(state, HF_DETR)
     if unknown:
         raise UsageError(f"transformers has no place for {', '.join(unknown[:5])}. Export with --format original.")

@@ -16,7 +16,7 @@ from ecocli.config.architecture import ArchitectureConfig
 from ecocli.config.dataset import KEEP_SIZE, ResizeConfig
 from ecocli.errors import UsageError
 from ecocli.exits import ExitPlan
-from ecocli.weights.huggingface import folder_configs
+from ecocli.weights.huggingface import check_expressible, folder_configs
 from ecocli.weights.mappings import HF_MASK2FORMER
 from ecocli.weights.renaming import State, from_original
 
@@ -97,6 +97,7 @@ def write_huggingface(
     Raises:
         UsageError: transformers has no such model, or the model no such exit.
     """
+    check_expressible(architecture)
     exits = architecture.exits
     depth = exits.deepest if exit_depth is None else exit_depth
     kept = cut_encoder(state, exits, depth)

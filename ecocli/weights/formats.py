@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from torch import Tensor
 
@@ -15,6 +15,7 @@ from ecocli.config.maskformer import MaskFormerConfig
 from ecocli.errors import DataError, UsageError
 from ecocli.weights.architecture import apply_preset, infer_architecture, infer_as_preset
 from ecocli.weights.detr import (
+    check_detr_expressible,
     class_labels,
     detr_from_folder,
     infer_detr,
@@ -23,7 +24,7 @@ from ecocli.weights.detr import (
     write_detr_folder,
 )
 from ecocli.weights.export import cut_encoder, with_empty_weight, write_huggingface, write_original
-from ecocli.weights.huggingface import architecture_from_folder
+from ecocli.weights.huggingface import architecture_from_folder, check_expressible
 from ecocli.weights.maskformer import infer_maskformer, infer_maskformer_as, maskformer_from_folder
 from ecocli.weights.renaming import State
 
@@ -45,6 +46,13 @@ class WeightFormats(Protocol):
 
     def original(self, architecture: Any, state: Mapping[str, Tensor], depth: int) -> State:
         """Give the state dict of one exit as the original keeps it."""
+
+    def check_folder(self, architecture: Any) -> None:
+        """Make sure that a Hugging Face folder can hold it, before any tensor is read.
+
+        Raises:
+            UsageError: transformers has no such model.
+        """
 
     def folder(
         self,
@@ -77,6 +85,9 @@ class _Mask2FormerFormats:
     def original(self, architecture: ArchitectureConfig, state: Mapping[str, Tensor], depth: int) -> State:
         return write_original(architecture, state, depth)
 
+    def check_folder(self, architecture: ArchitectureConfig) -> None:
+        check_expressible(architecture)
+
     def folder(
         self,
         architecture: ArchitectureConfig,
@@ -95,6 +106,9 @@ class _DetrFormats:
 
     def original(self, architecture: DetrConfig, state: Mapping[str, Tensor], depth: int) -> State:
         return to_original_detr(cut_encoder(state, architecture.exits, depth))
+
+    def check_folder(self, architecture: DetrConfig) -> None:
+        check_detr_expressible(architecture)
 
     def folder(
         self,
@@ -116,6 +130,11 @@ class _MaskFormerFormats:
     def original(self, architecture: MaskFormerConfig, state: Mapping[str, Tensor], depth: int) -> State:
         return with_empty_weight(cut_encoder(state, architecture.exits, depth), architecture.num_classes)
 
+    def check_folder(self, architecture: MaskFormerConfig) -> NoReturn:
+        raise UsageError(
+            "transformers' MaskFormer has a feature pyramid without an encoder. Export with --format original."
+        )
+
     def folder(
         self,
         architecture: MaskFormerConfig,
@@ -124,9 +143,7 @@ class _MaskFormerFormats:
         depth: int,
         resize: ResizeConfig,
     ) -> dict[str, bytes]:
-        raise UsageError(
-            "transformers' MaskFormer has a feature pyramid without an encoder. Export with --format original."
-        )
+        self.check_folder(architecture)
 
 
 FORMATS: Mapping[str, WeightFormats] = {

@@ -185,11 +185,6 @@ def _backbone_to(backbone: SwinConfig | ResNetConfig) -> dict[str, object]:
             "drop_path_rate": backbone.drop_path_rate,
             "image_size": 384 if backbone.window_size == 12 else 224,
         }
-    if backbone.norm == "gn" or backbone.res2_channels != 4 * backbone.bottleneck_channels:
-        raise UsageError(
-            "This ResNet has group norm or another bottleneck width than a quarter of its stage, which transformers "
-            "cannot build. Export it with --format original."
-        )
     return common | {
         "model_type": "resnet",
         "layer_type": "bottleneck",
@@ -199,6 +194,33 @@ def _backbone_to(backbone: SwinConfig | ResNetConfig) -> dict[str, object]:
         "downsample_in_first_stage": False,
         "downsample_in_bottleneck": backbone.stride_in_1x1,
     }
+
+
+def check_expressible(architecture: ArchitectureConfig) -> None:
+    """Make sure that transformers has such a model, by its configuration alone.
+
+    Raises:
+        UsageError: It has none.
+    """
+    encoder, heads = architecture.pixel_decoder.encoder, architecture.transformer_decoder.heads
+    if not isinstance(encoder, DeformableEncoderConfig):
+        raise UsageError(
+            f"The encoder is of the kind {encoder.kind}; transformers computes Mask2Former's alone, the kind "
+            "deformable. Export with --format original."
+        )
+    if encoder.points != _POINTS or encoder.heads != heads:
+        raise UsageError(
+            f"The encoder has {encoder.points} points and {encoder.heads} heads, the decoder {heads} "
+            "heads; transformers builds only 4 points and equal heads. Export with --format original."
+        )
+    backbone = architecture.backbone
+    if isinstance(backbone, ResNetConfig) and (
+        backbone.norm == "gn" or backbone.res2_channels != 4 * backbone.bottleneck_channels
+    ):
+        raise UsageError(
+            "This ResNet has group norm or another bottleneck width than a quarter of its stage, which transformers "
+            "cannot build. Export it with --format original."
+        )
 
 
 def folder_configs(
@@ -221,16 +243,8 @@ def folder_configs(
     """
     pixel, transformer = architecture.pixel_decoder, architecture.transformer_decoder
     encoder = pixel.encoder
-    if not isinstance(encoder, DeformableEncoderConfig):
-        raise UsageError(
-            f"The encoder is of the kind {encoder.kind}; transformers computes Mask2Former's alone, the kind "
-            "deformable. Export with --format original."
-        )
-    if encoder.points != _POINTS or encoder.heads != transformer.heads:
-        raise UsageError(
-            f"The encoder has {encoder.points} points and {encoder.heads} heads, the decoder {transformer.heads} "
-            "heads; transformers builds only 4 points and equal heads. Export with --format original."
-        )
+    check_expressible(architecture)
+    assert isinstance(encoder, DeformableEncoderConfig)
     config: dict[str, object] = dict(_FIXED) | {
         "architectures": ["Mask2FormerForUniversalSegmentation"],
         "backbone_config": _backbone_to(architecture.backbone),

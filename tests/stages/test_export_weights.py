@@ -12,14 +12,14 @@ from helpers_weights import RESNET, SWIN, random_model
 from ecocli.artifacts.manifest import ParentManifest
 from ecocli.artifacts.store import Store
 from ecocli.artifacts.tensors import save_tensors
-from ecocli.config.any_architecture import AnyArchitecture
+from ecocli.config.any_architecture import ALL_ARCHITECTURES, AnyArchitecture
 from ecocli.config.architecture import ArchitectureConfig, ResNetConfig
 from ecocli.config.category import CategoryConfig
 from ecocli.config.detr import DetrConfig
 from ecocli.config.export_weights import ExportWeightsConfig
 from ecocli.errors import UsageError
 from ecocli.runtime.context import Runtime
-from ecocli.stages.export_weights import run
+from ecocli.stages.export_weights import plan, run
 from ecocli.weights.files import load_state
 from ecocli.weights.loading import load_initial_weights
 
@@ -29,21 +29,23 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
 
 
-def put_parent(store: Store, architecture: AnyArchitecture) -> str:
+def put_parent(store: Store, architecture: AnyArchitecture, weights: bytes | None = None) -> str:
     manifest = ParentManifest(
         schema_version=1,
         stage_config={},
         inputs={},
         dataset_fingerprints={},
         architecture=architecture,
-        exit_depths=(1, 2, 3),
+        exit_depths=(1, 2, 3) if weights is None else (architecture.exits.deepest,),
         categories=tuple(
             CategoryConfig(id=index, name=f"class-{index}", supercategory="", is_thing=True, color=(0, 0, 0))
             for index in range(4)
         ),
         steps=5,
     )
-    return store.put(manifest, {"model.safetensors": save_tensors(random_model(architecture).state_dict())}).digest
+    if weights is None:
+        weights = save_tensors(random_model(architecture).state_dict())
+    return store.put(manifest, {"model.safetensors": weights}).digest
 
 
 def export(store: Store, out: Path, architecture: ArchitectureConfig = SWIN, **settings: Any) -> Path:
@@ -157,3 +159,25 @@ def test_run__hugging_face__has_the_parents_own_size_rule(
     processor = json.loads((tmp_path / "hf" / "preprocessor_config.json").read_text())
     found = processor["do_resize"], processor["size"]["shortest_edge"], processor["size"]["longest_edge"]
     assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("m2f-shapes", "transformers builds only 4 points and equal heads"),
+        ("lite-m2f-r50", "transformers computes Mask2Former's alone"),
+        ("rt-m2f-r50", "transformers computes Mask2Former's alone"),
+        ("maskformer-r50", "has a feature pyramid without an encoder"),
+        ("detr-r50-dc5", "stride 32 only"),
+        ("detr-shapes", "stride 32 only"),
+    ],
+)
+def test_plan__hugging_face_cannot_hold_it__refused_by_its_configuration(
+    name: str, message: str, tmp_path: Path, store: Store
+) -> None:
+    # Without weights: what a dry run refuses needs none.
+    inputs = {"parent": put_parent(store, ALL_ARCHITECTURES[name], b"")}
+    out = str(tmp_path / "out")
+    with pytest.raises(UsageError, match=message):
+        plan(ExportWeightsConfig(out=out, format="hf"), inputs, store)
+    plan(ExportWeightsConfig(out=f"{out}.pkl", format="original"), inputs, store)
