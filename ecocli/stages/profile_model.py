@@ -19,6 +19,7 @@ from ecocli.artifacts.lineage import WEIGHTS_FILE, open_gate
 from ecocli.artifacts.manifest import GateManifest, ParentManifest, ProfileManifest
 from ecocli.artifacts.profile_summary import ExpectedCost, ProfiledExit, ProfiledInput, ProfileSummary
 from ecocli.artifacts.store import Store
+from ecocli.artifacts.summaries import GateMetrics
 from ecocli.config.any_architecture import AnyArchitecture
 from ecocli.config.dataset import DatasetConfig
 from ecocli.config.profile_model import ProfileModelConfig
@@ -68,7 +69,8 @@ def plan(
     Raises:
         ArtifactError: An input is damaged, or the gate is another parent's.
         DataError: The data set of a ``.toml`` file is missing or faulty.
-        UsageError: There is neither a parent nor an architecture, or exits that the parent lacks are asked for.
+        UsageError: There is neither a parent nor an architecture, exits that the parent lacks are asked for, or the
+            gate was scored on no images.
     """
     parent = store.get(inputs["parent"], ParentManifest) if "parent" in inputs else None
     if (parent is None) == (config.architecture is None):
@@ -82,6 +84,8 @@ def plan(
         if strange:
             raise UsageError(f"The parent {parent.digest} has no exits at depths {strange}, only {list(trained)}.")
         gate = open_gate(store, inputs["gate"], parent) if "gate" in inputs else None
+        if gate is not None:
+            _scores_of(gate)
         subject = ProfiledModel(parent.manifest.architecture, config.exit_depths or trained, parent, gate)
     found = {} if config.dataset is None else _validation_sizes(config.dataset)
     action = Action(STAGE, SCHEMA_VERSION, config, dict(inputs))
@@ -190,8 +194,8 @@ def _exit_costs(costs: "ExitCosts", depth: int) -> ProfiledExit:
     )
 
 
-def _expected(gate: Artifact[GateManifest], costs: "ExitCosts") -> ExpectedCost:
-    """Cost under the exits that the gate chose on the images it was scored on.
+def _scores_of(gate: Artifact[GateManifest]) -> GateMetrics:
+    """What the gate chose on the images it was scored on.
 
     Raises:
         UsageError: It was scored on none: it was imported.
@@ -202,6 +206,12 @@ def _expected(gate: Artifact[GateManifest], costs: "ExitCosts") -> ExpectedCost:
             f"The gate {gate.digest} was imported: which exits it chooses on which images is not known, so there is no "
             "expected cost. Leave --gate out, or measure it with `eco eval`."
         )
+    return metrics
+
+
+def _expected(gate: Artifact[GateManifest], costs: "ExitCosts") -> ExpectedCost:
+    """Cost under the exits that the gate chose on the images it was scored on."""
+    metrics = _scores_of(gate)
     shares, depths = metrics.gate.exit_shares, gate.manifest.exit_depths
     pairs = list(zip(shares, depths, strict=True))
     return ExpectedCost(

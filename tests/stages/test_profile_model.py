@@ -71,6 +71,14 @@ def test_run__gate_of_another_parent__error(bench: Bench) -> None:
         summary_of(ProfileModelConfig(sizes=((64, 64),)), bench.store, {**bench.inputs, "gate": stray.digest})
 
 
+def test_plan__imported_gate__refused_before_anything_is_counted(bench: Bench) -> None:
+    gate = bench.store.get(bench.inputs["gate"], GateManifest).manifest
+    imported = bench.store.put(gate.model_copy(update={"metrics": None}), {"gate.safetensors": b"unused"})
+    inputs = {**bench.inputs, "gate": imported.digest}
+    with pytest.raises(UsageError, match="was imported: which exits it chooses on which images is not known"):
+        profile_model.plan(ProfileModelConfig(sizes=((64, 64),)), inputs, bench.store, Runtime.quiet())
+
+
 def test_run__neither_parent_nor_architecture__error(store: Store) -> None:
     with pytest.raises(UsageError, match=r"A profile is of a parent \(--parent\) or of an architecture"):
         run_stage(profile_model, ProfileModelConfig(sizes=((64, 64),)), {}, store, Runtime.quiet())
