@@ -6,15 +6,27 @@ from typing import Annotated, Any
 import typer
 
 
-def option(flag: str, metavar: str, text: str, **limits: Any) -> Any:
-    """An option with a value: its flag, what stands for the value, its line of help, and limits such as ``min``."""
-    return typer.Option(flag, metavar=metavar, help=text, **limits)
+def option(flag: str, metavar: str, text: str, **further: Any) -> Any:
+    """An option with a value: its flag, what stands for the value, its line of help, and typer's own such as ``min``."""
+    return typer.Option(flag, metavar=metavar, help=text, **further)
+
+
+def _check_names(names: list[str] | None) -> list[str] | None:
+    """Refuse what cannot be a name before anything is computed."""
+    from ecocli.artifacts.names import check_name
+
+    for name in names or ():
+        check_name(name)
+    return names
 
 
 Store = Annotated[Path | None, option("--store", "DIR", "Artifact store.  [default: $ECO_STORE, else .eco]")]
 Config = Annotated[Path | None, option("--config", "FILE.toml", "Settings that override the preset's.")]
 Set = Annotated[list[str] | None, option("--set", "KEY=VALUE", "Override one setting; may be repeated, applied last.")]
-Name = Annotated[list[str] | None, option("--name", "NAME", "Give the result this name too; may be repeated.")]
+Name = Annotated[
+    list[str] | None,
+    option("--name", "NAME", "Give the result this name too; may be repeated.", callback=_check_names),
+]
 Force = Annotated[bool, typer.Option("--force", help="Run again even if the store has the result.")]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print the settings and inputs, and what would be reused; then stop.")
