@@ -25,6 +25,7 @@ from ecocli.config.rules import RULES
 from ecocli.errors import ArtifactError, UsageError
 from ecocli.reports.numbers import interval, mixture, plain, points, reached_text, shares
 from ecocli.runtime.context import Runtime
+from ecocli.runtime.files import check_output, open_output, write_bytes
 from ecocli.stages import evaluate as stage
 from ecocli.tasks.registry import task_named, task_of
 from ecocli.tasks.task import Task
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     import logging
 
 
+_ANOTHER_FOLDER = "name another folder with --predictions"
 _METRICS = ("miou", "ap")
 _OFFICIAL = {
     "panopticapi": "It is not on PyPI: pip install git+https://github.com/cocodataset/panopticapi",
@@ -114,6 +116,8 @@ def evaluate(
     check_engine(engine, exported, parent=parent, gate=gate, precision=precision, compile=compiled)
     if check_with is not None:
         _require_package(check_with)
+    if predictions is not None:
+        check_output(predictions, _ANOTHER_FOLDER)
     opened = open_store(store)
     with make_runtime(device if exported is None else "cpu", threads) as runtime:
         graphs = None
@@ -204,14 +208,13 @@ def _read_metrics(text: str) -> list[str]:
 
 
 def _unpack(report: Artifact[EvaluationManifest], folder: Path) -> Path:
-    from ecocli.runtime.files import make_directory, write_bytes
     from ecocli.scoring.predictions_file import ARCHIVE_NAME, unpack_predictions
 
     name = task_named(report.manifest.summary.task).predictions_name
     if name == ARCHIVE_NAME:
         return report.read(name, lambda path: unpack_predictions(path, folder))
-    make_directory(folder)
-    write_bytes(folder / name, report.path_of(name).read_bytes(), folder)
+    open_output(folder, _ANOTHER_FOLDER)
+    write_bytes(folder / name, report.path_of(name).read_bytes(), folder, otherwise=_ANOTHER_FOLDER)
     return folder / name
 
 

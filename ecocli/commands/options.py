@@ -7,7 +7,7 @@ import typer
 
 
 def option(flag: str, metavar: str, text: str, **further: Any) -> Any:
-    """An option with a value: its flag, what stands for the value, its line of help, and typer's own such as ``min``."""
+    """An option with a value: its flag, what stands for the value, its line of help, and others such as ``min``."""
     return typer.Option(flag, metavar=metavar, help=text, **further)
 
 

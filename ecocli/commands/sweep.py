@@ -18,7 +18,10 @@ from ecocli.commands.tables import make_table
 from ecocli.config.sweep import SweepConfig
 from ecocli.errors import UsageError
 from ecocli.reports.numbers import plain, points, points_note, shares
+from ecocli.runtime.files import check_output, open_output, write_bytes
 from ecocli.stages import sweep as stage
+
+_ANOTHER_FOLDER = "name another folder with --out"
 
 
 def sweep(
@@ -54,6 +57,8 @@ def sweep(
 
     Each gate is printed beside the best fixed mixture of equal cost, the best fixed exit and the oracle.
     """
+    if out is not None:
+        check_output(out, _ANOTHER_FOLDER)
     opened = open_store(store)
     with make_runtime("cpu", threads) as runtime:
         inputs = {"derived": resolve_input(opened, "derived", derived, runtime.log)}
@@ -103,11 +108,9 @@ def _numbers(option: str, texts: Sequence[str], kind: type[int] | type[float]) -
 
 
 def _copy(report: Artifact[SweepManifest], folder: Path) -> None:
-    from ecocli.runtime.files import open_output, write_bytes
-
-    open_output(folder)
+    open_output(folder, _ANOTHER_FOLDER)
     for name in ("sweep.parquet", "sweep.svg"):
-        write_bytes(folder / name, report.path_of(name).read_bytes(), folder)
+        write_bytes(folder / name, report.path_of(name).read_bytes(), folder, otherwise=_ANOTHER_FOLDER)
 
 
 def _table(summary: SweepSummary, measure: str) -> Table:

@@ -74,6 +74,23 @@ def make_directory(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
 
 
+def check_output(path: Path, otherwise: str = _ANOTHER_STORE) -> None:
+    """Refuse before any work a folder for results that `open_output` would refuse after it; nothing is written.
+
+    Raises:
+        UsageError: The folder cannot be made or written to.
+    """
+    with storage_errors(path, otherwise):
+        place = path
+        while not os.path.lexists(place) and place != place.parent:
+            place = place.parent
+        if not place.is_dir():
+            number = errno.EEXIST if place == path else errno.ENOTDIR
+            raise OSError(number, os.strerror(number))
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+
+
 def open_output(path: Path, otherwise: str = _ANOTHER_STORE) -> None:
     """Create a folder for results where missing, and remove what killed processes left of files in it.
 

@@ -24,10 +24,12 @@ from ecocli.config.derive import TaskName
 from ecocli.config.rules import RulesName, rules_of
 from ecocli.errors import UsageError
 from ecocli.exits import gate_gflops
+from ecocli.runtime.files import check_output, open_output, user_path, write_bytes
 
 if TYPE_CHECKING:
     import numpy as np
 
+_ANOTHER_FOLDER = "name another folder with --out"
 _DOCS = {
     "model": ("what the user called the parent", ""),
     "architecture": ("name of its architecture", ""),
@@ -98,6 +100,8 @@ def run(config: CompareConfig, contestants: Sequence[Contestant], store: Store) 
         UsageError: A parent has no derived table of the split, the tables are of different images, or the folder
             cannot be written.
     """
+    if config.out is not None:
+        check_output(user_path(config.out), _ANOTHER_FOLDER)
     rows: list[CompareRow] = []
     images: dict[str, tuple[str, int]] = {}
     tasks: dict[str, TaskName] = {}
@@ -268,10 +272,9 @@ def _write(config: CompareConfig, rows: Sequence[CompareRow], images: int, measu
 
     from ecocli.artifacts.tables import ColumnDoc, document_columns, write_table
     from ecocli.reports.plots import TradeoffPoint, draw_comparison
-    from ecocli.runtime.files import open_output, user_path, write_bytes
 
     folder = user_path(config.out)
-    open_output(folder)
+    open_output(folder, _ANOTHER_FOLDER)
     numbers = ("pq", "miou", "ap", "gflops", "encoder_gflops", "ms", "mean_depth")
     schema = pa.schema(
         (name, pa.float64() if name in numbers else pa.bool_() if name == "on_frontier" else pa.string())
@@ -292,5 +295,6 @@ def _write(config: CompareConfig, rows: Sequence[CompareRow], images: int, measu
     series = [(model, points(model, False), points(model, True)) for model in dict.fromkeys(row.model for row in rows)]
     frontier = [TradeoffPoint("", row.gflops, row.pq) for row in rows if row.on_frontier and row.pq is not None]
     title = f"Split {config.split}: {images} images"
-    write_bytes(folder / "compare.png", draw_comparison(title, measure, series, frontier), folder)
+    plot = draw_comparison(title, measure, series, frontier)
+    write_bytes(folder / "compare.png", plot, folder, otherwise=_ANOTHER_FOLDER)
     return (folder / "compare.parquet", folder / "compare.png")

@@ -29,7 +29,7 @@ from ecocli.inference.engines import EngineModel, open_engine
 from ecocli.inference.loading import restore_gate, restore_model
 from ecocli.model.mask2former import Mask2Former
 from ecocli.runtime.context import Runtime
-from ecocli.runtime.files import replacing_folder, user_path
+from ecocli.runtime.files import check_output, replacing_folder, user_path
 from ecocli.scoring.batches import load_batch
 from ecocli.scoring.subset_evaluator import SubsetEvaluator, spread_positions
 from ecocli.tasks.registry import task_of
@@ -76,6 +76,7 @@ def plan(config: ExportGraphsConfig, inputs: Mapping[str, str], store: Store) ->
             raise UsageError(f"The size {height}x{width} is no multiple of 32, as padded images are.")
     if config.precision == "int8" and config.dataset is None:
         raise UsageError("int8 needs images to set its scales on, and the parent names no data set. Add --dataset.")
+    check_output(out.parent, _ANOTHER_PLACE)
     parent = store.get(inputs["parent"], ParentManifest)
     architecture = parent.manifest.architecture
     if not isinstance(architecture, ArchitectureConfig):

@@ -18,7 +18,7 @@ from ecocli.artifacts.tensors import load_tensors, save_tensors
 from ecocli.config.export_weights import ExportWeightsConfig
 from ecocli.errors import UsageError
 from ecocli.runtime.context import Runtime
-from ecocli.runtime.files import open_output, replacing_folder, user_path, write_bytes
+from ecocli.runtime.files import check_output, open_output, replacing_folder, user_path, write_bytes
 from ecocli.weights.export import to_pickle
 from ecocli.weights.formats import FORMATS
 from ecocli.weights.renaming import State
@@ -71,6 +71,7 @@ def plan(config: ExportWeightsConfig, inputs: Mapping[str, str], store: Store) -
         raise UsageError(f"{out} is there already. Name another place, or give --force to replace it.")
     if config.format == "hf" and out.exists() and not (out / "config.json").is_file():
         raise UsageError(f"{out} is no Hugging Face folder, so it is not replaced. Name another place.")
+    check_output(out.parent, _ANOTHER_PLACE)
     parent = store.get(inputs["parent"], ParentManifest)
     depth = exit_of(parent.manifest, config.exit_depth)
     if config.format == "hf":

@@ -18,7 +18,7 @@ from ecocli.errors import DataError, InterruptedRunError, UsageError
 from ecocli.inference.opening import exported_model, open_predictor
 from ecocli.inference.photos import PhotoPredictor
 from ecocli.runtime.context import Runtime
-from ecocli.runtime.files import drop_unfinished, storage_errors, user_path
+from ecocli.runtime.files import check_output, drop_unfinished, storage_errors, user_path
 from ecocli.runtime.interrupt import StopNowError
 from ecocli.tasks.photos import ANOTHER_FOLDER, Photo, PhotoResult
 from ecocli.tasks.registry import task_of
@@ -80,8 +80,10 @@ def plan(config: PredictConfig, inputs: Mapping[str, str], store: Store) -> Pred
     Raises:
         ArtifactError: Parent, gate or plan of the graphs are damaged or do not fit.
         DataError: There is no image, or no folder of graphs.
-        UsageError: There is no such exit, the gate cannot choose at this price, or the model has no such output.
+        UsageError: The folder cannot be written, there is no such exit, the gate cannot choose at this price, or the
+            model has no such output.
     """
+    check_output(user_path(config.out), ANOTHER_FOLDER)
     if config.exported is not None:
         opened = exported_model(
             user_path(config.exported), config.exit_depth, config.beta, engine=config.engine, resize=config.test_resize

@@ -22,7 +22,7 @@ from ecocli.config.loading import deep_merge, resolve_config
 from ecocli.config.report import ReportConfig
 from ecocli.errors import DataError
 from ecocli.runtime.context import Runtime
-from ecocli.runtime.files import open_output, user_path, write_bytes
+from ecocli.runtime.files import check_output, open_output, user_path, write_bytes
 from ecocli.tasks.registry import task_named, task_of
 from ecocli.tasks.task import TaskPictures
 
@@ -73,6 +73,7 @@ def run(config: ReportConfig, inputs: Mapping[str, str], store: Store, runtime: 
     from ecocli.reports.plots import draw_exit_histogram, draw_tradeoff
     from ecocli.scoring.evaluation_tables import read_exit_table
 
+    check_output(user_path(config.out), _ANOTHER_FOLDER)
     evaluation = store.get(inputs["evaluation"], EvaluationManifest)
     summary = evaluation.manifest.summary
     if not runtime.world.is_main:

@@ -162,6 +162,17 @@ def test_sweep__dry_run__lists_the_prices(store: Store, capsys: pytest.CaptureFi
     assert "betas = [0.01]" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("options", [[], ["--dry-run"]])
+def test_sweep__out_is_a_file__refused_before_the_work(
+    store: Store, options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    before = store.names()
+    assert fit(store, "--beta", "0.0071", "--out", str(tmp_path / "file"), *options, command="sweep") == 2
+    assert "file: File exists. Something else is in its place: move it away, or name another" in capsys.readouterr().err
+    assert store.names() == before
+
+
 # derive
 
 

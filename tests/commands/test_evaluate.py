@@ -247,6 +247,36 @@ def test_eval__check_with_panopticapi__compares_and_objects(
         assert "but panopticapi finds" in captured.err
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["eval", "--predictions", "{file}"],
+        ["eval", "--predictions", "{file}", "--dry-run"],
+        ["compare", "parent", "--out", "{file}"],
+        ["report", "--out", "{file}"],
+    ],
+    ids=" ".join,
+)
+def test_main__results_into_a_file__refused_before_the_work(
+    arguments: list[str],
+    bench: Bench,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if arguments[0] == "report":
+        assert main(typed(bench, "eval", *QUICK)) == 0
+        capsys.readouterr()
+    (tmp_path / "file").write_text("")
+    # The work would begin with it.
+    monkeypatch.setattr("ecocli.artifacts.store.Store.get", None)
+    found = [word.format(file=tmp_path / "file") for word in arguments]
+    assert main([*found, "--store", str(bench.store.root)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert f"error: Cannot write {tmp_path / 'file'}: File exists." in captured.err
+
+
 def test_report__after_eval__prints_the_pages_path(
     bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

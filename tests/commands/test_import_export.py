@@ -87,6 +87,7 @@ def test_export__dry_run__writes_nothing(checkpoint: Path, tmp_path: Path, capsy
         (["model.zip", "--format", "original"], "which ends in none of .pkl, .pth, .safetensors"),
         (["hf", "--exit", "9"], "has no exit at depth 9; it has 3"),
         (["taken"], "is there already"),
+        (["file/hf"], "Cannot write file: File exists."),
     ],
 )
 def test_export__dry_run_of_what_the_run_refuses__refused(
@@ -100,6 +101,7 @@ def test_export__dry_run_of_what_the_run_refuses__refused(
     assert main(["import", str(checkpoint)]) == 0
     monkeypatch.chdir(tmp_path)
     (tmp_path / "taken").mkdir()
+    (tmp_path / "file").write_text("")
     for options in ([], ["--dry-run"]):
         assert main(["export", *arguments, *options]) == 2
         assert message in capsys.readouterr().err

@@ -97,3 +97,12 @@ def test_predict__exit_the_parent_lacks__refused_dry_or_not(
 ) -> None:
     assert main(["predict", str(photo), "--exit", "9", "--device", "cpu", *options]) == 2
     assert "no exit at depth 9" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [[], ["--dry-run"]])
+def test_predict__out_is_a_file__refused_dry_or_not(
+    photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(["predict", str(photo), "--out", str(tmp_path / "file"), *SMALL, *options]) == 2
+    assert "file: File exists." in capsys.readouterr().err

@@ -13,9 +13,11 @@ import pytest
 from ecocli.errors import UsageError
 from ecocli.runtime import files
 from ecocli.runtime.files import (
+    check_output,
     check_seal,
     drop_unfinished,
     make_directory,
+    open_output,
     replacing,
     replacing_folder,
     sealing,
@@ -50,6 +52,43 @@ def test_make_directory__file_in_the_way__is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(UsageError, match=r"Cannot write .*/file/x: Not a directory"):
         make_directory(tmp_path / "file" / "x")
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("file", "File exists. Something else is in its place: move it away, or name another with --out."),
+        ("file/below/it", "Not a directory. Something else is in its place"),
+        ("dangling", "File exists"),
+    ],
+)
+def test_check_output__no_place_for_a_folder__is_refused_as_on_opening_it(
+    place: str, words: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nothing")
+    said = []
+    for refuses in (check_output, open_output):
+        with pytest.raises(UsageError) as refused:
+            refuses(tmp_path / place, "name another with --out")
+        said.append(str(refused.value))
+    assert said[0] == said[1]
+    assert words in said[0]
+
+
+def test_check_output__folder_that_cannot_be_written__is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Whoever runs as root may write everywhere.
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(UsageError, match=r"Cannot write .*/a/b: Permission denied\. Make it writable for you, or "):
+        check_output(tmp_path / "a" / "b")
+
+
+def test_check_output__new_or_old_folder__nothing_is_written(tmp_path: Path) -> None:
+    check_output(tmp_path)
+    check_output(tmp_path / "a" / "b")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_write_bytes__read_only__takes_write_permission_away_and_follows_umask(tmp_path: Path) -> None:
