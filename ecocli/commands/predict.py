@@ -91,7 +91,7 @@ def predict(
         elif exported is None:
             inputs["parent"] = resolve_input(opened, "parent", parent, runtime.log)
         if dry_run:
-            stage.plan(resolved, inputs, opened)
+            stage.plan(resolved, inputs, opened).check()
             print_dry_run(runtime.world, stage.STAGE, resolved, inputs, as_json=as_json)
             return
         report = stage.run(resolved, inputs, opened, runtime)

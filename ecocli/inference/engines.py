@@ -4,6 +4,7 @@ Axes: B images, E exits, Q queries, K classes, N tokens. Graphs take one image; 
 other, each through the layers of its own exit. Nothing but ``plan.json`` says how the graphs fit together.
 """
 
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, cast
@@ -73,18 +74,12 @@ def open_engine(folder: Path, engine: str | None = None, threads: int | None = N
         UsageError: The engine is not installed or cannot run such a folder.
     """
     plan = read_plan(folder)
-    name = ENGINE_OF_FORMAT[plan.format] if engine is None else engine
-    if name == "onnxruntime" and plan.format != "onnx":
-        raise UsageError(f"ONNX Runtime cannot run {folder}, which holds OpenVINO graphs. Use --engine openvino.")
-    if name == "onnxruntime" and plan.precision == "bfloat16":
-        raise UsageError(f"ONNX Runtime has no bfloat16 on CPUs, as {folder} asks for. Use --engine openvino.")
-    if name not in _EXTRA:
-        raise UsageError(f"{name} runs no folder of graphs. Name onnxruntime or openvino.")
+    name = check_graphs(folder, plan, engine)
     opener = _onnxruntime_opener(threads) if name == "onnxruntime" else _openvino_opener(threads, plan.precision)
     precision = plan.precision if name == "onnxruntime" else _openvino_precision(plan.precision)
     sessions = {}
     for graph, entry in plan.graphs.items():
-        path = _checked(folder, graph, entry)
+        path = _checked(folder, entry)
         try:
             sessions[graph] = opener(path, entry)
         except Exception as error:
@@ -93,31 +88,51 @@ def open_engine(folder: Path, engine: str | None = None, threads: int | None = N
                 f"{name} cannot load {path} ({' '.join(str(error).split())[:200]}). Export the model again, or "
                 "install the pinned version of the engine."
             ) from error
-    return EngineModel(plan, cast(Engine, name), sessions, precision)
+    return EngineModel(plan, name, sessions, precision)
 
 
-def _checked(folder: Path, graph: str, entry: GraphEntry) -> Path:
+def check_graphs(folder: Path, plan: ExportedPlan, engine: str | None = None) -> Engine:
+    """Refuse what `open_engine` would refuse of a folder, but for files that are damaged: none is read.
+
+    Returns:
+        The engine that shall run it.
+
+    Raises:
+        DataError: The folder is incomplete.
+        UsageError: The engine is not installed or cannot run such a folder.
+    """
+    name = ENGINE_OF_FORMAT[plan.format] if engine is None else engine
+    if name == "onnxruntime" and plan.format != "onnx":
+        raise UsageError(f"ONNX Runtime cannot run {folder}, which holds OpenVINO graphs. Use --engine openvino.")
+    if name == "onnxruntime" and plan.precision == "bfloat16":
+        raise UsageError(f"ONNX Runtime has no bfloat16 on CPUs, as {folder} asks for. Use --engine openvino.")
+    if name not in _EXTRA:
+        raise UsageError(f"{name} runs no folder of graphs. Name onnxruntime or openvino.")
+    try:
+        importlib.import_module(name)
+    except ImportError as error:
+        raise UsageError(
+            f"The engine {name} is not installed ({error}). Install it with `pip install 'ecocli[{_EXTRA[name]}]'`."
+        ) from error
+    for graph, entry in plan.graphs.items():
+        for file in entry.files:
+            if Path(file).name != file or not (folder / file).is_file():
+                raise DataError(f"{folder} lacks {file} of the graph {graph}. Copy the whole folder again.")
+    return cast(Engine, name)
+
+
+def _checked(folder: Path, entry: GraphEntry) -> Path:
     """The graph's first file, once all of them are what was exported."""
     for file, digest in entry.files.items():
         path = folder / file
-        if Path(file).name != file or not path.is_file():
-            raise DataError(f"{folder} lacks {file} of the graph {graph}. Copy the whole folder again.")
         if sha256_file(path) != digest:
             raise ArtifactError(f"{path} is damaged: its SHA-256 is not the one in {PLAN_FILE}. Copy it again.")
     return folder / next(iter(entry.files))
 
 
-def _missing(name: str, error: ImportError) -> UsageError:
-    return UsageError(
-        f"The engine {name} is not installed ({error}). Install it with `pip install 'ecocli[{_EXTRA[name]}]'`."
-    )
-
-
 def _onnxruntime_opener(threads: int | None) -> Callable[[Path, GraphEntry], Session]:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise _missing("onnxruntime", error) from error
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     if threads is not None:
@@ -132,10 +147,8 @@ def _onnxruntime_opener(threads: int | None) -> Callable[[Path, GraphEntry], Ses
 
 
 def _openvino_opener(threads: int | None, precision: str) -> Callable[[Path, GraphEntry], Session]:
-    try:
-        import openvino
-    except ImportError as error:
-        raise _missing("openvino", error) from error
+    import openvino
+
     core = openvino.Core()
     settings: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY",

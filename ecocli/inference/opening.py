@@ -12,7 +12,7 @@ from ecocli.config.dataset import ResizeConfig
 from ecocli.config.precision import InferencePrecision
 from ecocli.data.categories import Category
 from ecocli.errors import UsageError
-from ecocli.inference.engines import open_engine, read_plan
+from ecocli.inference.engines import check_graphs, open_engine, read_plan
 from ecocli.inference.loading import restore_gate, restore_model
 from ecocli.inference.photos import PhotoPredictor
 
@@ -80,7 +80,7 @@ def exported_model(
     Raises:
         DataError: The folder is missing or incomplete.
         ArtifactError: It is damaged or of another schema.
-        UsageError: There is no such exit or price; by the result, the engine is not installed.
+        UsageError: There is no such exit or price, or the engine is not installed.
     """
     plan = read_plan(folder)
     if exit_depth is not None and exit_depth not in plan.exit_depths:
@@ -91,11 +91,12 @@ def exported_model(
         check_price(entry, entry.digest, beta)
     elif beta is not None:
         raise UsageError("A price is for a gate to choose exits at, and none chooses here. Drop beta, or the exit.")
+    check_graphs(folder, plan, engine)
+    gate = None
+    if entry is not None:
+        gate = restore_gate(load_tensors(folder / GATE_FILE), entry, "cpu", entry.digest, beta)
 
     def load(threads: int | None) -> PhotoPredictor:
-        gate = None
-        if entry is not None:
-            gate = restore_gate(load_tensors(folder / GATE_FILE), entry, "cpu", entry.digest, beta)
         categories = tuple(map(Category.of, plan.categories))
         return PhotoPredictor(
             model=open_engine(folder, engine, threads),

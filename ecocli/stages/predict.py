@@ -56,11 +56,7 @@ class PredictReport:
                 f"Stopped after {len(self.photos)} of {self.found} images; their results are in {self.out}. Run the "
                 "same command again for all of them."
             )
-        if self.failures:
-            raise DataError(
-                f"{len(self.failures)} of {self.found} images could not be read and were left out. "
-                + " ".join(self.failures)
-            )
+        _check_all_read(self.failures, self.found)
 
 
 @dataclass(frozen=True)
@@ -69,6 +65,26 @@ class PredictPlan:
 
     paths: tuple[Path, ...]
     open_model: Callable[[Runtime], PhotoPredictor]
+
+    def check(self) -> None:
+        """Raise what a run raises for images that are not there, once it has predicted the others.
+
+        Raises:
+            DataError: Some image is missing.
+        """
+        failures = []
+        for path in self.paths:
+            if not path.exists():
+                try:
+                    read_photo(path)
+                except DataError as error:
+                    failures.append(str(error))
+        _check_all_read(failures, len(self.paths))
+
+
+def _check_all_read(failures: Sequence[str], found: int) -> None:
+    if failures:
+        raise DataError(f"{len(failures)} of {found} images could not be read and were left out. " + " ".join(failures))
 
 
 def plan(config: PredictConfig, inputs: Mapping[str, str], store: Store) -> PredictPlan:

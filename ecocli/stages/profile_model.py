@@ -68,9 +68,9 @@ def plan(
 
     Raises:
         ArtifactError: An input is damaged, or the gate is another parent's.
-        DataError: The data set of a ``.toml`` file is missing or faulty.
-        UsageError: There is neither a parent nor an architecture, exits that the parent lacks are asked for, or the
-            gate was scored on no images.
+        DataError: The data set of a ``.toml`` file is missing or faulty, or a folder of graphs is incomplete.
+        UsageError: There is neither a parent nor an architecture, exits that the parent lacks are asked for, the gate
+            was scored on no images, or the graphs' engine is not installed.
     """
     parent = store.get(inputs["parent"], ParentManifest) if "parent" in inputs else None
     if (parent is None) == (config.architecture is None):
@@ -87,6 +87,11 @@ def plan(
         if gate is not None:
             _scores_of(gate)
         subject = ProfiledModel(parent.manifest.architecture, config.exit_depths or trained, parent, gate)
+    if config.graphs is not None and config.execution.latency:
+        from ecocli.inference.engines import check_graphs, read_plan
+
+        folder = Path(config.graphs.folder)
+        check_graphs(folder, read_plan(folder), config.graphs.engine)
     found = {} if config.dataset is None else _validation_sizes(config.dataset)
     action = Action(STAGE, SCHEMA_VERSION, config, dict(inputs))
 

@@ -18,6 +18,9 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("openvino")
 
 ENGINES = ("onnxruntime", "openvino")
+_SCENES = (
+    'dataset = {{name = "shapes", root = "{place}/data", shapes = {{train = 1, val = 4, scenes = {{size = 64}}}}}}\n'
+)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -50,10 +53,7 @@ def test_predict__exported__writes_what_torch_writes(
 def test_eval__exported__rows_are_torchs_and_name_the_engine(
     place: Path, engine: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "eval.toml").write_text(
-        f'bootstrap_replicates = 10\ndataset = {{name = "shapes", root = "{place}/data", '
-        "shapes = {train = 1, val = 4, scenes = {size = 64}}}\n"
-    )
+    (tmp_path / "eval.toml").write_text("bootstrap_replicates = 10\n" + _SCENES.format(place=place))
     common = ["--config", str(tmp_path / "eval.toml"), "--store", str(place / "store"), "--metrics", "miou", "--json"]
     found = []
     for choice in (["--gate", "gate", "--device", "cpu"], ["--exported", str(place / "graphs"), "--engine", engine]):
@@ -127,6 +127,28 @@ def test_predict__folder_that_does_not_fit__one_paragraph_and_its_code(
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("command", ["predict {image}", "eval", "profile --latency"])
+def test_dry_run__graph_missing_or_no_engine__refused_as_by_the_run(
+    place: Path, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "graphs"
+    shutil.copytree(place / "graphs", folder)
+    words = command.format(image=place / "pictures" / "0.png").split()
+    typed = [*words, "--exported", str(folder), "--store", str(place / "store"), "--dry-run"]
+    if words[0] == "eval":
+        (tmp_path / "eval.toml").write_text(_SCENES.format(place=place))
+        typed += ["--config", str(tmp_path / "eval.toml")]
+    if words[0] == "predict":
+        typed += ["--out", str(tmp_path / "out")]
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert main(typed) == 2
+    assert "The engine onnxruntime is not installed" in capsys.readouterr().err
+    monkeypatch.undo()
+    (folder / "layer1.onnx").unlink()
+    assert main(typed) == 3
+    assert "lacks layer1.onnx" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -106,3 +106,19 @@ def test_predict__out_is_a_file__refused_dry_or_not(
     (tmp_path / "file").write_text("")
     assert main(["predict", str(photo), "--out", str(tmp_path / "file"), *SMALL, *options]) == 2
     assert "file: File exists." in capsys.readouterr().err
+
+
+def test_predict__dry_run_of_a_picture_that_is_missing__code_and_message_of_the_run(
+    photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = ["predict", str(photo), str(tmp_path / "nosuch.jpg"), "--out", str(tmp_path / "out"), *SMALL]
+    said = []
+    for options in (["--dry-run"], []):
+        assert main([*typed, *options]) == 3
+        captured = capsys.readouterr()
+        said.append(captured.err.splitlines()[-1])
+        # The run predicts what is there.
+        assert bool(captured.out) is not bool(options)
+    assert said[0] == said[1]
+    assert said[0].startswith("error: 1 of 2 images could not be read and were left out. The image ")
+    assert "nosuch.jpg is missing" in said[0]

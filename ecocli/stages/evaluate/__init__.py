@@ -71,6 +71,8 @@ def plan(config: EvaluateConfig, inputs: Mapping[str, str], store: Store, runtim
     if config.wants_instance_file and (instances := getattr(dataset, "instance_file", None)) is not None:
         fingerprints[f"{config.split}-instances"] = sha256_file(instances)
     action = Action(STAGE, SCHEMA_VERSION, config, roles, fingerprints)
+    if config.graphs is not None and store.find_action(action.digest) is None:
+        _check_graphs(config.graphs)
     subject = EvaluationSubject(parent, gate, dataset, depths, derived, mirror)
 
     def work(folder: Path) -> Made[EvaluationManifest] | None:
@@ -80,6 +82,13 @@ def plan(config: EvaluateConfig, inputs: Mapping[str, str], store: Store, runtim
         return evaluate(action, config, subject, runtime, folder)
 
     return Plan(action, EvaluationManifest, work)
+
+
+def _check_graphs(graphs: GraphsConfig) -> None:
+    from ecocli.inference.engines import check_graphs, read_plan
+
+    folder = Path(graphs.folder)
+    check_graphs(folder, read_plan(folder), graphs.engine)
 
 
 def _exits_of_graphs(graphs: GraphsConfig) -> tuple[int, ...]:
