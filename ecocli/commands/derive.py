@@ -9,9 +9,18 @@ import typer
 
 from ecocli.commands import options
 from ecocli.commands._parent_dataset import parent_dataset_preset
-from ecocli.commands.common import emit_result, make_runtime, open_store, resolve, resolve_input, run_stage
+from ecocli.commands.common import (
+    emit_result,
+    make_runtime,
+    open_store,
+    print_dry_run,
+    resolve,
+    resolve_input,
+    run_stage,
+)
 from ecocli.commands.options import option
 from ecocli.config.derive import DeriveConfig
+from ecocli.data.datasets import NotDrawnError
 from ecocli.errors import UsageError
 from ecocli.stages import derive as stage
 from ecocli.stages.derive import Shard
@@ -74,7 +83,12 @@ def derive(
             },
             assignments=assignments,
         )
-        plan = stage.plan(resolved, inputs, opened, runtime)
+        try:
+            plan = stage.plan(resolved, inputs, opened, runtime, draw=not dry_run)
+        except NotDrawnError as error:
+            runtime.log.warning("%s", error)
+            print_dry_run(runtime.world, stage.STAGE, resolved, inputs, as_json=as_json)
+            return
         if mine.count > 1 and not dry_run:
             runtime.log.info("Shard %d of %d, counted from 0.", mine.index, mine.count)
             if not stage.take_shard(plan, opened, runtime, mine, force=force):

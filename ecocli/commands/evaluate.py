@@ -17,11 +17,20 @@ from ecocli.artifacts.summaries import EvaluationRow, EvaluationSummary
 from ecocli.commands import options
 from ecocli.commands._exported import check_engine, inputs_of_graphs, open_graphs
 from ecocli.commands._parent_dataset import parent_dataset_preset
-from ecocli.commands.common import Shown, make_runtime, open_store, resolve, resolve_input, run_stage
+from ecocli.commands.common import (
+    Shown,
+    make_runtime,
+    open_store,
+    print_dry_run,
+    resolve,
+    resolve_input,
+    run_stage,
+)
 from ecocli.commands.options import option
 from ecocli.commands.tables import make_table
 from ecocli.config.evaluate import EvaluateConfig
 from ecocli.config.rules import RULES
+from ecocli.data.datasets import NotDrawnError
 from ecocli.errors import ArtifactError, UsageError
 from ecocli.reports.numbers import interval, mixture, plain, points, reached_text, shares
 from ecocli.runtime.context import Runtime
@@ -165,7 +174,12 @@ def evaluate(
             runtime.log.info("%s %s", report.manifest.kind, report.digest)
             return _show(opened, report, further)
 
-        plan = stage.plan(resolved, inputs, opened, runtime)
+        try:
+            plan = stage.plan(resolved, inputs, opened, runtime, draw=not dry_run)
+        except NotDrawnError as error:
+            runtime.log.warning("%s", error)
+            print_dry_run(runtime.world, stage.STAGE, resolved, inputs, as_json=as_json)
+            return
         run_stage(plan, opened, runtime, force=force, names=name, dry_run=dry_run, as_json=as_json, show=show)
 
 

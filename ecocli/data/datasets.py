@@ -50,6 +50,20 @@ def data_root(config: DatasetConfig) -> Path:
     return user_path(config.root or "datasets")
 
 
+class NotDrawnError(DataError):
+    """The drawn scenes are wanted and not there yet, and are not to be drawn now."""
+
+
+def require_drawn(config: DatasetConfig) -> None:
+    """Make sure that opening the data set would draw nothing.
+
+    Raises:
+        NotDrawnError: It would draw the ``shapes``.
+    """
+    if config.name == "shapes" and not (data_root(config) / "shapes").exists():
+        raise NotDrawnError("The shapes are not drawn yet: what would be reused is known once they are.")
+
+
 def open_dataset(
     config: DatasetConfig,
     split: str,

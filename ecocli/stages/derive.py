@@ -24,6 +24,7 @@ from ecocli.artifacts.store import Store
 from ecocli.config.any_architecture import AnyArchitecture
 from ecocli.config.derive import DeriveConfig
 from ecocli.data.categories import check_trained_categories
+from ecocli.data.datasets import require_drawn
 from ecocli.data.hold_out import is_held_out
 from ecocli.data.images import ImageDataset
 from ecocli.errors import DataError
@@ -86,8 +87,13 @@ class DerivePlan(Plan[DerivedManifest]):
     subject: Derivation = field(kw_only=True)
 
 
-def plan(config: DeriveConfig, inputs: Mapping[str, str], store: Store, runtime: Runtime) -> DerivePlan:
+def plan(
+    config: DeriveConfig, inputs: Mapping[str, str], store: Store, runtime: Runtime, *, draw: bool = True
+) -> DerivePlan:
     """Open what is needed, check that it fits together, and say exactly what is asked.
+
+    Args:
+        draw: Whether the ``shapes`` are drawn where they are not there yet; otherwise that is a `NotDrawnError`.
 
     Raises:
         ArtifactError: The parent is damaged.
@@ -97,6 +103,8 @@ def plan(config: DeriveConfig, inputs: Mapping[str, str], store: Store, runtime:
     """
     parent = store.get(inputs["parent"], ParentManifest)
     task = task_of(parent.manifest.architecture)
+    if not draw:
+        require_drawn(config.dataset)
     datasets = tuple(task.open(config.dataset, split) for split in config.splits)
     check_trained_categories(parent.digest, parent.manifest.categories, datasets[0].name, datasets[0].categories)
     for dataset in datasets[1:]:

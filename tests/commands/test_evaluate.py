@@ -75,6 +75,19 @@ def test_eval__dry_run__says_what_would_be_asked(bench: Bench, capsys: pytest.Ca
     assert not any("gate" in line for line in lines)
 
 
+@pytest.mark.parametrize("command", [["eval", "--no-gate"], ["derive"]], ids=lambda command: command[0])
+def test_dry_run__scenes_not_drawn__said_and_not_drawn(
+    bench: Bench, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = ["--store", str(bench.store.root), "--dataset", "shapes", "--data-root", str(tmp_path / "data")]
+    assert main([*command, *place, "--device", "cpu", "--dry-run"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.startswith(f"{command[0]}: would run\ninputs\n")
+    assert '  dataset.name = "shapes"\n' in captured.out
+    assert "The shapes are not drawn yet: what would be reused is known once they are." in captured.err
+    assert not (tmp_path / "data").exists()
+
+
 @pytest.mark.parametrize(
     "arguments, code, message",
     [

@@ -24,6 +24,7 @@ from ecocli.artifacts.store import Store
 from ecocli.config.evaluate import EvaluateConfig
 from ecocli.config.exported import PLAN_FILE, GraphsConfig
 from ecocli.data.categories import check_trained_categories
+from ecocli.data.datasets import require_drawn
 from ecocli.errors import ArtifactError, UsageError
 from ecocli.runtime.context import Runtime
 from ecocli.stages.evaluate.subject import EvaluationSubject
@@ -33,8 +34,13 @@ STAGE = "eval"
 SCHEMA_VERSION = 5
 
 
-def plan(config: EvaluateConfig, inputs: Mapping[str, str], store: Store, runtime: Runtime) -> Plan[EvaluationManifest]:
+def plan(
+    config: EvaluateConfig, inputs: Mapping[str, str], store: Store, runtime: Runtime, *, draw: bool = True
+) -> Plan[EvaluationManifest]:
     """Open what is needed, check that it fits together, and say exactly what is asked.
+
+    Args:
+        draw: Whether the ``shapes`` are drawn where they are not there yet; otherwise that is a `NotDrawnError`.
 
     Raises:
         ArtifactError: An input is damaged, or the gate was fitted for another parent.
@@ -57,6 +63,8 @@ def plan(config: EvaluateConfig, inputs: Mapping[str, str], store: Store, runtim
             f"The rules {config.rules} are for mIoU and the AP of masks; {parent.manifest.architecture.name} predicts "
             "boxes, whose AP follows COCO's rules. Leave --rules out."
         )
+    if not draw:
+        require_drawn(config.dataset)
     dataset = task.open(config.dataset, config.split)
     check_trained_categories(parent.digest, parent.manifest.categories, dataset.name, dataset.categories)
     fingerprint = runtime.world.broadcast_object(dataset.fingerprint if runtime.world.is_main else "")
