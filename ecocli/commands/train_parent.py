@@ -23,6 +23,7 @@ from ecocli.config.any_architecture import AnyArchitecture
 from ecocli.config.loading import deep_merge
 from ecocli.config.recipes import train_parent_preset
 from ecocli.config.train_parent import TrainParentConfig
+from ecocli.data.datasets import NotDrawnError
 from ecocli.errors import UsageError
 from ecocli.stages import train_parent as stage
 
@@ -160,13 +161,15 @@ def train_parent(
             assignments=assignments,
             alternatives=("steps", "epochs"),
         )
-        plan = (stage.preview if dry_run else stage.plan)(resolved, inputs, opened, runtime)
-        if plan is None:
+        try:
+            plan = (stage.preview if dry_run else stage.plan)(resolved, inputs, opened, runtime)
+        except NotDrawnError as error:
+            runtime.log.warning("%s", error)
             unknown = ("steps",) if resolved.epochs is not None else ()
             print_dry_run(runtime.world, stage.STAGE, resolved, inputs, unknown=unknown, as_json=as_json)
-        else:
-            _check_classes(gather_settings(config, {}, assignments), plan.config.architecture.num_classes)
-            run_stage(plan, opened, runtime, force=force, names=name, dry_run=dry_run, as_json=as_json)
+            return
+        _check_classes(gather_settings(config, {}, assignments), plan.config.architecture.num_classes)
+        run_stage(plan, opened, runtime, force=force, names=name, dry_run=dry_run, as_json=as_json)
 
 
 def _check_classes(said: Mapping[str, object], found: int) -> None:

@@ -26,7 +26,7 @@ from ecocli.artifacts.manifest import ParentManifest, TrainedOn
 from ecocli.artifacts.store import Store
 from ecocli.config.train_parent import TrainParentConfig, WarmStartedConfig
 from ecocli.data.categories import same_classes
-from ecocli.data.datasets import data_root
+from ecocli.data.datasets import require_drawn
 from ecocli.data.hold_out import training_part
 from ecocli.data.images import ImageDataset
 from ecocli.errors import DataError, UsageError
@@ -65,12 +65,15 @@ class TrainPlan(Plan[ParentManifest]):
     data: TrainingData = field(kw_only=True)
 
 
-def plan(config: TrainParentConfig, inputs: Mapping[str, str], store: Store, runtime: Runtime) -> TrainPlan:
+def plan(
+    config: TrainParentConfig, inputs: Mapping[str, str], store: Store, runtime: Runtime, *, draw: bool = True
+) -> TrainPlan:
     """Open the data and say exactly what is asked.
 
     Args:
         config: The settings; the number of classes is taken from the data, and so are the steps of ``epochs``.
         inputs: Digest of the parent to start from, as ``init``; may be empty.
+        draw: Whether the ``shapes`` are drawn where they are not there yet; otherwise that is a `NotDrawnError`.
 
     Raises:
         DataError: The data set or the weights to start from are missing or faulty, or the two splits differ in their
@@ -89,6 +92,8 @@ def plan(config: TrainParentConfig, inputs: Mapping[str, str], store: Store, run
     BatchDivision(config.batch_size, world.rank, world.world_size, config.execution.accumulation)
     initial = store.get(inputs["init"], ParentManifest) if "init" in inputs else None
     init_digest = _file_digest(config, runtime)
+    if not draw:
+        require_drawn(config.dataset)
     dataset = _open(config, runtime)
     training = training_part(dataset, config.hold_out)
     resolved = _fit_to_data(config, training)
@@ -178,23 +183,13 @@ def _file_digest(config: TrainParentConfig, runtime: Runtime) -> str | None:
     return digest
 
 
-def preview(config: TrainParentConfig, inputs: Mapping[str, str], store: Store, runtime: Runtime) -> TrainPlan | None:
+def preview(config: TrainParentConfig, inputs: Mapping[str, str], store: Store, runtime: Runtime) -> TrainPlan:
     """Say what would be asked, without drawing or writing anything.
 
-    Args:
-        runtime: Told why, if it cannot be said.
-
-    Returns:
-        The plan; None while the data is not there, since it is part of what is asked.
+    Raises:
+        NotDrawnError: The data is not there yet, and it is part of what is asked.
     """
-    if config.dataset.name == "shapes" and not (data_root(config.dataset) / "shapes").exists():
-        runtime.log.warning("The shapes are not drawn yet: what would be reused is known once they are.")
-        return None
-    try:
-        planned = plan(config, inputs, store, runtime)
-    except DataError as error:
-        runtime.log.warning("%s", error)
-        return None
+    planned = plan(config, inputs, store, runtime, draw=False)
     started = config.init_file is not None or "init" in inputs
     _announce(planned.config, planned.data.training, started, runtime)
     return planned

@@ -225,17 +225,31 @@ def test_train_parent__init_file_absent__bad_input(tmp_path: Path, capsys: pytes
         assert f"{typed} does not exist. Give a .pkl, .pth or .safetensors file" in capsys.readouterr().err
 
 
-def test_train_parent__coco_as_typed__recipe_and_what_is_missing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("options", [[], ["--dry-run"]])
+def test_train_parent__coco_that_is_not_there__says_what_is_missing_dry_or_not(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    typed = ["train-parent", "--dataset", "coco", "--data-root", str(tmp_path), "--device", "cpu"]
-    assert main(typed) == 3
-    assert "panoptic_train2017.json" in capsys.readouterr().err
-    assert main([*typed, "--dry-run"]) == 0
+    assert main(["train-parent", "--dataset", "coco", "--data-root", str(tmp_path), "--device", "cpu", *options]) == 3
     captured = capsys.readouterr()
-    assert "  steps = 368750\n" in captured.out
-    assert "  exits_per_step = 1\n" in captured.out
+    assert captured.out == ""
     assert "panoptic_train2017.json" in captured.err
+
+
+def test_train_parent__dry_run_of_broken_data__code_and_message_of_the_run(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments, "--steps", "0"]) == 0
+    file = tmp_path / "data" / "shapes" / "annotations" / "panoptic_val.json"
+    file.write_bytes(file.read_bytes()[:-20])
+    capsys.readouterr()
+    said = []
+    for options in ([], ["--dry-run"]):
+        assert main([*arguments, "--steps", "1", *options]) == 3
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        said.append(captured.err.splitlines()[-1])
+    assert said[0] == said[1]
+    assert "panoptic_val.json" in said[0]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ def settings_for(**said: Any) -> TrainParentConfig:
 def test_train_parent_preset__coco__published_recipe() -> None:
     # Origin: Mask2Former's COCO panoptic recipe; exits 2 to 6 and alpha growing with depth from ECO-M2F.
     config = settings_for(dataset={"name": "coco"})
-    assert (config.steps, config.batch_size) == (368_750, 16)
+    assert (config.steps, config.batch_size, config.exits_per_step) == (368_750, 16, 1)
     optimizer = config.optimizer
     assert (optimizer.lr, optimizer.backbone_lr_multiplier, optimizer.weight_decay, optimizer.clip_norm) == (
         1e-4,
