@@ -83,6 +83,7 @@ def export_weights(
     from ecocli.artifacts.lineage import parent_of_gate
     from ecocli.config.export_graphs import ExportGraphsConfig
     from ecocli.config.export_weights import ExportWeightsConfig
+    from ecocli.data.datasets import NotDrawnError
     from ecocli.stages import export_graphs, export_weights
 
     opened = open_store(store)
@@ -127,7 +128,10 @@ def export_weights(
             )
         if dry_run:
             if isinstance(resolved, ExportGraphsConfig):
-                export_graphs.plan(resolved, inputs, opened)
+                try:
+                    export_graphs.plan(resolved, inputs, opened, draw=False)
+                except NotDrawnError as error:
+                    runtime.log.warning("%s", error)
             else:
                 export_weights.plan(resolved, inputs, opened)
             print_dry_run(runtime.world, "export", resolved, inputs, as_json=as_json)

@@ -4,6 +4,7 @@ Encoder layers of one kind differ in their weights alone, so one is traced and t
 """
 
 import ast
+import importlib
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -152,6 +153,23 @@ def write_openvino(source: Path, path: Path) -> None:
     except ImportError as error:
         raise _not_installed(error, "openvino") from error
     openvino.save_model(openvino.convert_model(source), path, compress_to_fp16=False)
+
+
+def require_exporter(format_: GraphFormat) -> None:
+    """Make sure that what writes graphs is installed.
+
+    Raises:
+        UsageError: It is not.
+    """
+    extra = "onnx"
+    try:
+        for name in ("onnx", "onnxscript"):
+            importlib.import_module(name)
+        if format_ == "openvino":
+            extra = "openvino"
+            importlib.import_module("openvino")
+    except ImportError as error:
+        raise _not_installed(error, extra) from error
 
 
 def _not_installed(error: ImportError, extra: str) -> UsageError:

@@ -89,13 +89,23 @@ def quantise_graphs(
     return entries
 
 
-def _quantise(path: Path, inputs: Iterable[Mapping[str, np.ndarray]], in_float: Sequence[str]) -> None:
+def require_nncf() -> Any:
+    """Import what quantises.
+
+    Raises:
+        UsageError: It is not installed.
+    """
     try:
         import nncf
     except ImportError as error:
         raise UsageError(
             f"int8 needs NNCF, which is not installed ({error}). Install it with `pip install 'ecocli[int8]'`."
         ) from error
+    return nncf
+
+
+def _quantise(path: Path, inputs: Iterable[Mapping[str, np.ndarray]], in_float: Sequence[str]) -> None:
+    nncf = require_nncf()
     # Not nncf.set_log_level, which also sets the level of handlers that others hung on its logger.
     logging.getLogger("nncf").setLevel(logging.ERROR)
     # NNCF draws its progress on stdout, which is for results.

@@ -108,17 +108,26 @@ def check_graphs(folder: Path, plan: ExportedPlan, engine: str | None = None) ->
         raise UsageError(f"ONNX Runtime has no bfloat16 on CPUs, as {folder} asks for. Use --engine openvino.")
     if name not in _EXTRA:
         raise UsageError(f"{name} runs no folder of graphs. Name onnxruntime or openvino.")
+    require_engine(name)
+    for graph, entry in plan.graphs.items():
+        for file in entry.files:
+            if Path(file).name != file or not (folder / file).is_file():
+                raise DataError(f"{folder} lacks {file} of the graph {graph}. Copy the whole folder again.")
+    return cast(Engine, name)
+
+
+def require_engine(name: str) -> None:
+    """Make sure that an engine is installed.
+
+    Raises:
+        UsageError: It is not.
+    """
     try:
         importlib.import_module(name)
     except ImportError as error:
         raise UsageError(
             f"The engine {name} is not installed ({error}). Install it with `pip install 'ecocli[{_EXTRA[name]}]'`."
         ) from error
-    for graph, entry in plan.graphs.items():
-        for file in entry.files:
-            if Path(file).name != file or not (folder / file).is_file():
-                raise DataError(f"{folder} lacks {file} of the graph {graph}. Copy the whole folder again.")
-    return cast(Engine, name)
 
 
 def _checked(folder: Path, entry: GraphEntry) -> Path:

@@ -16,16 +16,17 @@ from ecocli.artifacts.pricing import price_of
 from ecocli.artifacts.store import Store
 from ecocli.artifacts.tensors import load_tensors, save_tensors
 from ecocli.config.architecture import ArchitectureConfig
-from ecocli.config.dataset import DatasetConfig, ResizeConfig
+from ecocli.config.dataset import ResizeConfig
 from ecocli.config.export_graphs import ExportGraphsConfig
 from ecocli.config.exported import PLAN_FILE, ExportedPlan, GateEntry, GraphEntry
 from ecocli.config.precision import GraphPrecision
-from ecocli.data.datasets import open_dataset
+from ecocli.data.datasets import open_dataset, require_drawn
+from ecocli.data.panoptic import PanopticDataset
 from ecocli.errors import InterruptedRunError, UsageError
-from ecocli.export.folder import write_graphs
+from ecocli.export.folder import require_exporter, write_graphs
 from ecocli.export.graphs import graph_modules, layer_name
-from ecocli.export.quantise import quantise_graphs
-from ecocli.inference.engines import EngineModel, open_engine
+from ecocli.export.quantise import quantise_graphs, require_nncf
+from ecocli.inference.engines import ENGINE_OF_FORMAT, EngineModel, open_engine, require_engine
 from ecocli.inference.loading import restore_gate, restore_model
 from ecocli.model.mask2former import Mask2Former
 from ecocli.runtime.context import Runtime
@@ -45,6 +46,8 @@ class GraphPlan:
 
     Attributes:
         depth: The deepest exit.
+        calibration: The images that set the scales of int8; None in another precision.
+        validation: The images that PQ is measured on; None where it is not.
     """
 
     out: Path
@@ -52,17 +55,22 @@ class GraphPlan:
     architecture: ArchitectureConfig
     gate: Artifact[GateManifest] | None
     depth: int
+    calibration: PanopticDataset | None
+    validation: PanopticDataset | None
 
 
-def plan(config: ExportGraphsConfig, inputs: Mapping[str, str], store: Store) -> GraphPlan:
-    """Open parent and gate, and refuse what the run would refuse.
+def plan(config: ExportGraphsConfig, inputs: Mapping[str, str], store: Store, *, draw: bool = True) -> GraphPlan:
+    """Open parent, gate and data, and refuse what the run would refuse.
 
     Args:
         inputs: Digest of the ``parent``, and of its ``gate`` if there shall be one.
+        draw: Whether the ``shapes`` are drawn where they are not there yet; otherwise that is a `NotDrawnError`.
 
     Raises:
-        UsageError: The place is taken, or settings do not fit the format, the parent or the gate.
+        UsageError: The place is taken, settings do not fit the format, the parent or the gate, or the exporter or the
+            engine is not installed.
         ArtifactError: Parent or gate are damaged or do not fit.
+        DataError: The data set is missing or faulty.
     """
     out = user_path(config.out)
     if out.exists() and not config.replace:
@@ -91,7 +99,18 @@ def plan(config: ExportGraphsConfig, inputs: Mapping[str, str], store: Store) ->
             f"The gate {gate.digest} chooses exits up to depth {max(gate.manifest.exit_depths)}, but the export "
             f"ends at {depth}. Drop --exit or --gate."
         )
-    return GraphPlan(out, parent, architecture, gate, depth)
+    require_exporter(config.format)
+    calibrated = config.precision == "int8"
+    if calibrated:
+        require_nncf()
+    calibration, validation = None, None
+    if config.dataset is not None and config.precision != "float32" and (calibrated or config.checked_images):
+        require_engine(ENGINE_OF_FORMAT[config.format])
+        if not draw:
+            require_drawn(config.dataset)
+        calibration = open_dataset(config.dataset, "train") if calibrated else None
+        validation = open_dataset(config.dataset, "val") if config.checked_images else None
+    return GraphPlan(out, parent, architecture, gate, depth, calibration, validation)
 
 
 @dataclass(frozen=True)
@@ -166,13 +185,13 @@ def run(config: ExportGraphsConfig, inputs: Mapping[str, str], store: Store, run
             (folder / GATE_FILE).write_bytes(save_tensors(gate.gate.state_dict()))
         _write_plan(folder, content)
         if config.precision == "int8":
-            assert config.dataset is not None
+            assert planned.calibration is not None
             floats = open_engine(folder, threads=runtime.threads)
-            images = _calibration_images(config, config.dataset, floats, content.resize)
+            images = _calibration_images(config, planned.calibration, floats, content.resize)
             graphs = quantise_graphs(folder, floats, images, runtime.log)
             content = content.model_copy(update={"precision": "int8", "graphs": graphs})
             _write_plan(folder, content)
-        written = _measured(config, out, folder, model, content, runtime)
+        written = _measured(config, planned, folder, model, content, runtime)
     runtime.log.info("Wrote %d graphs with exits at %s to %s.", len(graphs), content.exit_depths, out)
     return written
 
@@ -182,23 +201,28 @@ def _write_plan(folder: Path, content: ExportedPlan) -> None:
 
 
 def _calibration_images(
-    config: ExportGraphsConfig, dataset: DatasetConfig, model: EngineModel, resize: ResizeConfig
+    config: ExportGraphsConfig, dataset: PanopticDataset, model: EngineModel, resize: ResizeConfig
 ) -> list[Tensor]:
     """Training images spread over the split, each as the graphs take it."""
-    opened = open_dataset(dataset, "train")
-    positions = spread_positions(len(opened), config.calibration_images)
-    batches = [load_batch(opened, [position], resize, model, "cpu") for position in positions]
+    positions = spread_positions(len(dataset), config.calibration_images)
+    batches = [load_batch(dataset, [position], resize, model, "cpu") for position in positions]
     return [batch.images.images for batch in batches]
 
 
 def _measured(
-    config: ExportGraphsConfig, out: Path, folder: Path, model: Mask2Former, content: ExportedPlan, runtime: Runtime
+    config: ExportGraphsConfig,
+    planned: GraphPlan,
+    folder: Path,
+    model: Mask2Former,
+    content: ExportedPlan,
+    runtime: Runtime,
 ) -> WrittenGraphs:
     """Measure PQ of torch in float32 and of the graphs on the same validation images."""
-    if config.precision == "float32" or config.checked_images == 0 or config.dataset is None:
+    out, dataset = planned.out, planned.validation
+    if dataset is None:
         return WrittenGraphs(out, config.precision, 0, {}, {})
     graphs = open_engine(folder, threads=runtime.threads)
-    task, dataset = task_of(content.architecture), open_dataset(config.dataset, "val")
+    task = task_of(content.architecture)
     score, load_truth = task.scorer(content.architecture, dataset.categories, "ap")
     evaluator = SubsetEvaluator(
         dataset,

@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -119,3 +120,51 @@ def test_export__int8__graphs_are_quantised_close_to_torch_and_pq_is_told(
     difference = np.linalg.norm(found.mask_logits - expected.mask_logits) / np.linalg.norm(expected.mask_logits)
     # 127 steps to either side in every product, which drawn weights amplify; and not nothing.
     assert 1e-3 < difference < 0.4
+
+
+def int8(place: Path, tmp_path: Path, data: str, *further: str) -> list[str]:
+    """The command, with a data set of its own."""
+    (tmp_path / "export.toml").write_text(f"dataset = {{{data}}}\n")
+    command = ["export", str(tmp_path / "graphs"), "--store", str(place / "store"), "--format", "onnx"]
+    return [*command, "--precision", "int8", "--config", str(tmp_path / "export.toml"), *further]
+
+
+@pytest.mark.parametrize("options", [[], ["--dry-run"]])
+@pytest.mark.parametrize(
+    ("lacking", "code", "message"),
+    [
+        (None, 3, "COCO's panoptic annotation file was not found"),
+        ("onnxscript", 2, "The exporter is not installed"),
+        ("onnxruntime", 2, "The engine onnxruntime is not installed"),
+        ("nncf", 2, "int8 needs NNCF, which is not installed"),
+    ],
+)
+def test_export__int8_without_data_or_a_package__refused_before_tracing(
+    place: Path,
+    options: list[str],
+    lacking: str | None,
+    code: int,
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("nncf")
+    monkeypatch.setattr("ecocli.export.folder._write_onnx", None)
+    if lacking is not None:
+        monkeypatch.setitem(sys.modules, lacking, None)
+    assert main([*int8(place, tmp_path, f'name = "coco", root = "{tmp_path}"'), *options]) == code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert message in captured.err
+
+
+def test_export__int8_dry_run_without_the_scenes__said_and_not_drawn(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("nncf")
+    assert main(int8(place, tmp_path, f'name = "shapes", root = "{tmp_path}/data"', "--dry-run")) == 0
+    captured = capsys.readouterr()
+    assert captured.out.startswith("export: would run\n")
+    assert "The shapes are not drawn yet" in captured.err
+    assert not (tmp_path / "data").exists()
