@@ -90,6 +90,12 @@ def test_run__cost_in_gflops__is_the_depths_gate_at_the_matching_price(
     by_gflops = fit(shared, beta=0.003, l2=0.01, cost="gflops")
     assert (choices(by_depth, records["val"]) == choices(by_gflops, records["val"])).all()
     assert by_gflops.manifest.exit_costs == pytest.approx((14.0, 16.0, 18.0))
+    # GFLOPs hold the gate, 8 features and 3 exits, too.
+    gate = by_gflops.manifest.metrics.gate
+    assert gate.cost == pytest.approx(gate.gflops, rel=1e-12)
+    assert gate.cost == pytest.approx(
+        mean_gflops(records["val"], choices(by_gflops, records["val"])) + 24e-9, rel=1e-12
+    )
 
 
 def test_run__compare_heads__scores_all_three(shared: tuple[Store, str]) -> None:
@@ -117,6 +123,8 @@ def test_run__gate_as_dear_as_a_step_between_exits__every_lead_is_over_the_next_
     gate = fit(store_of(tmp_path, splits), beta=1.0, head="quality", compare_heads=True)
     metrics: Any = gate.manifest.metrics.model_dump(mode="json")
     assert metrics["gate"]["exit_shares"] == [1.0, 0.0, 0.0]
+    assert metrics["gate"]["gflops"] == pytest.approx(72e-9)
+    assert metrics["gate"]["cost"] == 2.0  # layers do not hold the gate
     heads = {name: entry["lead"] for name, entry in metrics["heads"].items()}
     assert heads == pytest.approx({"class": -0.1, "quality": -0.1, "mlp": -0.1})
     out_of_fold = metrics["recipes"]["paper"]["out_of_fold"]

@@ -28,6 +28,29 @@ def test_run__no_val_table__scores_on_rows_held_out(tmp_path: Path) -> None:
     assert metrics["fit"]["training_images"] == 160
 
 
+def test_run__two_rows_and_no_other_table__one_is_fitted_on_and_one_scored(tmp_path: Path) -> None:
+    metrics = fit(store_of(tmp_path, {"train": derived_records(2, 2)}), beta=0.005).manifest.metrics
+    assert (metrics.fit.training_images, metrics.images) == (1, 1)
+
+
+def test_run__scored_on_the_split_that_is_fitted_on__a_fifth_of_it_is_kept_apart(shared: tuple[Store, str]) -> None:
+    metrics = fit(shared, beta=0.005, score_split="train").manifest.metrics
+    assert metrics.scored_on == "a fifth of train"
+    assert (metrics.fit.training_images, metrics.images) == (320, 80)
+
+
+def test_run__milliseconds_known__gates_are_compared_in_them_only_where_they_are_the_cost(
+    shared: tuple[Store, str],
+) -> None:
+    by_depth, by_ms = (
+        fit(shared, beta=0.005, exit_ms=(5.0, 6.0, 7.0), **cost).manifest.metrics
+        for cost in ({}, {"cost": "ms"})  # a layer costs a millisecond: both gates choose alike
+    )
+    assert (by_depth.unit, by_ms.unit) == ("GFLOPs", "ms")
+    assert by_depth.gate.exit_shares == by_ms.gate.exit_shares
+    assert by_ms.gate.cost == pytest.approx(by_depth.gate.cost + 3.0)
+
+
 def test_run__rows_without_quality__teach_nothing_but_are_scored(tmp_path: Path) -> None:
     records = derived_records(3, 60)
     nothing = ImageCounts.zeros(3)
