@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from helpers_fit import choices, fit, mean_gflops
 from helpers_gate import derived_records, put_derived
 
 from ecocli.artifacts.derived_table import DerivedRecord
 from ecocli.artifacts.store import Store
+from ecocli.artifacts.tensors import load_tensors
 from ecocli.errors import UsageError
 
 
@@ -32,6 +34,13 @@ def test_run__target_gflops__spends_the_budget_and_no_more(
     # Every image at exit 2, and the gate.
     assert budget["end"] == pytest.approx(14.0 + 8 * 3 / 1e9)
     assert [step["beta"] for step in trade_off] == sorted(step["beta"] for step in trade_off)
+
+
+def test_run__quality_head_on_a_budget__its_beta_is_the_price_in_its_biases(shared: tuple[Store, str]) -> None:
+    gate = fit(shared, target_gflops=15.5, head="quality")
+    priced = fit(shared, beta=gate.manifest.beta, head="quality")
+    found, expected = (load_tensors(one.path_of("gate.safetensors"))["linear.bias"] for one in (gate, priced))
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
 def test_run__target_gflops_above_every_exit__takes_beta_zero(shared: tuple[Store, str]) -> None:

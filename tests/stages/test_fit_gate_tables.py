@@ -33,6 +33,13 @@ def test_run__two_rows_and_no_other_table__one_is_fitted_on_and_one_scored(tmp_p
     assert (metrics.fit.training_images, metrics.images) == (1, 1)
 
 
+def test_run__another_seed__holds_other_rows_out(tmp_path: Path) -> None:
+    shared = store_of(tmp_path, {"train": derived_records(2, 50)})
+    one, again, other = (fit(shared, beta=0.005, l2=l2, seed=seed) for l2, seed in ((1.0, 0), (0.1, 0), (1.0, 1)))
+    assert one.manifest.metrics.fixed == again.manifest.metrics.fixed
+    assert one.manifest.metrics.fixed != other.manifest.metrics.fixed
+
+
 def test_run__scored_on_the_split_that_is_fitted_on__a_fifth_of_it_is_kept_apart(shared: tuple[Store, str]) -> None:
     metrics = fit(shared, beta=0.005, score_split="train").manifest.metrics
     assert metrics.scored_on == "a fifth of train"
