@@ -234,6 +234,7 @@ def print_dry_run(
     action_digest: str | None = None,
     reused: str | None = None,
     unknown: Sequence[str] = (),
+    refused: bool = False,
     as_json: bool = False,
 ) -> None:
     """Print what ``--dry-run`` promises: the resolved settings, the inputs, and what would be reused.
@@ -245,6 +246,7 @@ def print_dry_run(
         action_digest: What was asked, where the stage can say it beforehand.
         reused: Digest of the artifact that would be returned without running, or None.
         unknown: Settings that follow from what is not there yet; left out, in JSON null.
+        refused: Whether these settings cannot be run here, which the caller then says.
     """
     settings = {**config.model_dump(mode="json"), **dict.fromkeys(unknown)}
     outside = _outside_identity(config)
@@ -256,7 +258,8 @@ def print_dry_run(
         "outside_identity": outside,
         "reused": reused,
     }
-    lines = [f"{stage}: " + (f"would reuse {reused}" if reused else "would run")]
+    outcome = "would be refused" if refused else "would run" if reused is None else f"would reuse {reused}"
+    lines = [f"{stage}: {outcome}"]
     if action_digest:
         lines.append(f"action {action_digest}")
     lines += ["inputs", *_lines(dict(inputs))] if inputs else []

@@ -24,7 +24,7 @@ from ecocli.config.loading import deep_merge
 from ecocli.config.recipes import train_parent_preset
 from ecocli.config.train_parent import TrainParentConfig
 from ecocli.data.datasets import NotDrawnError
-from ecocli.errors import UsageError
+from ecocli.errors import DataError, UsageError
 from ecocli.stages import train_parent as stage
 
 _WEIGHT_SUFFIXES = (".pkl", ".pth", ".pt", ".safetensors")
@@ -163,10 +163,17 @@ def train_parent(
         )
         try:
             plan = (stage.preview if dry_run else stage.plan)(resolved, inputs, opened, runtime)
-        except NotDrawnError as error:
+        except DataError as error:
+            # The settings are shown also where the data is not: on a machine without it recipes can be read.
+            refused = not isinstance(error, NotDrawnError)
+            if dry_run:
+                unknown = ("steps",) if resolved.epochs is not None else ()
+                print_dry_run(
+                    runtime.world, stage.STAGE, resolved, inputs, unknown=unknown, refused=refused, as_json=as_json
+                )
+            if refused:
+                raise
             runtime.log.warning("%s", error)
-            unknown = ("steps",) if resolved.epochs is not None else ()
-            print_dry_run(runtime.world, stage.STAGE, resolved, inputs, unknown=unknown, as_json=as_json)
             return
         _check_classes(gather_settings(config, {}, assignments), plan.config.architecture.num_classes)
         run_stage(plan, opened, runtime, force=force, names=name, dry_run=dry_run, as_json=as_json)

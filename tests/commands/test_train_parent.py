@@ -225,14 +225,16 @@ def test_train_parent__init_file_absent__bad_input(tmp_path: Path, capsys: pytes
         assert f"{typed} does not exist. Give a .pkl, .pth or .safetensors file" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("options", [[], ["--dry-run"]])
-def test_train_parent__coco_that_is_not_there__says_what_is_missing_dry_or_not(
-    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_train_parent__coco_that_is_not_there__shows_the_recipe_and_says_what_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["train-parent", "--dataset", "coco", "--data-root", str(tmp_path), "--device", "cpu", *options]) == 3
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert "panoptic_train2017.json" in captured.err
+    typed = ["train-parent", "--dataset", "coco", "--data-root", str(tmp_path), "--device", "cpu"]
+    for options, shown in (([], False), (["--dry-run"], True)):
+        assert main([*typed, *options]) == 3
+        captured = capsys.readouterr()
+        assert "panoptic_train2017.json" in captured.err
+        assert captured.out.startswith("train-parent: would be refused\n") == shown
+        assert ("  steps = 368750\n" in captured.out) == shown
 
 
 def test_train_parent__dry_run_of_broken_data__code_and_message_of_the_run(
@@ -246,7 +248,7 @@ def test_train_parent__dry_run_of_broken_data__code_and_message_of_the_run(
     for options in ([], ["--dry-run"]):
         assert main([*arguments, "--steps", "1", *options]) == 3
         captured = capsys.readouterr()
-        assert captured.out == ""
+        assert captured.out.startswith("train-parent: would be refused\n") == bool(options)
         said.append(captured.err.splitlines()[-1])
     assert said[0] == said[1]
     assert "panoptic_val.json" in said[0]
