@@ -99,12 +99,13 @@ def plan(config: PredictConfig, inputs: Mapping[str, str], store: Store) -> Pred
         UsageError: The folder cannot be written, there is no such exit, the gate cannot choose at this price, or the
             model has no such output.
     """
-    check_output(user_path(config.out), ANOTHER_FOLDER)
+    out = user_path(config.out)
+    check_output(out, ANOTHER_FOLDER)
     if config.exported is not None:
         opened = exported_model(
             user_path(config.exported), config.exit_depth, config.beta, engine=config.engine, resize=config.test_resize
         )
-        return PredictPlan(tuple(find_photos(config.images)), lambda runtime: opened(runtime.threads))
+        return PredictPlan(tuple(find_photos(config.images, out)), lambda runtime: opened(runtime.threads))
     parent = store.get(inputs["parent"], ParentManifest)
     architecture = parent.manifest.architecture
     outputs = task_of(architecture).photo_outputs
@@ -128,7 +129,7 @@ def plan(config: PredictConfig, inputs: Mapping[str, str], store: Store) -> Pred
             resize=config.test_resize,
         )
 
-    return PredictPlan(tuple(find_photos(config.images, user_path(config.out))), open_model)
+    return PredictPlan(tuple(find_photos(config.images, out)), open_model)
 
 
 def run(config: PredictConfig, inputs: Mapping[str, str], store: Store, runtime: Runtime) -> PredictReport:

@@ -49,6 +49,20 @@ def test_predict__exported__writes_what_torch_writes(
         assert (pair[0] != pair[1]).any(axis=-1).mean() < 0.001
 
 
+def test_predict__exported_into_the_folder_itself__takes_no_picture_of_a_killed_run(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Killed before it wrote the file that results are known by.
+    leftover = tmp_path / "out" / "overlays"
+    leftover.mkdir(parents=True)
+    for folder in (tmp_path, leftover):
+        shutil.copy(place / "pictures" / "0.png", folder)
+    typed = ["predict", str(tmp_path), "--exported", str(place / "graphs"), "--out", str(tmp_path / "out")]
+    assert main(typed) == 0
+    results = json.loads((tmp_path / "out" / "panoptic.json").read_text())
+    assert len(results["annotations"]) == 1
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_eval__exported__rows_are_torchs_and_name_the_engine(
     place: Path, engine: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
