@@ -59,7 +59,6 @@ def run_children(folder: Path, runs: Sequence[ChildRun], timeout_s: float = 900.
         "PYTHONPATH": str(REPOSITORY),
         "OMP_NUM_THREADS": "1",
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port()),
     }
     done = subprocess.run(
         [sys.executable, __file__],
@@ -135,6 +134,8 @@ def _start(run: ChildRun, rank: int) -> int:
 
 
 def _run(run: ChildRun) -> ChildResult:
+    # A port of its own, chosen now: one kept for all runs may be another program's by the time it is used.
+    os.environ["MASTER_PORT"] = str(free_port())
     children = [_start(run, rank) for rank in range(run.world_size)]
     statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
     return ChildResult(statuses, Path("out0").read_text(), Path("err0").read_text())
