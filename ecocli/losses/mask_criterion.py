@@ -18,14 +18,14 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ecocli.losses.matched import MatchedCriterion
+from ecocli.losses.matched import WholeRegionCriterion
 from ecocli.losses.targets import PackedTargets
 
 _ALPHA, _GAMMA = 0.25, 2.0
 
 
 @dataclass(frozen=True)
-class MaskCriterion(MatchedCriterion):
+class MaskCriterion(WholeRegionCriterion):
     """Hungarian-matched class, focal and dice losses."""
 
     terms: ClassVar[tuple[str, str, str]] = ("class", "focal", "dice")

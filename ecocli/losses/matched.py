@@ -3,6 +3,7 @@
 Axes: P predictions (exits x decoder layers), B images, Q queries, K classes, T objects of the fullest image.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -35,7 +36,7 @@ class CriterionOutput:
 
 
 @dataclass(frozen=True)
-class MatchedCriterion:
+class MatchedCriterion(ABC):
     """A weighted sum of a class term and two terms of the matched regions, which are masks or boxes.
 
     Both normalisers, the number of objects and the sum of the class weights, are arguments: they follow from the object
@@ -98,6 +99,42 @@ class MatchedCriterion:
         with torch.autocast(pred_logits.device.type, enabled=False):
             return self._losses(pred_logits, pred_regions, targets, prediction_weights, point_source, norms, taken)
 
+    @abstractmethod
+    def _losses(
+        self,
+        pred_logits: Float[Tensor, "P B Q K_plus_1"],
+        pred_regions: Float[Tensor, "P B Q *region"],
+        targets: Any,
+        prediction_weights: Float[Tensor, " P"],
+        point_source: PointSource | None,
+        norms: tuple[float, float],
+        taken: Sequence[int],
+    ) -> CriterionOutput:
+        """The same with what was left out filled in: the normalisers, and whose matching each prediction takes."""
+
+    def output(
+        self,
+        terms: Sequence[Float[Tensor, " P"]],
+        per_image: Float[Tensor, "P B"],
+        prediction_weights: Float[Tensor, " P"],
+        queries: Int[Tensor, "P B T"],
+    ) -> CriterionOutput:
+        """Weigh each image's losses ``per_image`` in every prediction, and add them up."""
+        shares = prediction_weights.to(device=per_image.device, dtype=torch.float32)[:, None]
+        image_losses = (shares * per_image).sum(dim=0)
+        return CriterionOutput(
+            total=image_losses.sum(),
+            terms=dict(zip(self.terms, terms, strict=True)),
+            image_losses=image_losses.detach(),
+            prediction_losses=per_image.detach(),
+            queries=queries,
+        )
+
+
+@dataclass(frozen=True)
+class WholeRegionCriterion(MatchedCriterion):
+    """One whose regions are compared as they are, without random points."""
+
     def _losses(
         self,
         pred_logits: Float[Tensor, "P B Q K_plus_1"],
@@ -120,24 +157,7 @@ class MatchedCriterion:
         per_image = sum((weight * term for weight, term in zip(self.weights, terms, strict=True)), zero)
         return self.output([term.detach().sum(dim=1) for term in terms], per_image, prediction_weights, queries)
 
-    def output(
-        self,
-        terms: Sequence[Float[Tensor, " P"]],
-        per_image: Float[Tensor, "P B"],
-        prediction_weights: Float[Tensor, " P"],
-        queries: Int[Tensor, "P B T"],
-    ) -> CriterionOutput:
-        """Weigh each image's losses ``per_image`` in every prediction, and add them up."""
-        shares = prediction_weights.to(device=per_image.device, dtype=torch.float32)[:, None]
-        image_losses = (shares * per_image).sum(dim=0)
-        return CriterionOutput(
-            total=image_losses.sum(),
-            terms=dict(zip(self.terms, terms, strict=True)),
-            image_losses=image_losses.detach(),
-            prediction_losses=per_image.detach(),
-            queries=queries,
-        )
-
+    @abstractmethod
     def matching_costs(
         self,
         pred_logits: Float[Tensor, "P B Q K_plus_1"],
@@ -145,13 +165,12 @@ class MatchedCriterion:
         targets: Any,
     ) -> Float[Tensor, "P B Q T"]:
         """Compute the cost of giving each query to each object."""
-        raise NotImplementedError
 
+    @abstractmethod
     def region_sums(
         self, pred_regions: Float[Tensor, "P B Q *region"], targets: Any, queries: Int[Tensor, "P B T"]
     ) -> tuple[Float[Tensor, "P B"], Float[Tensor, "P B"]]:
         """Sum either term of the matched regions over the objects of each image; not yet normalised."""
-        raise NotImplementedError
 
 
 def match_owners(taken: Sequence[int], match: Callable[[list[int]], Int[Tensor, "p B T"]]) -> Int[Tensor, "P B T"]:

@@ -16,11 +16,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ecocli.losses.boxes import PackedBoxes, generalised_iou, to_corners
-from ecocli.losses.matched import MatchedCriterion
+from ecocli.losses.matched import WholeRegionCriterion
 
 
 @dataclass(frozen=True)
-class SetCriterion(MatchedCriterion):
+class SetCriterion(WholeRegionCriterion):
     """Hungarian-matched class, L1 and GIoU losses."""
 
     terms: ClassVar[tuple[str, str, str]] = ("class", "box", "giou")

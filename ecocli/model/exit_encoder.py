@@ -4,6 +4,7 @@ Shapes: B images, N tokens, C channels. Source: ECO-M2F (arXiv 2404.15244); unli
 take different exits. Which layers an exit runs is the business of ``ecocli.exits``.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar
 
@@ -65,7 +66,7 @@ def run_each(
     return done
 
 
-class ExitEncoder(nn.Module):
+class ExitEncoder(nn.Module, ABC):
     """An encoder of a pixel decoder: tokens of all levels to new ones, in layers.
 
     Args:
@@ -83,11 +84,11 @@ class ExitEncoder(nn.Module):
         self.exits = exits
         self.layers = nn.ModuleList(layers)
 
+    @abstractmethod
     def positions(
         self, shapes: SpatialShapes, level_embed: Float[Tensor, "L C"] | None
     ) -> Float[Tensor, "positioned C"]:
         """Position of every token that has one."""
-        raise NotImplementedError
 
     def runner(
         self, tokens: Float[Tensor, "B N C"], positions: Float[Tensor, "positioned C"], shapes: SpatialShapes
