@@ -164,13 +164,14 @@ def train_parent(
         try:
             plan = (stage.preview if dry_run else stage.plan)(resolved, inputs, opened, runtime)
         except DataError as error:
+            if not dry_run:
+                raise
             # The settings are shown also where the data is not: on a machine without it recipes can be read.
             refused = not isinstance(error, NotDrawnError)
-            if dry_run:
-                unknown = ("steps",) if resolved.epochs is not None else ()
-                print_dry_run(
-                    runtime.world, stage.STAGE, resolved, inputs, unknown=unknown, refused=refused, as_json=as_json
-                )
+            unknown = ("steps",) if resolved.epochs is not None else ()
+            print_dry_run(
+                runtime.world, stage.STAGE, resolved, inputs, unknown=unknown, refused=refused, as_json=as_json
+            )
             if refused:
                 raise
             runtime.log.warning("%s", error)
