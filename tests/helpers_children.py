@@ -4,6 +4,7 @@ The script at the end imports torch once and forks one child per run (two for a 
 torch costs more than training the tiny model. Nothing in it is imported by the package.
 """
 
+import faulthandler
 import json
 import os
 import subprocess
@@ -16,6 +17,7 @@ from helpers_distributed import free_port
 
 from ecocli.errors import EcoError
 
+_HANGS_AFTER_S = 240.0
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -123,6 +125,8 @@ def _start(run: ChildRun, rank: int) -> int:
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(run.world_size))
     for stream, name in ((sys.stdout, "out"), (sys.stderr, "err")):
         os.dup2(os.open(f"{name}{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream.fileno())
+    # A process that hangs says where, and ends: its run takes seconds.
+    faulthandler.dump_traceback_later(_HANGS_AFTER_S, exit=True)
     from ecocli.__main__ import main
 
     if run.signal and rank == run.world_size - 1:
