@@ -21,7 +21,7 @@ from ecocli.artifacts.manifest import ManifestT
 from ecocli.artifacts.store import Store
 from ecocli.config.base import Config
 from ecocli.config.loading import load_toml, merge_alternatives, nest, parse_assignments, resolve_config
-from ecocli.errors import InterruptedRunError, UsageError
+from ecocli.errors import DataError, InterruptedRunError, UsageError
 from ecocli.runtime.context import Runtime
 from ecocli.runtime.device import choose_device, limit_threads
 from ecocli.runtime.distributed import World, setup_world, teardown_world
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     import rich.table
 
 ConfigT = TypeVar("ConfigT", bound=Config)
+PlanT = TypeVar("PlanT")
 
 _WIDEST_TABLE = 10_000
 
@@ -267,6 +268,44 @@ def print_dry_run(
     if shown := list(_lines(outside)):
         lines += ["no part of the result's identity", *shown]
     emit_result(world, data, text="\n".join(lines), as_json=as_json)
+
+
+def plan_on_data(
+    make: Callable[[bool], PlanT],
+    runtime: Runtime,
+    stage: str,
+    config: Config,
+    inputs: Mapping[str, str],
+    *,
+    dry_run: bool,
+    unknown: Sequence[str] = (),
+    as_json: bool = False,
+) -> PlanT | None:
+    """Plan a stage that opens data; a dry run shows its settings also where the data is not there.
+
+    Args:
+        make: Makes the plan; told whether it may draw the ``shapes``, which a dry run may not.
+        unknown: Settings that follow from the data.
+
+    Returns:
+        The plan; None in a dry run whose data is only known once it is drawn.
+
+    Raises:
+        DataError: The data is missing or faulty; in a dry run after the settings were shown.
+    """
+    try:
+        return make(not dry_run)
+    except DataError as error:
+        if not dry_run:
+            raise
+        from ecocli.data.datasets import NotDrawnError
+
+        refused = not isinstance(error, NotDrawnError)
+        print_dry_run(runtime.world, stage, config, inputs, unknown=unknown, refused=refused, as_json=as_json)
+        if refused:
+            raise
+        runtime.log.warning("%s", error)
+        return None
 
 
 @dataclass(frozen=True)

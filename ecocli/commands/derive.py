@@ -13,14 +13,13 @@ from ecocli.commands.common import (
     emit_result,
     make_runtime,
     open_store,
-    print_dry_run,
+    plan_on_data,
     resolve,
     resolve_input,
     run_stage,
 )
 from ecocli.commands.options import option
 from ecocli.config.derive import DeriveConfig
-from ecocli.data.datasets import NotDrawnError
 from ecocli.errors import UsageError
 from ecocli.stages import derive as stage
 from ecocli.stages.derive import Shard
@@ -83,11 +82,16 @@ def derive(
             },
             assignments=assignments,
         )
-        try:
-            plan = stage.plan(resolved, inputs, opened, runtime, draw=not dry_run)
-        except NotDrawnError as error:
-            runtime.log.warning("%s", error)
-            print_dry_run(runtime.world, stage.STAGE, resolved, inputs, as_json=as_json)
+        plan = plan_on_data(
+            lambda draw: stage.plan(resolved, inputs, opened, runtime, draw=draw),
+            runtime,
+            stage.STAGE,
+            resolved,
+            inputs,
+            dry_run=dry_run,
+            as_json=as_json,
+        )
+        if plan is None:
             return
         if mine.count > 1 and not dry_run:
             runtime.log.info("Shard %d of %d, counted from 0.", mine.index, mine.count)

@@ -21,7 +21,7 @@ from ecocli.commands.common import (
     Shown,
     make_runtime,
     open_store,
-    print_dry_run,
+    plan_on_data,
     resolve,
     resolve_input,
     run_stage,
@@ -30,7 +30,6 @@ from ecocli.commands.options import option
 from ecocli.commands.tables import make_table
 from ecocli.config.evaluate import EvaluateConfig
 from ecocli.config.rules import RULES
-from ecocli.data.datasets import NotDrawnError
 from ecocli.errors import ArtifactError, UsageError
 from ecocli.reports.numbers import interval, mixture, plain, points, reached_text, shares
 from ecocli.runtime.context import Runtime
@@ -174,11 +173,16 @@ def evaluate(
             runtime.log.info("%s %s", report.manifest.kind, report.digest)
             return _show(opened, report, further)
 
-        try:
-            plan = stage.plan(resolved, inputs, opened, runtime, draw=not dry_run)
-        except NotDrawnError as error:
-            runtime.log.warning("%s", error)
-            print_dry_run(runtime.world, stage.STAGE, resolved, inputs, as_json=as_json)
+        plan = plan_on_data(
+            lambda draw: stage.plan(resolved, inputs, opened, runtime, draw=draw),
+            runtime,
+            stage.STAGE,
+            resolved,
+            inputs,
+            dry_run=dry_run,
+            as_json=as_json,
+        )
+        if plan is None:
             return
         run_stage(plan, opened, runtime, force=force, names=name, dry_run=dry_run, as_json=as_json, show=show)
 

@@ -13,7 +13,7 @@ from ecocli.commands.common import (
     gather_settings,
     make_runtime,
     open_store,
-    print_dry_run,
+    plan_on_data,
     resolve,
     resolve_input,
     run_stage,
@@ -23,8 +23,7 @@ from ecocli.config.any_architecture import AnyArchitecture
 from ecocli.config.loading import deep_merge
 from ecocli.config.recipes import train_parent_preset
 from ecocli.config.train_parent import TrainParentConfig
-from ecocli.data.datasets import NotDrawnError
-from ecocli.errors import DataError, UsageError
+from ecocli.errors import UsageError
 from ecocli.stages import train_parent as stage
 
 _WEIGHT_SUFFIXES = (".pkl", ".pth", ".pt", ".safetensors")
@@ -161,20 +160,17 @@ def train_parent(
             assignments=assignments,
             alternatives=("steps", "epochs"),
         )
-        try:
-            plan = (stage.preview if dry_run else stage.plan)(resolved, inputs, opened, runtime)
-        except DataError as error:
-            if not dry_run:
-                raise
-            # The settings are shown also where the data is not: on a machine without it recipes can be read.
-            refused = not isinstance(error, NotDrawnError)
-            unknown = ("steps",) if resolved.epochs is not None else ()
-            print_dry_run(
-                runtime.world, stage.STAGE, resolved, inputs, unknown=unknown, refused=refused, as_json=as_json
-            )
-            if refused:
-                raise
-            runtime.log.warning("%s", error)
+        plan = plan_on_data(
+            lambda draw: (stage.plan if draw else stage.preview)(resolved, inputs, opened, runtime),
+            runtime,
+            stage.STAGE,
+            resolved,
+            inputs,
+            dry_run=dry_run,
+            unknown=("steps",) if resolved.epochs is not None else (),
+            as_json=as_json,
+        )
+        if plan is None:
             return
         _check_classes(gather_settings(config, {}, assignments), plan.config.architecture.num_classes)
         run_stage(plan, opened, runtime, force=force, names=name, dry_run=dry_run, as_json=as_json)

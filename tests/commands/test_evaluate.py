@@ -88,6 +88,22 @@ def test_dry_run__scenes_not_drawn__said_and_not_drawn(
     assert not (tmp_path / "data").exists()
 
 
+@pytest.mark.parametrize("command", [["eval", "--no-gate"], ["derive"]], ids=lambda command: command[0])
+def test_dry_run__data_that_is_not_there__shows_the_settings_and_is_refused_as_by_the_run(
+    bench: Bench, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = ["--store", str(bench.store.root), "--dataset", "coco", "--data-root", str(tmp_path)]
+    said = []
+    for options in ([], ["--dry-run"]):
+        assert main([*command, *place, "--device", "cpu", *options]) == 3
+        captured = capsys.readouterr()
+        assert captured.out.startswith(f"{command[0]}: would be refused\ninputs\n") == bool(options)
+        assert ('  dataset.name = "coco"\n' in captured.out) == bool(options)
+        said.append(captured.err.splitlines()[-1])
+    assert said[0] == said[1]
+    assert "2017.json" in said[0]
+
+
 @pytest.mark.parametrize(
     "arguments, code, message",
     [
