@@ -7,15 +7,14 @@ from helpers_inference import EXIT_DEPTHS, TINY, splitting_gate, tiny_dataset_co
 from helpers_own_truth import make_own_truth
 from helpers_sizes import cut_to_sizes
 from helpers_stages import run_stage
-from helpers_store import gate_metrics
+from helpers_store import gate_metrics, parent_manifest
 
-from ecocli.artifacts.manifest import GateManifest, ParentManifest
+from ecocli.artifacts.manifest import GateManifest
 from ecocli.artifacts.store import Store
 from ecocli.artifacts.tensors import save_tensors
 from ecocli.config.dataset import DatasetConfig
 from ecocli.config.derive import DeriveConfig
 from ecocli.config.evaluate import EvaluateConfig, EvaluateExecutionConfig
-from ecocli.data.categories import SHAPES
 from ecocli.data.datasets import open_dataset
 from ecocli.scoring.batches import load_batch
 from ecocli.stages import derive
@@ -59,16 +58,7 @@ def make_bench(folder: Path) -> Bench:
     gate, depths = splitting_gate(model, batches, EXIT_DEPTHS)
     store = Store(folder / "store")
     parent = store.put(
-        ParentManifest(
-            schema_version=1,
-            stage_config={"dataset": dataset_config.model_dump(mode="json")},
-            inputs={},
-            dataset_fingerprints={},
-            architecture=TINY,
-            exit_depths=EXIT_DEPTHS,
-            categories=tuple(category.recorded for category in SHAPES),
-            steps=0,
-        ),
+        parent_manifest(TINY, EXIT_DEPTHS, dataset=dataset_config),
         {"model.safetensors": save_tensors(model.state_dict())},
         action=None,
         provenance={},

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import torch
 from helpers_inference import TINY, tiny_model
-from helpers_store import gate_metrics
+from helpers_store import derived_manifest, gate_metrics, parent_manifest
 
-from ecocli.artifacts.manifest import DerivedManifest, GateManifest, ParentManifest
+from ecocli.artifacts.manifest import GateManifest
 from ecocli.artifacts.store import Store
 from ecocli.artifacts.tensors import save_tensors
 from ecocli.config.architecture import ArchitectureConfig
 from ecocli.data.batching import make_batch
-from ecocli.data.categories import SHAPES
 from ecocli.data.photos import read_photo
 from ecocli.model.gate import pool_features
 
@@ -33,16 +32,7 @@ def put_tiny(store: Store, images: Sequence[Path], architecture: ArchitectureCon
             if name.endswith("sampling_offsets.weight"):
                 weight.copy_(torch.randn(weight.shape, generator=generator) * 0.05)
     parent = store.put(
-        ParentManifest(
-            schema_version=1,
-            stage_config={},
-            inputs={},
-            dataset_fingerprints={},
-            architecture=architecture,
-            exit_depths=depths,
-            categories=tuple(category.recorded for category in SHAPES),
-            steps=1,
-        ),
+        parent_manifest(architecture, depths),
         {"model.safetensors": save_tensors(model.state_dict())},
         names=["parent"],
     ).digest
@@ -56,16 +46,7 @@ def put_tiny(store: Store, images: Sequence[Path], architecture: ArchitectureCon
     # On average over the images all exits score alike, so that the images decide.
     bias = -(torch.cat(pooled) @ weight.T).mean(dim=0)
     table = store.put(
-        DerivedManifest(
-            schema_version=1,
-            stage_config={},
-            inputs={"parent": parent},
-            dataset_fingerprints={},
-            splits=("train",),
-            exit_depths=depths,
-            rows={"train": 1},
-            feature_sizes={"res5": pooled[0].shape[1]},
-        ),
+        derived_manifest(parent, depths, {"res5": pooled[0].shape[1]}),
         {"train.parquet": b"table"},
     ).digest
     store.put(

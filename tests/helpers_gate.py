@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from helpers_counts import dense_table
+from helpers_store import derived_manifest
 
 from ecocli.artifacts.derived_table import DerivedRecord, build_table
-from ecocli.artifacts.manifest import DerivedManifest
 from ecocli.artifacts.store import Store
 from ecocli.artifacts.tables import write_table
 from ecocli.metrics.assignment import CountTable
@@ -120,14 +120,10 @@ def put_derived(
         path = folder / f"{name}.parquet"
         write_table(path, change(build_table(records)))
         files[path.name] = path
-    manifest = DerivedManifest(
-        schema_version=1,
-        stage_config={},
-        inputs={"parent": parent},
-        dataset_fingerprints={},
-        splits=tuple(splits),
-        exit_depths=exit_depths,
-        rows={name: len(records) for name, records in splits.items()},
-        feature_sizes=dict(feature_sizes or {"res5": 8, "projected": 4, "tokens": 8}),
+    manifest = derived_manifest(
+        parent,
+        exit_depths,
+        feature_sizes or {"res5": 8, "projected": 4, "tokens": 8},
+        {name: len(records) for name, records in splits.items()},
     )
     return store.put(manifest, files, names=["derived"]).digest

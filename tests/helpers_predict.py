@@ -3,13 +3,14 @@
 from typing import Any
 
 import torch
-from helpers_store import gate_metrics
+from helpers_store import derived_manifest, gate_metrics, parent_manifest
 from helpers_weights import RESNET, random_model
 
-from ecocli.artifacts.manifest import DerivedManifest, GateManifest, ParentManifest
+from ecocli.artifacts.manifest import GateManifest
 from ecocli.artifacts.store import Store
 from ecocli.artifacts.tensors import save_tensors
 from ecocli.config.category import CategoryConfig
+from ecocli.config.dataset import ResizeConfig
 
 # Random weights are sure of nothing: without thresholds they still give segments.
 ARCHITECTURE = RESNET.model_copy(update={"object_mask_threshold": 0.0, "overlap_threshold": 0.0})
@@ -19,22 +20,13 @@ CATEGORIES = tuple(
 )
 
 
-def put_parent(store: Store, settings: dict[str, Any] | None = None, seed: int = 0) -> str:
+def put_parent(store: Store, test_resize: ResizeConfig | None = None, seed: int = 0) -> str:
     """Store a parent with exits after 1, 2 and 3 layers and four categories."""
     model = random_model(ARCHITECTURE, seed)
     # "No object" never wins, so that every query takes part.
     with torch.no_grad():
         model.sem_seg_head.predictor.class_embed.bias[-1] = -20.0
-    manifest = ParentManifest(
-        schema_version=1,
-        stage_config=settings or {},
-        inputs={},
-        dataset_fingerprints={},
-        architecture=ARCHITECTURE,
-        exit_depths=(1, 2, 3),
-        categories=CATEGORIES,
-        steps=5,
-    )
+    manifest = parent_manifest(ARCHITECTURE, (1, 2, 3), CATEGORIES, test_resize=test_resize)
     files = {"model.safetensors": save_tensors(model.state_dict())}
     return store.put(manifest, files, names=["parent"]).digest
 
@@ -42,14 +34,7 @@ def put_parent(store: Store, settings: dict[str, Any] | None = None, seed: int =
 def put_gate(store: Store, parent: str | None, bias: list[float]) -> str:
     """Store a gate, with its table, that scores the exits alike for every image."""
     common: dict[str, Any] = {"schema_version": 1, "stage_config": {}, "dataset_fingerprints": {}}
-    derived = DerivedManifest(
-        **common,
-        inputs={} if parent is None else {"parent": parent},
-        splits=("train",),
-        exit_depths=(1, 2, 3),
-        rows={"train": 1},
-        feature_sizes={"projected": 32},
-    )
+    derived = derived_manifest(parent, (1, 2, 3), {"projected": 32})
     table = store.put(derived, {"train.parquet": b"table"}).digest
     gate = GateManifest(
         **common,

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ecocli.artifacts.artifact import Artifact
-from ecocli.artifacts.manifest import FileContents, GateManifest, ParentManifest
+from ecocli.artifacts.manifest import DerivedManifest, FileContents, GateManifest, ParentManifest
 from ecocli.artifacts.store import Store
 from ecocli.artifacts.summaries import (
     ChoiceSummary,
@@ -16,8 +17,13 @@ from ecocli.artifacts.summaries import (
     MajoritySummary,
     RandomSummary,
 )
+from ecocli.config.any_architecture import AnyArchitecture
 from ecocli.config.architecture import ARCHITECTURES
+from ecocli.config.category import CategoryConfig
+from ecocli.config.dataset import KEEP_SIZE, DatasetConfig, ResizeConfig
 from ecocli.data.categories import SHAPES
+
+SHAPES_RECORDED = tuple(category.recorded for category in SHAPES)
 
 
 def gate_metrics(shares: tuple[float, ...] = (0.5, 0.5)) -> GateMetrics:
@@ -70,17 +76,46 @@ def gate_manifest(beta: float = 0.1, inputs: Mapping[str, str] | None = None) ->
     )
 
 
-def parent_manifest(steps: int = 7) -> ParentManifest:
-    """A parent's manifest without files."""
+def parent_manifest(
+    architecture: AnyArchitecture = ARCHITECTURES["m2f-shapes"],
+    exit_depths: tuple[int, ...] = (2, 3),
+    categories: tuple[CategoryConfig, ...] = SHAPES_RECORDED,
+    dataset: DatasetConfig | None = None,
+    test_resize: ResizeConfig | None = None,
+) -> ParentManifest:
+    """A parent's manifest without files; the size rule is by default that of the data set, if there is one."""
     return ParentManifest(
         schema_version=1,
         stage_config={},
         inputs={},
         dataset_fingerprints={"train": "abc"},
-        architecture=ARCHITECTURES["m2f-shapes"],
-        exit_depths=(2, 3),
-        categories=(SHAPES[0].recorded,),
-        steps=steps,
+        architecture=architecture,
+        exit_depths=exit_depths,
+        categories=categories,
+        dataset=dataset,
+        test_resize=test_resize or (KEEP_SIZE if dataset is None else dataset.test_resize),
+        steps=7,
+    )
+
+
+def derived_manifest(
+    parent: str | None,
+    exit_depths: tuple[int, ...],
+    feature_sizes: Mapping[str, int],
+    rows: Mapping[str, int] = MappingProxyType({"train": 1}),
+) -> DerivedManifest:
+    """A manifest of tables without files, of the drawn scenes."""
+    return DerivedManifest(
+        schema_version=1,
+        stage_config={},
+        inputs={} if parent is None else {"parent": parent},
+        dataset_fingerprints={},
+        splits=tuple(rows),
+        exit_depths=exit_depths,
+        rows=dict(rows),
+        feature_sizes=dict(feature_sizes),
+        dataset=DatasetConfig(),
+        precision="float32",
     )
 
 

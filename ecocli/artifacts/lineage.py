@@ -3,12 +3,10 @@
 from collections.abc import Sequence
 
 from ecocli.artifacts.artifact import Artifact
-from ecocli.artifacts.manifest import DerivedManifest, GateManifest, ParentManifest, TrainedOn
+from ecocli.artifacts.manifest import DerivedManifest, GateManifest, ParentManifest
 from ecocli.artifacts.pricing import check_price
 from ecocli.artifacts.store import Store
-from ecocli.config.dataset import DatasetConfig, ResizeConfig
 from ecocli.config.fit_gate import GateFitConfig
-from ecocli.config.loading import resolve_config
 from ecocli.errors import ArtifactError, UsageError
 
 WEIGHTS_FILE = "model.safetensors"
@@ -110,19 +108,6 @@ def open_tables(store: Store, digest: str, config: GateFitConfig) -> Artifact[De
     return derived
 
 
-def trainings_of(parent: ParentManifest) -> tuple[TrainedOn, ...]:
-    """Return which images a parent has seen; empty where it is not known.
-
-    Parents that were trained before manifests said so had no images kept out.
-    """
-    config = parent.stage_config
-    dataset, split = config.get("dataset"), config.get("split")
-    if parent.trained_on or not isinstance(dataset, dict) or not isinstance(split, str):
-        return parent.trained_on
-    source = resolve_config(DatasetConfig, dataset).source
-    return (TrainedOn(dataset=source, split=split, fingerprint=parent.dataset_fingerprints[split], hold_out=0.0),)
-
-
 def unseen_share(parent: ParentManifest, source: str, split: str, fingerprint: str) -> float | None:
     """Return the share of a split's images that a parent has not seen, by ``ecocli.data.hold_out``.
 
@@ -133,7 +118,7 @@ def unseen_share(parent: ParentManifest, source: str, split: str, fingerprint: s
     Returns:
         1 for a split that it was not trained on; None where it is not known.
     """
-    trainings = trainings_of(parent)
+    trainings = parent.trained_on
     if not trainings:
         return None
     same = (one for one in trainings if one.fingerprint == fingerprint or (one.dataset, one.split) == (source, split))
@@ -151,13 +136,6 @@ def exit_of(parent: ParentManifest, wanted: int | None) -> int:
         offered = ", ".join(map(str, parent.exit_depths))
         raise UsageError(f"The parent has no exit at depth {depth}; it has {offered}.")
     return depth
-
-
-def size_rule(parent: ParentManifest) -> ResizeConfig:
-    """Return the size rule that a parent's own settings record: those of its data set, or of its import."""
-    dataset = parent.stage_config.get("dataset")
-    rule = dataset.get("test_resize") if isinstance(dataset, dict) else parent.stage_config.get("test_resize")
-    return resolve_config(ResizeConfig, rule if isinstance(rule, dict) else {})
 
 
 def offered_exits(parent_depths: Sequence[int], deepest: int | None) -> tuple[int, ...]:

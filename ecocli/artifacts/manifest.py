@@ -19,8 +19,10 @@ from ecocli.artifacts.summaries import EvaluationSummary, GateMetrics, SweepSumm
 from ecocli.config.any_architecture import AnyArchitecture
 from ecocli.config.base import Config
 from ecocli.config.category import CategoryConfig
+from ecocli.config.dataset import DatasetConfig, ResizeConfig
 from ecocli.config.derive import QualityName, TaskName
 from ecocli.config.fit_gate import CostName, FeatureName, HeadName
+from ecocli.config.precision import InferencePrecision
 from ecocli.runtime.formats import parse_json
 
 DigestText = Annotated[str, Field(pattern=DIGEST_PATTERN)]
@@ -74,7 +76,8 @@ class Manifest(Config):
     Attributes:
         kind: The kind of artifact, the same word as in the command line.
         schema_version: Version of the stage that made it; a stage raises it when its results change.
-        stage_config: The resolved configuration of the stage, as JSON data.
+        stage_config: The resolved configuration of the stage, as JSON data: a part of what was asked. No stage reads
+            it; what others want to know of it is a field of the kind.
         inputs: Role (``parent``, ``derived``) to digest of each input artifact.
         dataset_fingerprints: Role (``train``, ``validation``) to fingerprint of each data set.
         files: The artifact's files by ascending name; filled in by the store.
@@ -133,6 +136,8 @@ class ParentManifest(Manifest):
         architecture: The resolved architecture configuration.
         exit_depths: Encoder layers run at each exit, ascending, counted from 1.
         categories: The categories in the order of the class index.
+        dataset: What it was trained on, with how it is to be varied and resized; None for imported weights.
+        test_resize: How images are resized for it.
         steps: Optimisation steps trained; 0 for imported weights.
         trained_on: The images it has seen, and those of the parents that its training started from; empty where it is
             not known.
@@ -142,6 +147,8 @@ class ParentManifest(Manifest):
     architecture: AnyArchitecture
     exit_depths: tuple[int, ...]
     categories: tuple[CategoryConfig, ...]
+    dataset: DatasetConfig | None
+    test_resize: ResizeConfig
     steps: int = Field(ge=0)
     trained_on: tuple[TrainedOn, ...] = ()
 
@@ -163,6 +170,8 @@ class DerivedManifest(Manifest):
         exit_depths: Encoder layers run at each exit, ascending.
         rows: Number of images per split.
         feature_sizes: Feature name to its length.
+        dataset: The data, with how images were resized.
+        precision: Type of the network's products.
         mirrored: Whether there is a table of the mirror images of each split.
         task: What the model predicts.
         quality: What the quality of one image is.
@@ -173,6 +182,8 @@ class DerivedManifest(Manifest):
     exit_depths: tuple[int, ...]
     rows: dict[str, int]
     feature_sizes: dict[str, int]
+    dataset: DatasetConfig
+    precision: InferencePrecision
     mirrored: bool = False
     task: TaskName = "panoptic"
     quality: QualityName = "pq"
@@ -206,9 +217,14 @@ class GateManifest(Manifest):
 
 
 class EvaluationManifest(Manifest):
-    """A parent, and a gate beside its controls, scored on a data set."""
+    """A parent, and a gate beside its controls, scored on a data set.
+
+    Attributes:
+        dataset: The data, with how images were resized.
+    """
 
     kind: Literal["evaluation"] = "evaluation"
+    dataset: DatasetConfig
     summary: EvaluationSummary
 
 

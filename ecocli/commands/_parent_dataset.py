@@ -30,11 +30,11 @@ def parent_dataset_preset(store: "Store", parent: str, settings: Mapping[str, ob
     manifest = store.get(parent, ParentManifest).manifest
     root = {"dataset": {"root": environment_data_root()}}
     named = settings.get("dataset")
-    trained = manifest.stage_config.get("dataset")
-    if isinstance(trained, Mapping) and not (
-        isinstance(named, Mapping) and "name" in named and _base_name(named["name"]) != _base_name(trained.get("name"))
+    trained = manifest.dataset
+    if trained is not None and not (
+        isinstance(named, Mapping) and "name" in named and _base_name(named["name"]) != _base_name(trained.name)
     ):
-        return deep_merge({"dataset": trained}, root)
+        return deep_merge({"dataset": trained.model_dump(mode="json")}, root)
     if isinstance(named, Mapping) and "name" in named:
         return root
     # An imported parent says no more than its categories.

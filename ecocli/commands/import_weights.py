@@ -62,7 +62,7 @@ def import_weights(
 
         def show(parent: Artifact[ParentManifest]) -> Shown:
             shown = show_digest(parent)
-            gate = stage.plan_gate(resolved, parent, runtime)
+            gate = stage.plan_gate(plan, parent, runtime)
             if gate is None:
                 return shown
             made = execute(gate, opened, runtime, force=force)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ecocli.artifacts.artifact import Artifact
-from ecocli.artifacts.lineage import GATE_FILE, WEIGHTS_FILE, size_rule
+from ecocli.artifacts.lineage import GATE_FILE, WEIGHTS_FILE
 from ecocli.artifacts.manifest import GateManifest, ParentManifest
 from ecocli.artifacts.pricing import check_price
 from ecocli.artifacts.tensors import load_tensors
@@ -52,7 +52,7 @@ def open_predictor(
         gate=restored,
         exit_depth=exit_depth,
         architecture=architecture,
-        resize=resize or size_rule(parent.manifest),
+        resize=resize or parent.manifest.test_resize,
         categories=categories,
         device=device,
     )

@@ -6,7 +6,7 @@ in all rows; milliseconds those of a profile or an evaluation, where the store h
 row per choice; ``compare.png``, the plot. No artifact is made.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -109,7 +109,7 @@ def run(config: CompareConfig, contestants: Sequence[Contestant], store: Store) 
     for contestant in contestants:
         parent = store.get(contestant.parent, ParentManifest)
         derived = _tables(store, parent, contestant, config.split)
-        rules = config.rules or _rules_of(derived)
+        rules = config.rules or rules_of(derived.manifest.dataset.name)
         images[contestant.label] = (
             derived.manifest.dataset_fingerprints.get(config.split, ""),
             derived.manifest.rows[config.split],
@@ -222,12 +222,6 @@ def _milliseconds(store: Store, parent: str) -> dict[str, float]:
             if measured:
                 return measured
     return {}
-
-
-def _rules_of(derived: Artifact[DerivedManifest]) -> RulesName:
-    """Choose what `eval` takes on the data of a table, unless told otherwise."""
-    dataset = derived.manifest.stage_config.get("dataset")
-    return rules_of(str(dataset.get("name"))) if isinstance(dataset, Mapping) else "coco"
 
 
 def _evaluations(

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from ecocli.scoring.score_exits import DerivedRow
 
 STAGE = "derive"
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 ROWS_FILE = "rows.parquet"
 
 
@@ -337,6 +337,8 @@ def _manifest(action: Action, config: DeriveConfig, subject: Derivation, files: 
         exit_depths=subject.parent.manifest.exit_depths,
         rows={dataset.split: len(dataset) for dataset in subject.datasets},
         feature_sizes=sizes,
+        dataset=config.dataset,
+        precision=config.precision,
         mirrored=config.mirror,
         task=task.name,
         quality=task.quality(config.box_quality),

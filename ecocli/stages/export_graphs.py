@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ecocli.artifacts.artifact import Artifact
-from ecocli.artifacts.lineage import GATE_FILE, WEIGHTS_FILE, exit_of, open_gate, size_rule
+from ecocli.artifacts.lineage import GATE_FILE, WEIGHTS_FILE, exit_of, open_gate
 from ecocli.artifacts.manifest import GateManifest, ParentManifest
 from ecocli.artifacts.pricing import price_of
 from ecocli.artifacts.store import Store
@@ -178,7 +178,7 @@ def run(config: ExportGraphsConfig, inputs: Mapping[str, str], store: Store, run
             gate=entry,
             architecture=architecture,
             categories=manifest.categories,
-            resize=config.test_resize or size_rule(manifest),
+            resize=config.test_resize or manifest.test_resize,
             sizes=config.sizes,
         )
         if gate is not None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from ecocli.artifacts.artifact import Artifact
-from ecocli.artifacts.lineage import WEIGHTS_FILE, exit_of, size_rule
+from ecocli.artifacts.lineage import WEIGHTS_FILE, exit_of
 from ecocli.artifacts.manifest import ParentManifest
 from ecocli.artifacts.store import Store
 from ecocli.artifacts.tensors import load_tensors, save_tensors
@@ -94,7 +94,7 @@ def run(config: ExportWeightsConfig, inputs: Mapping[str, str], store: Store, ru
     files: Mapping[str, bytes]
     formats = FORMATS[architecture.kind]
     if config.format == "hf":
-        files = formats.folder(architecture, state, manifest.categories, depth, size_rule(manifest))
+        files = formats.folder(architecture, state, manifest.categories, depth, manifest.test_resize)
     else:
         files = {"": _FILE_KINDS[out.suffix](formats.original(architecture, state, depth))}
     _place(out, files)

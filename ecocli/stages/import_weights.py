@@ -5,7 +5,7 @@ holds anything unexpected stops the import before anything is stored.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ecocli.artifacts.action import Action, Made, Plan
@@ -26,7 +26,7 @@ from ecocli.weights.loading import RecognisedState, fit_weights, recognise, shor
 
 STAGE = "import"
 GATE_STAGE = "import-gate"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,19 @@ class Source:
     architecture: AnyArchitecture
     labels: tuple[str, ...]
     digest: str
+
+
+@dataclass(frozen=True)
+class ImportPlan(Plan[ParentManifest]):
+    """An import.
+
+    Attributes:
+        origin: The checkpoint's path, as the user said it.
+    """
+
+    origin: str = field(kw_only=True)
+    source: Source = field(kw_only=True)
+    request: ImportRequest = field(kw_only=True)
 
 
 def read_source(path: Path, arch: str | None) -> Source:
@@ -65,9 +78,7 @@ def read_source(path: Path, arch: str | None) -> Source:
     return Source(recognised, architecture, labels, source_digest(path))
 
 
-def plan(
-    config: ImportWeightsConfig, inputs: Mapping[str, str], store: Store, runtime: Runtime
-) -> Plan[ParentManifest]:
+def plan(config: ImportWeightsConfig, inputs: Mapping[str, str], store: Store, runtime: Runtime) -> ImportPlan:
     """Read the checkpoint and say exactly what is asked.
 
     Raises:
@@ -101,44 +112,43 @@ def plan(
             architecture=source.architecture,
             exit_depths=exit_depths,
             categories=request.categories,
+            dataset=None,
+            test_resize=request.test_resize,
             steps=0,
         )
         provenance = {"source": config.source, "recognised_as": source.weights.source}
         return Made(manifest, {WEIGHTS_FILE: save_tensors(model.state_dict())}, provenance)
 
-    return Plan(action, ParentManifest, work)
+    return ImportPlan(action, ParentManifest, work, origin=config.source, source=source, request=request)
 
 
-def plan_gate(
-    config: ImportWeightsConfig, parent: Artifact[ParentManifest], runtime: Runtime
-) -> Plan[GateManifest] | None:
+def plan_gate(imported: ImportPlan, parent: Artifact[ParentManifest], runtime: Runtime) -> Plan[GateManifest] | None:
     """Say what the gate beside an imported parent is.
 
     The authors pool over padding as well, here it is left out: on images whose sides are no multiples of 32 the two may
     choose different exits.
 
     Args:
-        parent: What ``plan`` made of the same source.
+        parent: What came of the import.
 
     Returns:
         None where the checkpoint has no gate.
     """
-    if len(parent.manifest.exit_depths) == 1:
+    gate = imported.source.weights.gate
+    if not gate:
         return None
-    recognised = recognise(load_state(Path(config.source)), config.source)
-    request = ImportRequest.model_validate(parent.manifest.stage_config, strict=False)
-    action = Action(GATE_STAGE, SCHEMA_VERSION, request, {"parent": parent.digest})
+    action = Action(GATE_STAGE, SCHEMA_VERSION, imported.request, {"parent": parent.digest})
 
     def work(_folder: Path) -> Made[GateManifest]:
         runtime.log.info(
             "The gate of %s was trained on means over padding too; here they leave it out, so that on padded images it "
             "may choose another exit.",
-            config.source,
+            imported.origin,
         )
         manifest = GateManifest(
             **action.recorded, exit_depths=parent.manifest.exit_depths, beta=0.0, feature="projected", metrics=None
         )
-        return Made(manifest, {GATE_FILE: save_tensors(recognised.gate)}, {"source": config.source})
+        return Made(manifest, {GATE_FILE: save_tensors(gate)}, {"source": imported.origin})
 
     return Plan(action, GateManifest, work)
 

@@ -17,8 +17,8 @@ from ecocli.artifacts.manifest import DerivedManifest, EvaluationManifest, GateM
 from ecocli.artifacts.provenance import measured_ms
 from ecocli.artifacts.store import Store
 from ecocli.artifacts.summaries import EvaluationRow, EvaluationSummary
-from ecocli.config.evaluate import EvaluateConfig
-from ecocli.config.loading import deep_merge, resolve_config
+from ecocli.config.dataset import DatasetConfig, ResizeConfig
+from ecocli.config.precision import InferencePrecision
 from ecocli.config.report import ReportConfig
 from ecocli.errors import DataError
 from ecocli.runtime.context import Runtime
@@ -168,7 +168,7 @@ def _attainable(
         return []
     derived = store.get(digest, DerivedManifest)
     feature = next(iter(derived.manifest.feature_sizes))
-    mirror = read_split(derived, str(evaluation.manifest.stage_config["split"]), feature).mirror
+    mirror = read_split(derived, evaluation.manifest.summary.split, feature).mirror
     if mirror is None:
         return []
     points = attainable_curve(table, mirror.counts.contributions())
@@ -194,10 +194,8 @@ def _other_gates(
     if table_digest is None:  # imported, with its parent alone
         return []
     derived = store.get(table_digest, DerivedManifest)
-    split = evaluation.manifest.stage_config["split"]
-    same_images = (
-        derived.manifest.dataset_fingerprints.get(str(split)) in evaluation.manifest.dataset_fingerprints.values()
-    )
+    split = evaluation.manifest.summary.split
+    same_images = derived.manifest.dataset_fingerprints.get(split) in evaluation.manifest.dataset_fingerprints.values()
     if split not in derived.manifest.splits or not same_images:
         return []
     points: dict[tuple[float, float], str] = {}
@@ -207,7 +205,7 @@ def _other_gates(
         gate = store.get(listing.digest, GateManifest)
         if gate.manifest.inputs.get("derived") != derived.digest:
             continue
-        images = read_split(derived, str(split), gate.manifest.feature)
+        images = read_split(derived, split, gate.manifest.feature)
         betas = sorted({*PRICES, gate.manifest.beta}) if gate.manifest.head == "quality" else [gate.manifest.beta]
         for beta in betas:
             if gate.digest != digest or beta != gate.manifest.beta:
@@ -252,10 +250,8 @@ def _examples(
     chosen = pick_examples(quality, gate_quality, config.examples)
     if not chosen:
         return []
-    settings = evaluation.manifest.stage_config
-    root = {} if config.data_root is None else {"dataset": {"root": config.data_root}}
-    evaluated = resolve_config(EvaluateConfig, deep_merge(settings, root))
-    scene = _load_scene(evaluated, evaluation, store, runtime)
+    dataset = evaluation.manifest.dataset.model_copy(update={"root": config.data_root})
+    scene = _load_scene(dataset, evaluation, store, runtime)
     return [_draw_example(scene, one) for one in chosen]
 
 
@@ -268,40 +264,43 @@ class _Scene:
     exit_depths: tuple[int, ...]
     pictures: TaskPictures
     dataset: "ImageDataset"
-    config: EvaluateConfig
+    resize: ResizeConfig
     device: str
 
 
 def _load_scene(
-    config: EvaluateConfig, evaluation: Artifact[EvaluationManifest], store: Store, runtime: Runtime
+    data: DatasetConfig, evaluation: Artifact[EvaluationManifest], store: Store, runtime: Runtime
 ) -> _Scene:
     from ecocli.artifacts.tensors import load_tensors
     from ecocli.inference.loading import restore_gate, restore_model
 
+    summary = evaluation.manifest.summary
     parent = store.get(evaluation.manifest.inputs["parent"], ParentManifest)
     architecture = parent.manifest.architecture
     task = task_of(architecture)
+    # The modules have no int8; what an engine's graphs in it saw is near to what they see in float32.
+    precision: InferencePrecision = "float32" if summary.precision == "int8" else summary.precision
     weights = parent.read(WEIGHTS_FILE, load_tensors)
     gate = None
-    if "gate" in evaluation.manifest.inputs:
-        fitted = store.get(evaluation.manifest.inputs["gate"], GateManifest)
+    if summary.gate is not None:
+        fitted = store.get(summary.gate.digest, GateManifest)
         state = fitted.read(GATE_FILE, load_tensors)
-        gate = restore_gate(state, fitted.manifest, runtime.device, fitted.digest, config.beta)
-    dataset = task.open(config.dataset, config.split)
-    expected = evaluation.manifest.dataset_fingerprints[config.split]
+        gate = restore_gate(state, fitted.manifest, runtime.device, fitted.digest, summary.gate.beta)
+    dataset = task.open(data, summary.split)
+    expected = evaluation.manifest.dataset_fingerprints[summary.split]
     if dataset.fingerprint != expected:
         raise DataError(
-            f"The {config.split} split of {dataset.name} in {dataset.image_root} has the fingerprint "
+            f"The {summary.split} split of {dataset.name} in {dataset.image_root} has the fingerprint "
             f"{dataset.fingerprint}, the evaluation was made on {expected}. Name the folder of those data with "
             "--data-root, or leave the examples out with --examples 0."
         )
     return _Scene(
-        model=restore_model(architecture, weights, runtime.device, parent.digest, config.precision),
+        model=restore_model(architecture, weights, runtime.device, parent.digest, precision),
         gate=gate,
         exit_depths=parent.manifest.exit_depths,
         pictures=task.pictures(architecture, dataset.categories),
         dataset=dataset,
-        config=config,
+        resize=data.test_resize,
         device=runtime.device,
     )
 
@@ -318,8 +317,7 @@ def _draw_example(scene: _Scene, example: "PickedExample") -> "ShownExample":
     from ecocli.scoring.batches import load_batch
 
     dataset, record, pictures = scene.dataset, scene.dataset.records[example.position], scene.pictures
-    resize = scene.config.dataset.test_resize
-    batch = load_batch(dataset, (example.position,), resize, scene.model, scene.device, pictures.load_truth)
+    batch = load_batch(dataset, (example.position,), scene.resize, scene.model, scene.device, pictures.load_truth)
     image, truth = dataset.load_image(record), batch.truths[0]
     scale = drawing_scale(record.height, record.width)
     panels = [

@@ -21,7 +21,7 @@ from pydantic import JsonValue
 
 from ecocli.artifacts.action import Action, Made, Plan
 from ecocli.artifacts.artifact import Artifact
-from ecocli.artifacts.lineage import WEIGHTS_FILE, trainings_of
+from ecocli.artifacts.lineage import WEIGHTS_FILE
 from ecocli.artifacts.manifest import ParentManifest, TrainedOn
 from ecocli.artifacts.store import Store
 from ecocli.config.train_parent import TrainParentConfig, WarmStartedConfig
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from ecocli.scoring.subset_evaluator import SubsetEvaluator
 
 STAGE = "train-parent"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _FEW_STEPS = 1000
 
 
@@ -114,7 +114,7 @@ def plan(
             fingerprint=fingerprints[resolved.split],
             hold_out=resolved.hold_out,
         )
-        trained_on = (*(() if initial is None else trainings_of(initial.manifest)), own)
+        trained_on = (*(() if initial is None else initial.manifest.trained_on), own)
         return _train(action, resolved, data, initial, trained_on, runtime, folder)
 
     return TrainPlan(action, ParentManifest, work, config=resolved, data=data)
@@ -268,6 +268,8 @@ def _train(
         architecture=config.architecture,
         exit_depths=config.exit_depths,
         categories=tuple(category.recorded for category in data.training.categories),
+        dataset=config.dataset,
+        test_resize=config.dataset.test_resize,
         steps=config.steps,
         trained_on=trained_on,
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers_store import parent_manifest
 from PIL import ExifTags, Image
 
 import ecocli
@@ -19,7 +20,6 @@ from ecocli.artifacts.manifest import ParentManifest
 from ecocli.artifacts.references import resolve
 from ecocli.artifacts.store import Store
 from ecocli.config.any_architecture import ALL_ARCHITECTURES
-from ecocli.data.categories import SHAPES
 from ecocli.inference.engines import EngineModel, open_engine
 
 pytest.importorskip("onnxruntime")
@@ -222,16 +222,7 @@ def test_export__another_model_than_mask2former__exit_code_2(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     architecture = ALL_ARCHITECTURES[name]
-    manifest = ParentManifest(
-        schema_version=1,
-        stage_config={},
-        inputs={},
-        dataset_fingerprints={},
-        architecture=architecture,
-        exit_depths=architecture.exits.depths,
-        categories=tuple(category.recorded for category in SHAPES),
-        steps=1,
-    )
+    manifest = parent_manifest(architecture, architecture.exits.depths)
     Store(tmp_path / "store").put(manifest, {"model.safetensors": b"weights"}, names=["parent"])
     assert main(["export", str(tmp_path / "out"), "--format", "onnx", "--store", str(tmp_path / "store")]) == 2
     assert f"{name} is a {architecture.kind}, and graphs are of Mask2Former alone" in capsys.readouterr().err

@@ -181,7 +181,7 @@ def test_import__checkpoint_of_ade20k_or_mapillary__classes_by_their_number_and_
     categories = manifest["categories"]
     assert (len(categories), sum(category["is_thing"] for category in categories)) == (count, things)
     assert {index: categories[index]["name"] for index in names} == names
-    assert manifest["stage_config"]["test_resize"] == dict(zip(("short_edge_px", "long_edge_px"), sizes, strict=True))
+    assert manifest["test_resize"] == dict(zip(("short_edge_px", "long_edge_px"), sizes, strict=True))
     Image.new("RGB", (64, 48)).save(tmp_path / "photo.png")
     resize = ["--set", "test_resize.short_edge_px=64", "--set", "test_resize.long_edge_px=64"]
     assert (

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 import typer.main
+from helpers_store import parent_manifest
 
 from ecocli.app import COMMANDS, CommandEntry, build_app
-from ecocli.artifacts.manifest import ParentManifest
 from ecocli.artifacts.store import Store
 from ecocli.commands.common import print_dry_run
 from ecocli.config.base import Config
@@ -96,15 +96,11 @@ def put_parent(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         config = settings_of(recipe, tmp_path, monkeypatch)
     else:
         config = resolve_config(TrainParentConfig, train_parent_preset({}))
-    manifest = ParentManifest(
-        schema_version=1,
-        stage_config=config.model_dump(mode="json"),
-        inputs={},
-        dataset_fingerprints={},
-        architecture=config.architecture,
-        exit_depths=config.exit_depths,
-        categories=tuple(category.recorded for category in CATEGORIES[config.dataset.name]),
-        steps=config.steps,
+    manifest = parent_manifest(
+        config.architecture,
+        config.exit_depths,
+        tuple(category.recorded for category in CATEGORIES[config.dataset.name]),
+        dataset=config.dataset,
     )
     return Store(tmp_path / "store").put(manifest, {"model.safetensors": b""}).digest
 

@@ -108,7 +108,7 @@ def test_run__imported_gate__has_no_table_and_is_refused(bench: Bench) -> None:
 def other_parent(bench: Bench, folder: Path) -> str:
     """A second parent, whose tables hold other images."""
     first = bench.store.get(bench.inputs["parent"], ParentManifest)
-    manifest = first.manifest.model_copy(update={"steps": 7})
+    manifest = first.manifest.model_copy(update={"steps": 8})
     digest = bench.store.put(manifest, {"model.safetensors": first.path_of("model.safetensors")}, names=["two"]).digest
     records = derived_records(0, 5, exit_depths=(1, 2, 3))
     put_derived(bench.store, folder, {"val": records}, exit_depths=(1, 2, 3), parent=digest)

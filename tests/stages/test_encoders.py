@@ -8,11 +8,12 @@ import pytest
 import torch
 from helpers_inference import TINY, tiny_dataset_config
 from helpers_stages import run_stage
+from helpers_store import parent_manifest
 from helpers_training import tiny_config
 
 from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.lineage import WEIGHTS_FILE
-from ecocli.artifacts.manifest import DerivedManifest, ParentManifest
+from ecocli.artifacts.manifest import DerivedManifest
 from ecocli.artifacts.store import Store
 from ecocli.artifacts.tensors import load_tensors, save_tensors
 from ecocli.config.any_architecture import Segmentation
@@ -82,16 +83,7 @@ class Chain:
         torch.manual_seed(0)
         model = build_model(self.architecture).eval().requires_grad_(False)
         model.sem_seg_head.predictor.class_embed.weight.mul_(6.0)
-        manifest = ParentManifest(
-            schema_version=1,
-            stage_config={"dataset": self.dataset.model_dump(mode="json")},
-            inputs={},
-            dataset_fingerprints={},
-            architecture=self.architecture,
-            exit_depths=self.exits,
-            categories=tuple(category.recorded for category in SHAPES),
-            steps=0,
-        )
+        manifest = parent_manifest(self.architecture, self.exits, dataset=self.dataset)
         files = {"model.safetensors": save_tensors(model.state_dict())}
         self.parent = self.store.put(manifest, files, names=["parent"])
         config = DeriveConfig(dataset=self.dataset, splits=("train", "val"), batch_size=2)

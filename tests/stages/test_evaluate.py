@@ -10,6 +10,7 @@ from helpers_columns import column_docs
 from helpers_evaluation import IMAGES, Bench
 from helpers_inference import EXIT_DEPTHS, RULE, tiny_model
 from helpers_stages import run_stage
+from helpers_store import derived_manifest
 from PIL import Image
 
 from ecocli.artifacts.artifact import Artifact
@@ -165,12 +166,12 @@ def test_run__gate_only__takes_the_controls_pq_from_a_fitting_table_or_runs_for_
     if not has_table:
         fitted = bench.store.get(inputs["gate"], GateManifest).manifest.inputs["derived"]
         manifest = bench.store.get(fitted, DerivedManifest).manifest
-        smaller = {"dataset": {**bench.dataset.model_dump(mode="json"), "test_resize": {"short_edge_px": 32}}}
+        smaller = bench.dataset.model_copy(update={"test_resize": ResizeConfig(short_edge_px=32)})
         update: dict[str, object] = {
             "of another split": {"splits": ("train",), "rows": {"train": 6}},
             "of other images": {"dataset_fingerprints": {"val": "sha256:0"}},
-            "at another size": {"stage_config": smaller},
-            "in another precision": {"stage_config": {**manifest.stage_config, "precision": "bfloat16"}},
+            "at another size": {"dataset": smaller},
+            "in another precision": {"precision": "bfloat16"},
         }[table]
         other = bench.store.put(manifest.model_copy(update={**update, "files": ()}), {}, action=None, provenance={})
         inputs = {**inputs, "gate": put_gate(bench, other.digest, EXIT_DEPTHS)}
@@ -226,18 +227,9 @@ def put_gate(bench: Bench, derived: str, exit_depths: tuple[int, ...]) -> str:
     return bench.store.put(gate.manifest.model_copy(update=update), files, action=None, provenance={}).digest
 
 
-def variant_gate(bench: Bench, parent: str, exit_depths: tuple[int, ...], seed: int) -> str:
+def variant_gate(bench: Bench, parent: str, exit_depths: tuple[int, ...]) -> str:
     """Put a gate that was fitted on a table of another parent, or for other exits."""
-    derived = DerivedManifest(
-        schema_version=1,
-        stage_config={"variant": seed},
-        inputs={"parent": parent},
-        dataset_fingerprints={},
-        splits=("train",),
-        exit_depths=exit_depths,
-        rows={"train": 4},
-        feature_sizes={"res5": 128},
-    )
+    derived = derived_manifest(parent, exit_depths, {"res5": 128})
     return put_gate(bench, bench.store.put(derived, {}, action=None, provenance={}).digest, exit_depths)
 
 
@@ -249,19 +241,19 @@ def test_run__gate_of_another_parent__is_refused(bench: Bench) -> None:
         action=None,
         provenance={},
     )
-    gate = variant_gate(bench, other.digest, EXIT_DEPTHS, 1)
+    gate = variant_gate(bench, other.digest, EXIT_DEPTHS)
     with pytest.raises(ArtifactError, match=f"was fitted for the parent {other.digest}, not for {parent.digest}"):
         run_stage(evaluate, bench.config(), {**bench.inputs, "gate": gate}, bench.store, Runtime.quiet())
 
 
 def test_run__gate_with_other_exits__is_refused(bench: Bench) -> None:
-    gate = variant_gate(bench, bench.inputs["parent"], (2, 3, 4), 2)
+    gate = variant_gate(bench, bench.inputs["parent"], (2, 3, 4))
     with pytest.raises(ArtifactError, match=r"chooses exits at depths \[4\], the parent has \[1, 2, 3\]"):
         run_stage(evaluate, bench.config(), {**bench.inputs, "gate": gate}, bench.store, Runtime.quiet())
 
 
 def test_run__damaged_gate__is_refused(bench: Bench) -> None:
-    gate = variant_gate(bench, bench.inputs["parent"], (1, 3), 3)
+    gate = variant_gate(bench, bench.inputs["parent"], (1, 3))
     with pytest.raises(ArtifactError, match=r"holds linear.weight \[3, 128\] over feature 'res5', expected one row"):
         run_stage(evaluate, bench.config(), {**bench.inputs, "gate": gate}, bench.store, Runtime.quiet())
 

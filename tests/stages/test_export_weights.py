@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers_store import parent_manifest
 from helpers_weights import RESNET, SWIN, random_model
 
 from ecocli.artifacts.manifest import ParentManifest
@@ -15,6 +16,7 @@ from ecocli.artifacts.tensors import save_tensors
 from ecocli.config.any_architecture import ALL_ARCHITECTURES, AnyArchitecture
 from ecocli.config.architecture import ArchitectureConfig, ResNetConfig
 from ecocli.config.category import CategoryConfig
+from ecocli.config.dataset import ResizeConfig
 from ecocli.config.detr import DetrConfig
 from ecocli.config.export_weights import ExportWeightsConfig
 from ecocli.errors import UsageError
@@ -30,18 +32,13 @@ def store(tmp_path: Path) -> Store:
 
 
 def put_parent(store: Store, architecture: AnyArchitecture, weights: bytes | None = None) -> str:
-    manifest = ParentManifest(
-        schema_version=1,
-        stage_config={},
-        inputs={},
-        dataset_fingerprints={},
-        architecture=architecture,
-        exit_depths=(1, 2, 3) if weights is None else (architecture.exits.deepest,),
-        categories=tuple(
+    manifest = parent_manifest(
+        architecture,
+        (1, 2, 3) if weights is None else (architecture.exits.deepest,),
+        tuple(
             CategoryConfig(id=index, name=f"class-{index}", supercategory="", is_thing=True, color=(0, 0, 0))
             for index in range(4)
         ),
-        steps=5,
     )
     if weights is None:
         weights = save_tensors(random_model(architecture).state_dict())
@@ -152,7 +149,7 @@ def test_run__hugging_face__has_the_parents_own_size_rule(
     expected: tuple[bool, int, int],
 ) -> None:
     parent = store.get(put_parent(store, architecture), ParentManifest)
-    manifest = parent.manifest.model_copy(update={"stage_config": {"dataset": {"test_resize": rule}}, "files": ()})
+    manifest = parent.manifest.model_copy(update={"test_resize": ResizeConfig(**rule), "files": ()})
     digest = store.put(manifest, {"model.safetensors": parent.path_of("model.safetensors")}).digest
     config = ExportWeightsConfig(out=str(tmp_path / "hf"), format="hf")
     run(config, {"parent": digest}, store, Runtime.quiet())

@@ -16,6 +16,7 @@ from ecocli.artifacts.references import resolve
 from ecocli.artifacts.store import Store
 from ecocli.artifacts.tensors import load_tensors
 from ecocli.config.architecture import ArchitectureConfig
+from ecocli.config.dataset import ResizeConfig
 from ecocli.config.import_weights import ImportWeightsConfig
 from ecocli.config.loading import resolve_config
 from ecocli.data.categories import CITYSCAPES
@@ -51,7 +52,8 @@ def test_run__pickle__parent_with_one_exit_at_full_depth(tmp_path: Path, store: 
     assert manifest.categories[0] == CITYSCAPES[0].recorded
     assert manifest.architecture == CITY.model_copy(update={"name": "imported"})
     # Origin of the size rule: Mask2Former's Cityscapes test size.
-    assert manifest.stage_config["test_resize"] == {"short_edge_px": 1024, "long_edge_px": 2048}
+    assert manifest.test_resize == ResizeConfig(short_edge_px=1024, long_edge_px=2048)
+    assert manifest.dataset is None
     assert resolve(store, "parent", "parent") == artifact.digest
     expected = random_model(CITY).state_dict()
     found = load_tensors(artifact.path_of("model.safetensors"))
@@ -177,7 +179,7 @@ def test_run__categories_of_an_annotation_file__taken(tmp_path: Path, store: Sto
         (8, False),
     ]
     # A table of the user's own is resized as COCO is.
-    assert artifact.manifest.stage_config["test_resize"]["short_edge_px"] == 800
+    assert artifact.manifest.test_resize.short_edge_px == 800
 
 
 def test_run__categories_of_another_count__refused(tmp_path: Path, store: Store) -> None:

@@ -138,26 +138,10 @@ def test_run__exit_that_is_none__refused(tmp_path: Path, store: Store) -> None:
         predict(store, {"parent": put_parent(store)}, [photo(tmp_path / "a.png")], tmp_path / "out", exit_depth=4)
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"test_resize": {"short_edge_px": 64, "long_edge_px": 100}},
-        {"dataset": {"test_resize": {"short_edge_px": 64, "long_edge_px": 100}}},
-    ],
-    ids=["imported", "trained"],
-)
-def test_run__size_rule_of_the_parent__changes_the_input_not_the_result_size(
-    settings: dict[str, Any], tmp_path: Path, store: Store
-) -> None:
-    image = photo(tmp_path / "a.png")
-    recorded = predict(store, {"parent": put_parent(store, settings)}, [image], tmp_path / "1").photos[0]
-    said = predict(
-        store,
-        {"parent": put_parent(store)},
-        [image],
-        tmp_path / "2",
-        test_resize=ResizeConfig(short_edge_px=64, long_edge_px=100),
-    ).photos[0]
+def test_run__size_rule_of_the_parent__changes_the_input_not_the_result_size(tmp_path: Path, store: Store) -> None:
+    image, rule = photo(tmp_path / "a.png"), ResizeConfig(short_edge_px=64, long_edge_px=100)
+    recorded = predict(store, {"parent": put_parent(store, rule)}, [image], tmp_path / "1").photos[0]
+    said = predict(store, {"parent": put_parent(store)}, [image], tmp_path / "2", test_resize=rule).photos[0]
     plain = predict(store, {"parent": put_parent(store)}, [image], tmp_path / "3").photos[0]
     assert read_map(recorded.files["panoptic"]).shape == (40, 56)
     assert (read_map(recorded.files["panoptic"]) == read_map(said.files["panoptic"])).all()
@@ -167,14 +151,14 @@ def test_run__size_rule_of_the_parent__changes_the_input_not_the_result_size(
 @pytest.mark.parametrize("height,width", [(1, 1), (1, 200), (90, 3)])
 def test_run__tiny_and_thin__still_a_map(height: int, width: int, tmp_path: Path, store: Store) -> None:
     Image.new("RGB", (width, height), (90, 120, 30)).save(tmp_path / "a.png")
-    parent = put_parent(store, {"test_resize": {"short_edge_px": 64, "long_edge_px": 128}})
+    parent = put_parent(store, ResizeConfig(short_edge_px=64, long_edge_px=128))
     result = predict(store, {"parent": parent}, [tmp_path / "a.png"], tmp_path / "out").photos[0]
     assert read_map(result.files["panoptic"]).shape == (height, width)
 
 
 def test_run__large_image__overlay_is_smaller_than_the_map(tmp_path: Path, store: Store) -> None:
     Image.new("RGB", (2400, 30), (90, 120, 30)).save(tmp_path / "a.png")
-    parent = put_parent(store, {"test_resize": {"short_edge_px": 32, "long_edge_px": 64}})
+    parent = put_parent(store, ResizeConfig(short_edge_px=32, long_edge_px=64))
     result = predict(store, {"parent": parent}, [tmp_path / "a.png"], tmp_path / "out").photos[0]
     with Image.open(result.files["overlay"]) as overlay:
         assert overlay.size == (1600, 20)

@@ -48,6 +48,9 @@ def test_run__evaluated_in_between__metrics_and_identity_change_and_weights_do_n
     store = Store(tmp_path)
     parent, plain = parent_of(config, store), trained[1]
     assert parent.digest != plain.digest
+    # The folder of the data is no part of it.
+    assert parent.manifest.dataset == config.dataset.model_copy(update={"root": None})
+    assert parent.manifest.test_resize == config.dataset.test_resize
     one, other = parent.path_of("model.safetensors"), plain.path_of("model.safetensors")
     assert one.read_bytes() == other.read_bytes()
     # Two steps and two evaluations; without the latter the metrics are the same.

@@ -31,7 +31,7 @@ from ecocli.stages.evaluate.subject import EvaluationSubject
 from ecocli.tasks.registry import task_of
 
 STAGE = "eval"
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 
 def plan(
@@ -117,13 +117,11 @@ def _find_derived(
         return None
     derived = store.get(gate.manifest.inputs["derived"], DerivedManifest)
     manifest = derived.manifest
-    dataset = manifest.stage_config.get("dataset")
-    resize = dataset.get("test_resize") if isinstance(dataset, Mapping) else None
     fits = (
         config.split in manifest.splits
         and manifest.dataset_fingerprints.get(config.split) == fingerprint
-        and resize == config.dataset.test_resize.model_dump(mode="json")
-        and manifest.stage_config.get("precision", "float32") == config.precision
+        and manifest.dataset.test_resize == config.dataset.test_resize
+        and manifest.precision == config.precision
         # Of detections, the quality of an image is AP here.
         and manifest.quality in ("pq", "ap")
     )

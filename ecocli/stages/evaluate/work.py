@@ -64,7 +64,8 @@ def evaluate(
         files |= evaluation.predictions(scores, task, folder)
     summary = _summary(config, subject, table, summaries, lead, evaluation.ap_truth, task.model)
     timings: dict[str, JsonValue] = dict(_timings(config, task, evaluation, runtime))
-    return Made(EvaluationManifest(**action.recorded, summary=summary), files, {"ms_per_image": timings})
+    manifest = EvaluationManifest(**action.recorded, dataset=config.dataset, summary=summary)
+    return Made(manifest, files, {"ms_per_image": timings})
 
 
 def _scoring_task(config: EvaluateConfig, subject: EvaluationSubject, runtime: Runtime) -> ScoringTask:

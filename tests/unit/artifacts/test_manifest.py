@@ -1,11 +1,13 @@
 """Manifests: what they refuse, and their canonical bytes."""
 
 import json
+from pathlib import Path
 
 import pytest
 from helpers_store import gate_manifest, parent_manifest
 from pydantic import ValidationError
 
+import ecocli
 from ecocli.artifacts.manifest import FileEntry, GateManifest, Manifest, base_manifest, kind_of_class
 
 DIGEST = "sha256:" + "0" * 64
@@ -59,6 +61,16 @@ def test_kind_of_class__gate__is_gate() -> None:
 def test_kind_of_class__base__is_refused() -> None:
     with pytest.raises(TypeError, match=r"Manifest\.kind must be a Literal of one kind"):
         kind_of_class(Manifest)
+
+
+def test_stage_config__package__no_stage_reads_that_of_another() -> None:
+    # It is what was asked, for people: what stages want to know of others is a field of the kind, checked on reading.
+    package = Path(ecocli.__file__).parent
+    readers = {path for path in package.rglob("*.py") if "stage_config" in path.read_text(encoding="utf-8")}
+    assert {path.relative_to(package).as_posix() for path in readers} == {
+        "artifacts/action.py",
+        "artifacts/manifest.py",
+    }
 
 
 def test_base_manifest__parent__keeps_the_shared_fields() -> None:

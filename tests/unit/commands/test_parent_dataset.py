@@ -19,7 +19,7 @@ def trained_on(bench: Bench, name: str) -> str:
     """Put a parent whose settings name other data."""
     manifest = bench.store.get(bench.inputs["parent"], ParentManifest).manifest
     dataset = DatasetConfig.model_validate({"name": name, "test_resize": {"short_edge_px": 96}})
-    own = manifest.model_copy(update={"stage_config": {"dataset": dataset.model_dump(mode="json")}, "files": ()})
+    own = manifest.model_copy(update={"dataset": dataset, "files": ()})
     return bench.store.put(own, {"model.safetensors": b"none"}, action=None, provenance={}).digest
 
 
