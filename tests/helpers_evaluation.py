@@ -60,8 +60,6 @@ def make_bench(folder: Path) -> Bench:
     parent = store.put(
         parent_manifest(TINY, EXIT_DEPTHS, dataset=dataset_config),
         {"model.safetensors": save_tensors(model.state_dict())},
-        action=None,
-        provenance={},
         names=["parent"],
     )
     config = DeriveConfig(dataset=dataset_config, splits=("val",), batch_size=2)
@@ -78,8 +76,6 @@ def make_bench(folder: Path) -> Bench:
             metrics=gate_metrics((0.5, 0.25, 0.25)),
         ),
         {"gate.safetensors": save_tensors(gate.gate.state_dict())},
-        action=None,
-        provenance={},
         names=["gate"],
     )
     return Bench(store, {"parent": parent.digest, "gate": fitted.digest}, dataset_config, tuple(depths))
@@ -90,4 +86,4 @@ def imported_gate(bench: Bench) -> str:
     gate = bench.store.get(bench.inputs["gate"], GateManifest)
     update = {"inputs": {"parent": bench.inputs["parent"]}, "metrics": None, "files": ()}
     files = {"gate.safetensors": gate.path_of("gate.safetensors").read_bytes()}
-    return bench.store.put(gate.manifest.model_copy(update=update), files, action=None, provenance={}).digest
+    return bench.store.put(gate.manifest.model_copy(update=update), files).digest

@@ -16,6 +16,7 @@ from pydantic import JsonValue
 from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.manifest import FileContents, Manifest, ManifestT, kind_of_class, request_digest
 from ecocli.artifacts.names import check_name
+from ecocli.artifacts.provenance import NOTHING_RECORDED, Provenance
 from ecocli.artifacts.store import Store
 from ecocli.config.base import Config
 from ecocli.errors import DataError, UsageError
@@ -85,7 +86,7 @@ class Made(Generic[ManifestT]):
 
     manifest: ManifestT
     files: FileContents = field(default_factory=dict)
-    provenance: Mapping[str, JsonValue] = field(default_factory=dict)
+    provenance: Provenance = NOTHING_RECORDED
 
 
 @dataclass(frozen=True)
@@ -163,12 +164,8 @@ def _compute(
             if made is None:
                 raise RuntimeError(f"The work of {action.stage} gave nothing on the main process.")
             action.check_manifest(made.manifest)
-            provenance: dict[str, JsonValue] = {
-                "device": runtime.device,
-                "world_size": world.world_size,
-                "threads": runtime.threads,
-            }
-            provenance |= made.provenance
+            ran = Provenance(device=runtime.device, world_size=world.world_size, threads=runtime.threads)
+            provenance = ran.beside(made.provenance)
             digest = store.put(
                 made.manifest, made.files, action=action.digest, provenance=provenance, names=names
             ).digest

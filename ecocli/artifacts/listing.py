@@ -43,7 +43,7 @@ def list_artifacts(store: Store, kind: str | None = None) -> tuple[Listing, ...]
 
 
 def _line(store: Store, digest: str, names: tuple[str, ...]) -> Listing:
-    created_at = str(store.read_provenance(digest).get("created_at", ""))
+    created_at = store.read_provenance(digest).created_at
     try:
         oci = store.read_oci(digest)
     except ArtifactError as error:

@@ -1,6 +1,11 @@
-"""What the manifest of a profile tells: GFLOPs of a model by exit and part."""
+"""What a profile tells of a model by exit and part: GFLOPs in its manifest, milliseconds in its provenance."""
+
+import statistics
+from collections.abc import Sequence
 
 from ecocli.config.base import Config
+from ecocli.config.exported import EngineName
+from ecocli.config.precision import GraphPrecision
 from ecocli.config.profile_model import ConventionName
 
 
@@ -68,3 +73,62 @@ class ProfileSummary(Config):
     exit_depths: tuple[int, ...]
     parameters: dict[str, int]
     inputs: tuple[ProfiledInput, ...]
+
+
+class Spread(Config):
+    """Milliseconds of one image over the repetitions.
+
+    Attributes:
+        low_ms: A quarter of the runs took less.
+        high_ms: A quarter of the runs took longer.
+    """
+
+    median_ms: float
+    low_ms: float
+    high_ms: float
+
+    @classmethod
+    def of(cls, seconds: Sequence[float], images: int) -> "Spread":
+        """Summarise runs over this many images each."""
+        ms = [1000.0 * value / images for value in seconds]
+        low, _, high = statistics.quantiles(ms, n=4, method="inclusive")
+        return cls(median_ms=statistics.median(ms), low_ms=low, high_ms=high)
+
+
+class ExitTimes(Config):
+    """Times of one exit: every part by name, and the whole."""
+
+    exit_depth: int
+    parts: dict[str, Spread]
+    total: Spread
+
+
+class Latency(Config):
+    """Times of all exits, and what they were measured with.
+
+    Attributes:
+        exits: One entry per exit, ascending.
+        gate: Pooling and linear layer, spent beside an exit's time where a gate decides.
+        ms_per_layer: Slope of the line through the exits' medians.
+        line_error: Largest distance of a median from that line, over the median.
+        padded_size: The network's input.
+        engine: What computes them.
+        peak_memory_bytes: Largest memory: of the device on a GPU, of the whole process otherwise.
+    """
+
+    exits: tuple[ExitTimes, ...]
+    gate: Spread
+    ms_per_layer: float
+    line_error: float
+    padded_size: tuple[int, int]
+    batch_size: int
+    dtype: GraphPrecision
+    engine: EngineName
+    threads: int
+    peak_memory_bytes: int
+
+
+class InputLatency(Latency):
+    """Times of one kind of image; see ``ProfiledInput.input``."""
+
+    input: str

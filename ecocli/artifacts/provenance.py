@@ -2,32 +2,85 @@
 
 import datetime
 import functools
+import json
 import os
 import platform
-from collections.abc import Mapping
 from importlib import metadata
+from pathlib import Path
+from typing import Self
 
-from pydantic import JsonValue
+from pydantic import ConfigDict, Field, JsonValue
+
+from ecocli.artifacts.profile_summary import InputLatency
+from ecocli.config.base import Config
+from ecocli.runtime.formats import read_json
 
 _PACKAGES = ("ecocli", "torch", "numpy", "scipy", "pillow", "pyarrow", "safetensors", "pydantic")
 
 
-def local_provenance() -> dict[str, JsonValue]:
+class Provenance(Config):
+    """Where, when, with what and how fast an artifact was made.
+
+    Stages add notes of their own, for people: what other code reads has a type here.
+
+    Attributes:
+        created_at: UTC time in ISO 8601.
+        pulled_from: The layout that it was copied from.
+        ms_per_image: Milliseconds of an image by row, as ``eval`` and ``profile --latency`` measured them.
+        latency: Every part's milliseconds, as ``profile --latency`` measured them.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, JsonValue] = Field(init=False)
+
+    created_at: str = ""
+    host: str = ""
+    system: str = ""
+    cpu_count: int | None = None
+    versions: dict[str, str] = Field(default_factory=dict)
+    device: str = ""
+    world_size: int | None = None
+    threads: int | None = None
+    pulled_from: str = ""
+    ms_per_image: dict[str, float] = Field(default_factory=dict)
+    latency: tuple[InputLatency, ...] = ()
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a record.
+
+        Raises:
+            OSError: It cannot be read.
+            ValueError: It is none.
+        """
+        found = read_json(path)
+        if not isinstance(found, dict):
+            raise ValueError("it is no JSON object")
+        return cls.model_validate_json(json.dumps(found))
+
+    def beside(self, other: "Provenance") -> "Provenance":
+        """Return both records in one; where both know something, the other's counts."""
+        known = [(name, value) for one in (self, other) for name, value in one if name in one.model_fields_set]
+        return Provenance.model_validate(dict(known))
+
+    def known(self) -> dict[str, JsonValue]:
+        """Return what is known as JSON data."""
+        data: dict[str, JsonValue] = self.model_dump(mode="json", exclude_unset=True)
+        return data
+
+
+NOTHING_RECORDED = Provenance()
+
+
+def local_provenance() -> Provenance:
     """Describe this machine and moment: UTC time, host, operating system, package versions."""
-    return {
-        "created_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "host": platform.node(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "cpu_count": os.cpu_count(),
-        "versions": {"python": platform.python_version(), **dict(_versions())},
-    }
-
-
-def measured_ms(provenance: Mapping[str, JsonValue]) -> dict[str, float]:
-    """Milliseconds of an image by row, as ``eval`` and ``profile --latency`` measured them; empty if they did not."""
-    found = provenance.get("ms_per_image")
-    rows = found if isinstance(found, Mapping) else {}
-    return {name: float(time) for name, time in rows.items() if isinstance(time, int | float)}
+    return Provenance(
+        created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        host=platform.node(),
+        system=f"{platform.system()} {platform.machine()}",
+        cpu_count=os.cpu_count(),
+        versions={"python": platform.python_version(), **dict(_versions())},
+    )
 
 
 @functools.cache

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
-from pydantic import JsonValue, ValidationError
+from pydantic import ValidationError
 
 from ecocli.artifacts.action_entries import ActionEntries, digests_of_files
 from ecocli.artifacts.artifact import Artifact, misfit_error, wrong_kind_error
@@ -32,10 +32,9 @@ from ecocli.artifacts.manifest import (
 )
 from ecocli.artifacts.names import NameEntry, Names, check_name
 from ecocli.artifacts.oci import EMPTY_BYTES, Descriptor, OciManifest, build_manifest, parse_manifest
-from ecocli.artifacts.provenance import local_provenance
+from ecocli.artifacts.provenance import NOTHING_RECORDED, Provenance, local_provenance
 from ecocli.errors import ArtifactError
 from ecocli.runtime.files import make_directory, touch, user_path, write_bytes
-from ecocli.runtime.formats import read_json
 
 _log = logging.getLogger(__name__)
 _PUT_ATTEMPTS = 3
@@ -82,7 +81,7 @@ class Store:
         files: FileContents,
         *,
         action: str | None = None,
-        provenance: Mapping[str, JsonValue] | None = None,
+        provenance: Provenance = NOTHING_RECORDED,
         names: Sequence[str] = (),
     ) -> Artifact[ManifestT]:
         """Store an artifact; putting the same again changes nothing and repairs damage.
@@ -108,7 +107,7 @@ class Store:
                 break
         else:
             raise damage_error(self.closure_faults(digest, full=False)[0])
-        self.write_provenance(digest, {**local_provenance(), **(provenance or {})})
+        self.write_provenance(digest, local_provenance().beside(provenance))
         for name in names:
             self.set_name(name, digest)
         if action is not None:
@@ -127,21 +126,20 @@ class Store:
         config = self.blobs.put_bytes(stored.canonical_bytes())
         return stored, self.blobs.put_bytes(build_manifest(stored.kind, config, stored.files)).digest
 
-    def write_provenance(self, digest: str, provenance: Mapping[str, JsonValue]) -> None:
+    def write_provenance(self, digest: str, provenance: Provenance) -> None:
         """Record where an artifact comes from, beside it."""
-        write_bytes(self.provenance_path(digest), canonical_json(provenance), self.layout.scratch)
+        write_bytes(self.provenance_path(digest), canonical_json(provenance.known()), self.layout.scratch)
 
     def provenance_path(self, digest: str) -> Path:
         """Return the file that records the origin of an artifact."""
         return self.layout.provenance / f"{hex_of(digest)}.json"
 
-    def read_provenance(self, digest: str) -> dict[str, JsonValue]:
-        """Return what is recorded on the origin of an artifact; nothing if there is no readable record."""
+    def read_provenance(self, digest: str) -> Provenance:
+        """Return what is recorded on the origin of an artifact; an empty record if there is none that can be read."""
         try:
-            found = read_json(self.provenance_path(digest))
+            return Provenance.read(self.provenance_path(digest))
         except (OSError, ValueError):
-            return {}
-        return found if isinstance(found, dict) else {}
+            return NOTHING_RECORDED
 
     def set_name(self, name: str, digest: str) -> None:
         """Let a name stand for an artifact.

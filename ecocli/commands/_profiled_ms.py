@@ -3,7 +3,6 @@
 import math
 
 from ecocli.artifacts.manifest import DerivedManifest
-from ecocli.artifacts.provenance import measured_ms
 from ecocli.artifacts.references import resolve
 from ecocli.artifacts.store import Store
 from ecocli.errors import UsageError
@@ -39,7 +38,7 @@ def read_exit_ms(store: Store, derived: str, profile: str | None, listed: str | 
         return None
     depths = store.get(derived, DerivedManifest).manifest.exit_depths
     digest = resolve(store, profile, None)
-    measured = measured_ms(store.read_provenance(digest))
+    measured = store.read_provenance(digest).ms_per_image
     times = [measured[f"exit {depth}"] for depth in depths if f"exit {depth}" in measured]
     if len(times) != len(depths):
         raise UsageError(

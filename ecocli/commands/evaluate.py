@@ -11,7 +11,6 @@ from rich.table import Table
 
 from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.manifest import EvaluationManifest, ParentManifest
-from ecocli.artifacts.provenance import measured_ms
 from ecocli.artifacts.store import Store
 from ecocli.artifacts.summaries import EvaluationRow, EvaluationSummary
 from ecocli.commands import options
@@ -255,7 +254,7 @@ def _check(config: EvaluateConfig, report: Artifact[EvaluationManifest], runtime
 
 
 def _show(store: Store, report: Artifact[EvaluationManifest], further: Mapping[str, object]) -> Shown:
-    measured = measured_ms(store.read_provenance(report.digest))
+    measured = store.read_provenance(report.digest).ms_per_image
     data = {
         "digest": report.digest,
         **report.manifest.summary.model_dump(mode="json"),

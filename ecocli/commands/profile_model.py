@@ -8,7 +8,8 @@ from rich.table import Table
 
 from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.manifest import ProfileManifest
-from ecocli.artifacts.profile_summary import ExpectedCost, ProfiledInput, ProfileSummary
+from ecocli.artifacts.profile_summary import ExitTimes, ExpectedCost, Latency, ProfiledInput, ProfileSummary
+from ecocli.artifacts.provenance import NOTHING_RECORDED, Provenance
 from ecocli.artifacts.store import Store
 from ecocli.commands import options
 from ecocli.commands._exported import check_engine, open_graphs
@@ -117,11 +118,12 @@ def profile_model(
         )
 
         def show(report: Artifact[ProfileManifest]) -> Shown:
-            provenance = opened.read_provenance(report.digest) if resolved.execution.latency else {}
+            measured = opened.read_provenance(report.digest) if resolved.execution.latency else NOTHING_RECORDED
             data: dict[str, Any] = {"digest": report.digest, **report.manifest.summary.model_dump(mode="json")}
-            data |= {key: provenance[key] for key in ("ms_per_image", "latency", "device") if key in provenance}
+            known = measured.known()
+            data |= {key: known[key] for key in ("ms_per_image", "latency", "device") if key in known}
             runtime.log.info("%s %s", report.manifest.kind, report.digest)
-            return Shown(data, table=_table(report.manifest.summary, data))
+            return Shown(data, table=_table(report.manifest.summary, measured))
 
         plan = stage.plan(resolved, inputs, opened, runtime)
         run_stage(plan, opened, runtime, force=force, names=name, dry_run=dry_run, as_json=as_json, show=show)
@@ -189,14 +191,14 @@ def _read_exits(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def _table(summary: ProfileSummary, measured: Mapping[str, Any]) -> Table:
+def _table(summary: ProfileSummary, measured: Provenance) -> Table:
     table = make_table(f"{summary.architecture}, {summary.num_classes} classes", ["input"], ["exit"])
     table.add_column("")
     for heading in (*(heading for heading, _, _ in _COLUMNS), "total"):
         table.add_column(heading, justify="right")
-    latencies = measured.get("latency") or [None] * len(summary.inputs)
-    for entry, latency in zip(summary.inputs, latencies, strict=True):
-        times = {one["exit_depth"]: one for one in latency["exits"]} if latency else {}
+    latencies = {latency.input: latency.exits for latency in measured.latency}
+    for entry in summary.inputs:
+        times = {one.exit_depth: one for one in latencies.get(entry.input, ())}
         for row in entry.exits:
             cells = [_gflops(getattr(row, part)) for _, part, _ in _COLUMNS]
             table.add_row(entry.input, str(row.exit_depth), "GFLOPs", *cells, _gflops(row.total))
@@ -215,16 +217,16 @@ def _gflops(value: float) -> str:
     return f"{value:.2f}" if value >= 1.0 or value == 0.0 else f"{value:.3g}"
 
 
-def _ms_cells(times: Mapping[str, Any]) -> list[str]:
+def _ms_cells(times: ExitTimes) -> list[str]:
     cells = []
     for _, _, parts in _COLUMNS:
-        known = bool(parts) and set(parts) <= set(times["parts"])
-        cells.append(f"{sum(times['parts'][part]['median_ms'] for part in parts):.1f}" if known else "")
-    total = times["total"]
-    return [*cells, f"{total['median_ms']:.1f} ({total['low_ms']:.1f} to {total['high_ms']:.1f})"]
+        known = bool(parts) and set(parts) <= set(times.parts)
+        cells.append(f"{sum(times.parts[part].median_ms for part in parts):.1f}" if known else "")
+    total = times.total
+    return [*cells, f"{total.median_ms:.1f} ({total.low_ms:.1f} to {total.high_ms:.1f})"]
 
 
-def _caption(summary: ProfileSummary, measured: Mapping[str, Any]) -> list[str]:
+def _caption(summary: ProfileSummary, measured: Provenance) -> list[str]:
     lines = [
         "GFLOPs: one multiply-add counts once; " + _CONVENTION_TEXT[summary.convention],
         "Total = backbone + pixel decoder + upsampling + transformer decoder + post-processing (semantic maps of all "
@@ -234,8 +236,8 @@ def _caption(summary: ProfileSummary, measured: Mapping[str, Any]) -> list[str]:
         + ", ".join(f"{name.replace('_', ' ')} {summary.parameters[name] / 1e6:.2f} M" for name in _PARAMETER_PARTS),
     ]
     lines += [_gate_line(entry.gate) for entry in summary.inputs if entry.gate is not None][:1]
-    for latency in measured.get("latency", ()):
-        lines += _latency_lines(latency, str(measured["device"]))
+    for latency in measured.latency:
+        lines += _latency_lines(latency, measured.device)
     return lines
 
 
@@ -257,19 +259,19 @@ def _gate_line(gate: ExpectedCost) -> str:
     return f"Gate (beta {gate.beta:g}), scored on {gate.scored_on}: {taken}; its own cost included."
 
 
-def _latency_lines(latency: Mapping[str, Any], device: str) -> list[str]:
-    height, width = latency["padded_size"]
-    memory = latency["peak_memory_bytes"] / 2**30
-    runs = f"batch {latency['batch_size']}, {latency['dtype']}, {device}, {latency['threads']} threads"
-    if latency["engine"] != "torch":
-        parts = latency["exits"][-1]["parts"]
+def _latency_lines(latency: Latency, device: str) -> list[str]:
+    height, width = latency.padded_size
+    memory = latency.peak_memory_bytes / 2**30
+    runs = f"batch {latency.batch_size}, {latency.dtype}, {device}, {latency.threads} threads"
+    if latency.engine != "torch":
+        parts = latency.exits[-1].parts
         runs += (
-            f", graphs run by {latency['engine']} (extract, that is backbone and projections, "
-            f"{parts['extract']['median_ms']:.1f}; decode, all that follows the encoder, "
-            f"{parts['decode']['median_ms']:.1f})"
+            f", graphs run by {latency.engine} (extract, that is backbone and projections, "
+            f"{parts['extract'].median_ms:.1f}; decode, all that follows the encoder, "
+            f"{parts['decode'].median_ms:.1f})"
         )
     return [
         f"ms per image: median (quartiles) at {height} x {width}, {runs}; peak memory {memory:.2f} GiB. One layer "
-        f"{latency['ms_per_layer']:.1f} ms, exits within {100 * latency['line_error']:.1f} % of a line; gate "
-        f"{latency['gate']['median_ms']:.2f} ms."
+        f"{latency.ms_per_layer:.1f} ms, exits within {100 * latency.line_error:.1f} % of a line; gate "
+        f"{latency.gate.median_ms:.2f} ms."
     ]

@@ -6,80 +6,23 @@ finished. A part's time is the difference of two readings inside one run, so par
 """
 
 import resource
-import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ecocli.artifacts.profile_summary import ExitTimes, Latency, Spread
 from ecocli.config.exported import EngineName
 from ecocli.config.fit_gate import FeatureName
 from ecocli.config.precision import GraphPrecision
 from ecocli.model.contracts import ExitModel
 from ecocli.model.gate import Gate, pool_features
 from ecocli.model.parts import run_parts
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Milliseconds of one image over the repetitions.
-
-    Attributes:
-        low_ms: A quarter of the runs took less.
-        high_ms: A quarter of the runs took longer.
-    """
-
-    median_ms: float
-    low_ms: float
-    high_ms: float
-
-    @classmethod
-    def of(cls, seconds: Sequence[float], images: int) -> "Spread":
-        """Summarise runs over this many images each."""
-        ms = [1000.0 * value / images for value in seconds]
-        low, _, high = statistics.quantiles(ms, n=4, method="inclusive")
-        return cls(statistics.median(ms), low, high)
-
-
-@dataclass(frozen=True)
-class ExitTimes:
-    """Times of one exit: every part by name, and the whole."""
-
-    exit_depth: int
-    parts: dict[str, Spread]
-    total: Spread
-
-
-@dataclass(frozen=True)
-class Latency:
-    """Times of all exits, and what they were measured with.
-
-    Attributes:
-        exits: One entry per exit, ascending.
-        gate: Pooling and linear layer, spent beside an exit's time where a gate decides.
-        ms_per_layer: Slope of the line through the exits' medians.
-        line_error: Largest distance of a median from that line, over the median.
-        padded_size: The network's input.
-        engine: What computes them.
-        peak_memory_bytes: Largest memory: of the device on a GPU, of the whole process otherwise.
-    """
-
-    exits: tuple[ExitTimes, ...]
-    gate: Spread
-    ms_per_layer: float
-    line_error: float
-    padded_size: tuple[int, int]
-    batch_size: int
-    dtype: str
-    engine: EngineName
-    threads: int
-    peak_memory_bytes: int
 
 
 @torch.inference_mode()
@@ -176,15 +119,18 @@ def _summarise(
     runs: dict[int, list[tuple[float, ...]]],
     gate_runs: Sequence[float],
     images: Tensor,
-    dtype: str,
+    dtype: GraphPrecision,
     engine: EngineName,
 ) -> Latency:
     batch = len(images)
     exits = tuple(
         ExitTimes(
-            depth,
-            {name: Spread.of(seconds, batch) for name, seconds in zip(names, zip(*of_depth, strict=True), strict=True)},
-            Spread.of([sum(parts) for parts in of_depth], batch),
+            exit_depth=depth,
+            parts={
+                name: Spread.of(seconds, batch)
+                for name, seconds in zip(names, zip(*of_depth, strict=True), strict=True)
+            },
+            total=Spread.of([sum(parts) for parts in of_depth], batch),
         )
         for depth, of_depth in runs.items()
     )

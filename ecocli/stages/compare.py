@@ -15,7 +15,6 @@ from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.lineage import open_gate
 from ecocli.artifacts.listing import list_artifacts
 from ecocli.artifacts.manifest import DerivedManifest, EvaluationManifest, ParentManifest
-from ecocli.artifacts.provenance import measured_ms
 from ecocli.artifacts.store import Store
 from ecocli.artifacts.summaries import MEASURES, EvaluationRow
 from ecocli.config.base import Config
@@ -218,7 +217,7 @@ def _milliseconds(store: Store, parent: str) -> dict[str, float]:
         for entry in list_artifacts(store, kind):
             if entry.problem or store.read_base(entry.digest).inputs.get("parent") != parent:
                 continue
-            measured = measured_ms(store.read_provenance(entry.digest))
+            measured = store.read_provenance(entry.digest).ms_per_image
             if measured:
                 return measured
     return {}

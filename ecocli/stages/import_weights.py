@@ -12,6 +12,7 @@ from ecocli.artifacts.action import Action, Made, Plan
 from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.lineage import GATE_FILE, WEIGHTS_FILE
 from ecocli.artifacts.manifest import GateManifest, ParentManifest
+from ecocli.artifacts.provenance import Provenance
 from ecocli.artifacts.store import Store
 from ecocli.artifacts.tensors import save_tensors
 from ecocli.config.any_architecture import AnyArchitecture
@@ -116,8 +117,8 @@ def plan(config: ImportWeightsConfig, inputs: Mapping[str, str], store: Store, r
             test_resize=request.test_resize,
             steps=0,
         )
-        provenance = {"source": config.source, "recognised_as": source.weights.source}
-        return Made(manifest, {WEIGHTS_FILE: save_tensors(model.state_dict())}, provenance)
+        notes = {"source": config.source, "recognised_as": source.weights.source}
+        return Made(manifest, {WEIGHTS_FILE: save_tensors(model.state_dict())}, Provenance.model_validate(notes))
 
     return ImportPlan(action, ParentManifest, work, origin=config.source, source=source, request=request)
 
@@ -148,7 +149,8 @@ def plan_gate(imported: ImportPlan, parent: Artifact[ParentManifest], runtime: R
         manifest = GateManifest(
             **action.recorded, exit_depths=parent.manifest.exit_depths, beta=0.0, feature="projected", metrics=None
         )
-        return Made(manifest, {GATE_FILE: save_tensors(gate)}, {"source": imported.origin})
+        notes = Provenance.model_validate({"source": imported.origin})
+        return Made(manifest, {GATE_FILE: save_tensors(gate)}, notes)
 
     return Plan(action, GateManifest, work)
 

@@ -7,17 +7,23 @@ profile with milliseconds is measured anew every time.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
-
-from pydantic import JsonValue
+from typing import TYPE_CHECKING
 
 from ecocli.artifacts.action import Action, Made, Plan
 from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.lineage import WEIGHTS_FILE, open_gate
 from ecocli.artifacts.manifest import GateManifest, ParentManifest, ProfileManifest
-from ecocli.artifacts.profile_summary import ExpectedCost, ProfiledExit, ProfiledInput, ProfileSummary
+from ecocli.artifacts.profile_summary import (
+    ExpectedCost,
+    InputLatency,
+    Latency,
+    ProfiledExit,
+    ProfiledInput,
+    ProfileSummary,
+)
+from ecocli.artifacts.provenance import NOTHING_RECORDED, Provenance
 from ecocli.artifacts.store import Store
 from ecocli.artifacts.summaries import GateMetrics
 from ecocli.config.any_architecture import AnyArchitecture
@@ -31,7 +37,6 @@ from ecocli.tasks.registry import task_of
 if TYPE_CHECKING:
     from ecocli.model.contracts import ExitNetwork
     from ecocli.profiling.gflops import ExitCosts
-    from ecocli.profiling.latency import Latency
 
 STAGE = "profile"
 SCHEMA_VERSION = 2
@@ -98,7 +103,7 @@ def plan(
     def work(_folder: Path) -> Made[ProfileManifest]:
         sizes = _input_sizes(config, found, subject.architecture.size_divisor)
         summary = _summary(config, subject, sizes)
-        measured = _measured(config, subject, sizes, runtime) if config.execution.latency else {}
+        measured = _measured(config, subject, sizes, runtime) if config.execution.latency else NOTHING_RECORDED
         return Made(ProfileManifest(**action.recorded, summary=summary), {}, measured)
 
     return Plan(action, ProfileManifest, work, anew=config.execution.latency)
@@ -233,20 +238,15 @@ def _expected(gate: Artifact[GateManifest], costs: "ExitCosts") -> ExpectedCost:
 
 def _measured(
     config: ProfileModelConfig, subject: ProfiledModel, sizes: Sequence[InputSizes], runtime: Runtime
-) -> dict[str, JsonValue]:
-    latencies: list[JsonValue] = []
-    first: Latency | None = None
+) -> Provenance:
+    latencies: list[InputLatency] = []
     for entry in sizes:
         padded, original = _typical(config, subject, entry)
         runtime.log.info("Measuring %s: an input of %d x %d.", entry.label, *padded)
         latency = _latency(config, subject, padded, original, runtime)
-        first = first or latency
-        latencies.append({"input": entry.label, **cast("dict[str, JsonValue]", asdict(latency))})
-    assert first is not None
-    return {
-        "ms_per_image": {f"exit {entry.exit_depth}": entry.total.median_ms for entry in first.exits},
-        "latency": latencies,
-    }
+        latencies.append(InputLatency(input=entry.label, **dict(latency)))
+    ms_per_image = {f"exit {entry.exit_depth}": entry.total.median_ms for entry in latencies[0].exits}
+    return Provenance(ms_per_image=ms_per_image, latency=tuple(latencies))
 
 
 def _typical(config: ProfileModelConfig, subject: ProfiledModel, sizes: InputSizes) -> tuple[Size, Size]:
@@ -265,7 +265,7 @@ def _typical(config: ProfileModelConfig, subject: ProfiledModel, sizes: InputSiz
 
 def _latency(
     config: ProfileModelConfig, subject: ProfiledModel, padded: Size, original: Size, runtime: Runtime
-) -> "Latency":
+) -> Latency:
     import torch
 
     from ecocli.inference.engines import EngineModel, open_engine

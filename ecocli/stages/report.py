@@ -14,7 +14,6 @@ from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.lineage import GATE_FILE, WEIGHTS_FILE
 from ecocli.artifacts.listing import list_artifacts
 from ecocli.artifacts.manifest import DerivedManifest, EvaluationManifest, GateManifest, ParentManifest
-from ecocli.artifacts.provenance import measured_ms
 from ecocli.artifacts.store import Store
 from ecocli.artifacts.summaries import EvaluationRow, EvaluationSummary
 from ecocli.config.dataset import DatasetConfig, ResizeConfig
@@ -106,7 +105,7 @@ def run(config: ReportConfig, inputs: Mapping[str, str], store: Store, runtime: 
     page = build_page(
         PageContent(
             summary=summary,
-            ms_per_image=measured_ms(store.read_provenance(evaluation.digest)),
+            ms_per_image=store.read_provenance(evaluation.digest).ms_per_image,
             tradeoff=tradeoff,
             histogram=histogram,
             examples=examples,

@@ -17,12 +17,11 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import JsonValue
-
 from ecocli.artifacts.action import Action, Made, Plan
 from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.lineage import WEIGHTS_FILE
 from ecocli.artifacts.manifest import ParentManifest, TrainedOn
+from ecocli.artifacts.provenance import Provenance
 from ecocli.artifacts.store import Store
 from ecocli.config.train_parent import TrainParentConfig, WarmStartedConfig
 from ecocli.data.categories import same_classes
@@ -256,7 +255,7 @@ def _train(
     if not runtime.world.is_main:
         return None
     steps = config.steps - result.first_step
-    provenance: dict[str, JsonValue] = {
+    notes = {
         "execution": config.execution.model_dump(mode="json"),
         "resumed_at_step": result.first_step,
         "training_seconds": round(result.seconds, 3),
@@ -280,7 +279,7 @@ def _train(
         "metrics.jsonl": result.metrics.encode(),
         "loss.png": draw_loss_curve(parse_metrics(result.metrics)),
     }
-    return Made(manifest, files, provenance)
+    return Made(manifest, files, Provenance.model_validate(notes))
 
 
 def _evaluator(config: TrainParentConfig, data: TrainingData, runtime: Runtime) -> "SubsetEvaluator | None":

@@ -10,6 +10,7 @@ from helpers_gate import derived_records, put_derived
 from helpers_store import gate_manifest
 
 from ecocli.__main__ import main
+from ecocli.artifacts.provenance import Provenance
 from ecocli.artifacts.store import Store
 from ecocli.commands.derive import _read_shard
 from ecocli.errors import UsageError
@@ -66,7 +67,7 @@ def test_fit_gate__milliseconds__from_the_list_or_a_report(store: Store, capsys:
     assert fit(store, "--target-ms", "24", "--exit-ms", "20,23,27") == 0
     listed = capsys.readouterr().out
     manifest = gate_manifest()
-    timings = {"ms_per_image": {"exit 2": 20.0, "exit 3": 23.0, "exit 4": 27.0, "gate": 24.0}}
+    timings = Provenance(ms_per_image={"exit 2": 20.0, "exit 3": 23.0, "exit 4": 27.0, "gate": 24.0})
     store.put(manifest, {}, provenance=timings, names=["timed"])
     assert fit(store, "--target-ms", "24", "--profile", "timed") == 0
     assert capsys.readouterr().out == listed

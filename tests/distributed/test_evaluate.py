@@ -28,4 +28,4 @@ def test_eval__two_processes__give_the_artifact_of_one(tmp_path: Path) -> None:
     assert json.loads(results[0].out)["digest"] == one.digest
     assert results[1].out == ""
     assert "evaluating 6/6 image 100%" in results[0].err  # it was run, not reused
-    assert bench.store.read_provenance(one.digest)["world_size"] == 2
+    assert bench.store.read_provenance(one.digest).world_size == 2

@@ -12,6 +12,7 @@ from PIL import Image
 
 from ecocli.__main__ import main
 from ecocli.artifacts.manifest import ParentManifest
+from ecocli.artifacts.provenance import Provenance
 from ecocli.config.compare import CompareConfig
 from ecocli.errors import ArtifactError, UsageError
 from ecocli.runtime.context import Runtime
@@ -30,7 +31,7 @@ def test_run__parent_and_gate__equals_what_eval_measured(bench: Bench) -> None:
     config = bench.config(metrics=("miou",), every_exit=True)
     evaluation = run_stage(evaluate, config, bench.inputs, bench.store, Runtime.quiet())
     bench.store.write_provenance(
-        evaluation.digest, {"ms_per_image": {"exit 1": 10.0, "exit 2": 20.0, "exit 3": 40.0, "gate": 99.0}}
+        evaluation.digest, Provenance(ms_per_image={"exit 1": 10.0, "exit 2": 20.0, "exit 3": 40.0, "gate": 99.0})
     )
     measured = evaluation.manifest.summary.by_name
     found = compared(bench)

@@ -135,7 +135,7 @@ def test_run__timings_and_execution__stay_out_of_the_digest(
         evaluate, bench.config(execution=execution), bench.inputs, bench.store, Runtime.quiet(), force=True
     )
     assert again.digest == report.digest
-    measured = bench.store.read_provenance(again.digest)["ms_per_image"]
+    measured = bench.store.read_provenance(again.digest).ms_per_image
     assert set(measured) == {"exit 1", "exit 2", "exit 3", "gate"}
     assert all(value > 0 for value in measured.values())
     # Three images: a batch of two and one of the next batch, once to warm up and three times measured.
@@ -173,7 +173,7 @@ def test_run__gate_only__takes_the_controls_pq_from_a_fitting_table_or_runs_for_
             "at another size": {"dataset": smaller},
             "in another precision": {"precision": "bfloat16"},
         }[table]
-        other = bench.store.put(manifest.model_copy(update={**update, "files": ()}), {}, action=None, provenance={})
+        other = bench.store.put(manifest.model_copy(update={**update, "files": ()}), {})
         inputs = {**inputs, "gate": put_gate(bench, other.digest, EXIT_DEPTHS)}
     ran_exits = []
     original = scoring.score_exits
@@ -224,13 +224,13 @@ def put_gate(bench: Bench, derived: str, exit_depths: tuple[int, ...]) -> str:
     gate = bench.store.get(bench.inputs["gate"], GateManifest)
     update = {"inputs": {"derived": derived}, "exit_depths": exit_depths, "files": ()}
     files = {"gate.safetensors": gate.path_of("gate.safetensors").read_bytes()}
-    return bench.store.put(gate.manifest.model_copy(update=update), files, action=None, provenance={}).digest
+    return bench.store.put(gate.manifest.model_copy(update=update), files).digest
 
 
 def variant_gate(bench: Bench, parent: str, exit_depths: tuple[int, ...]) -> str:
     """Put a gate that was fitted on a table of another parent, or for other exits."""
     derived = derived_manifest(parent, exit_depths, {"res5": 128})
-    return put_gate(bench, bench.store.put(derived, {}, action=None, provenance={}).digest, exit_depths)
+    return put_gate(bench, bench.store.put(derived, {}).digest, exit_depths)
 
 
 def test_run__gate_of_another_parent__is_refused(bench: Bench) -> None:
@@ -238,8 +238,6 @@ def test_run__gate_of_another_parent__is_refused(bench: Bench) -> None:
     other = bench.store.put(
         parent.manifest.model_copy(update={"steps": 9, "files": ()}),
         {"model.safetensors": parent.path_of("model.safetensors").read_bytes()},
-        action=None,
-        provenance={},
     )
     gate = variant_gate(bench, other.digest, EXIT_DEPTHS)
     with pytest.raises(ArtifactError, match=f"was fitted for the parent {other.digest}, not for {parent.digest}"):
@@ -263,8 +261,6 @@ def test_run__parent_of_other_categories__is_refused(bench: Bench) -> None:
     other = bench.store.put(
         parent.manifest.model_copy(update={"categories": parent.manifest.categories[:-1], "files": ()}),
         {},
-        action=None,
-        provenance={},
     )
     with pytest.raises(DataError, match="knows 12 categories, the data set own-truth has 13, and they are not"):
         run_stage(evaluate, bench.config(), {"parent": other.digest}, bench.store, Runtime.quiet())
@@ -275,8 +271,6 @@ def test_run__weights_of_another_architecture__are_refused(bench: Bench) -> None
     other = bench.store.put(
         parent.manifest.model_copy(update={"steps": 11, "files": ()}),
         {"model.safetensors": bench.store.get(bench.inputs["gate"], GateManifest).path_of("gate.safetensors")},
-        action=None,
-        provenance={},
     )
     with pytest.raises(ArtifactError, match=f"weights of the parent {other.digest} do not fit its architecture tiny"):
         run_stage(evaluate, bench.config(), {"parent": other.digest}, bench.store, Runtime.quiet())

@@ -107,12 +107,12 @@ def test_run__latency__measured_anew_into_the_provenance(bench: Bench) -> None:
     inputs = {"parent": bench.inputs["parent"]}
     report = run_stage(profile_model, config, inputs, bench.store, Runtime.quiet())
     first = bench.store.read_provenance(report.digest)
-    assert set(first["ms_per_image"]) == {"exit 1", "exit 2", "exit 3"}
-    assert [entry["padded_size"] for entry in first["latency"]] == [[64, 96], [64, 64]]
-    assert first["latency"][0]["exits"][0]["parts"]["encoder"]["median_ms"] > 0
+    assert set(first.ms_per_image) == {"exit 1", "exit 2", "exit 3"}
+    assert [entry.padded_size for entry in first.latency] == [(64, 96), (64, 64)]
+    assert first.latency[0].exits[0].parts["encoder"].median_ms > 0
     again = run_stage(profile_model, config, inputs, bench.store, Runtime.quiet())
     assert again.digest == report.digest
-    assert bench.store.read_provenance(again.digest)["ms_per_image"] != first["ms_per_image"]
+    assert bench.store.read_provenance(again.digest).ms_per_image != first.ms_per_image
     assert resolve(bench.store, "profile", "profile") == report.digest
 
 

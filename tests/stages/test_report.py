@@ -78,7 +78,7 @@ def test_run__other_gates_of_the_table__are_drawn_by_arithmetic(
         {"beta": 0.7, "inputs": {"derived": bench.inputs["parent"]}},  # of another table: not drawn
     ):
         manifest = gate.manifest.model_copy(update={**update, "files": ()})
-        bench.store.put(manifest, files, action=None, provenance={})
+        bench.store.put(manifest, files)
     drawn = []
     original = plots.draw_tradeoff
     monkeypatch.setattr(
@@ -122,7 +122,7 @@ def test_run__other_data_in_the_folder__are_refused(bench: Bench, evaluation: st
     found = bench.store.get(evaluation, EvaluationManifest)
     manifest = found.manifest.model_copy(update={"dataset_fingerprints": {"val": "sha256:0"}, "files": ()})
     files = {name: found.path_of(name) for name in ("images.parquet", "classes.parquet")}
-    other = bench.store.put(manifest, files, action=None, provenance={})
+    other = bench.store.put(manifest, files)
     with pytest.raises(DataError, match=r"has the fingerprint sha256:.*, the evaluation was made on sha256:0"):
         make_page(bench, other.digest, tmp_path)
 

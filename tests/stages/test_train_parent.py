@@ -61,7 +61,7 @@ def test_run__evaluated_in_between__metrics_and_identity_change_and_weights_do_n
     assert [(one["images"], one["split"], list(one["exits"])) for one in told] == 2 * [(3, "val", ["1", "2", "3"])]
     fingerprints = parent.manifest.dataset_fingerprints
     assert fingerprints == {split: open_dataset(config.dataset, split).fingerprint for split in ("train", "val")}
-    assert store.read_provenance(parent.digest)["evaluation_seconds"] > 0
+    assert store.read_provenance(parent.digest).known()["evaluation_seconds"] > 0
 
 
 def test_run__evaluated_at_the_end__what_eco_eval_finds(tmp_path: Path) -> None:

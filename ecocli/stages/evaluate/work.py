@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from pydantic import JsonValue
 
 from ecocli.artifacts.action import Action, Made
 from ecocli.artifacts.derived_table import read_split
 from ecocli.artifacts.lineage import GATE_FILE, WEIGHTS_FILE
 from ecocli.artifacts.manifest import EvaluationManifest, FileContents
 from ecocli.artifacts.pricing import price_of
+from ecocli.artifacts.provenance import Provenance
 from ecocli.artifacts.summaries import EvaluatedGate, EvaluationRow, EvaluationSummary, LeadSummary
 from ecocli.artifacts.tables import ColumnDoc, document_columns, write_table
 from ecocli.artifacts.tensors import load_tensors
@@ -63,9 +63,9 @@ def evaluate(
     if config.predictions:
         files |= evaluation.predictions(scores, task, folder)
     summary = _summary(config, subject, table, summaries, lead, evaluation.ap_truth, task.model)
-    timings: dict[str, JsonValue] = dict(_timings(config, task, evaluation, runtime))
+    timings = dict(_timings(config, task, evaluation, runtime))
     manifest = EvaluationManifest(**action.recorded, dataset=config.dataset, summary=summary)
-    return Made(manifest, files, {"ms_per_image": timings})
+    return Made(manifest, files, Provenance(ms_per_image=timings))
 
 
 def _scoring_task(config: EvaluateConfig, subject: EvaluationSubject, runtime: Runtime) -> ScoringTask:

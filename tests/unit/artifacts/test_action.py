@@ -12,6 +12,7 @@ from helpers_store import flip_bit, gate_manifest, overwrite, put_gate
 from ecocli.artifacts.action import Action, Made, Plan, execute
 from ecocli.artifacts.listing import list_artifacts
 from ecocli.artifacts.manifest import GateManifest
+from ecocli.artifacts.provenance import Provenance
 from ecocli.artifacts.store import Store
 from ecocli.config.base import Config
 from ecocli.errors import ArtifactError, DataError, UsageError
@@ -39,6 +40,9 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
 
 
+NOTES = Provenance.model_validate({"seconds": 2.5})
+
+
 class _Work:
     """Counts how often it runs."""
 
@@ -49,7 +53,7 @@ class _Work:
     def __call__(self, run_dir: Path) -> Made[GateManifest]:
         self.runs += 1
         (run_dir / "gate.safetensors").write_bytes(self.content)
-        return Made(gate_manifest(), {"gate.safetensors": run_dir / "gate.safetensors"}, {"seconds": 2.5})
+        return Made(gate_manifest(), {"gate.safetensors": run_dir / "gate.safetensors"}, NOTES)
 
 
 def _never(run_dir: Path) -> Made[GateManifest]:
@@ -90,7 +94,7 @@ def test_execute__twice__computes_once_and_names_both_times(store: Store, caplog
     work = _Work()
     first = execute(Plan(ACTION, GateManifest, work), store, Runtime.quiet(), names=["mine"])
     assert store.names() == {"gate": first.digest, "mine": first.digest}
-    recorded = store.read_provenance(first.digest)
+    recorded = store.read_provenance(first.digest).known()
     assert [recorded[key] for key in ("device", "world_size", "threads", "seconds")] == ["cpu", 1, 1, 2.5]
     store.name_files.path("gate").unlink()
     with caplog.at_level(logging.INFO):

@@ -16,6 +16,7 @@ from ecocli.artifacts.digest import canonical_json, hex_of, sha256_bytes
 from ecocli.artifacts.listing import list_artifacts
 from ecocli.artifacts.manifest import GateManifest, ParentManifest
 from ecocli.artifacts.oci import Descriptor, build_index, build_manifest, read_index
+from ecocli.artifacts.provenance import NOTHING_RECORDED, Provenance
 from ecocli.artifacts.store import Store
 from ecocli.errors import ArtifactError, DataError, UsageError
 from ecocli.runtime.files import write_bytes
@@ -110,11 +111,11 @@ def test_path_of__unknown_file__lists_what_there_is(store: Store) -> None:
 
 
 def test_put__twice__is_one_artifact_whatever_the_order_and_provenance(store: Store) -> None:
-    first = store.put(gate_manifest(), {"a": b"1", "b": b"2"}, provenance={"world_size": 1})
-    second = store.put(gate_manifest(), {"b": b"2", "a": b"1"}, provenance={"world_size": 8})
+    first = store.put(gate_manifest(), {"a": b"1", "b": b"2"}, provenance=Provenance(world_size=1))
+    second = store.put(gate_manifest(), {"b": b"2", "a": b"1"}, provenance=Provenance(world_size=8))
     assert first == second
-    assert store.read_provenance(first.digest)["world_size"] == 8
-    assert store.read_provenance(first.digest)["host"]
+    assert store.read_provenance(first.digest).world_size == 8
+    assert store.read_provenance(first.digest).host
 
 
 def test_put__impossible_name__is_refused_before_anything_is_written(store: Store) -> None:
@@ -284,11 +285,10 @@ def test_set_name__damaged_name_file__is_written_anew(store: Store, caplog: pyte
 
 def test_read_provenance__damaged_or_missing__is_empty(store: Store) -> None:
     digest = put_gate(store).digest
-    assert store.read_provenance(ACTION) == {}
-    store.provenance_path(digest).write_bytes(b"[]")
-    assert store.read_provenance(digest) == {}
-    store.provenance_path(digest).write_bytes(b"{")
-    assert store.read_provenance(digest) == {}
+    assert store.read_provenance(ACTION) == NOTHING_RECORDED
+    for damaged in (b"[]", b"{", b'{"ms_per_image": 3}', b'{"latency": [{}]}'):
+        store.provenance_path(digest).write_bytes(damaged)
+        assert store.read_provenance(digest) == NOTHING_RECORDED
 
 
 def test_put__collector_takes_a_blob_meanwhile__writes_it_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from ecocli.artifacts.checking import verify
 from ecocli.artifacts.listing import list_artifacts
 from ecocli.artifacts.manifest import GateManifest
 from ecocli.artifacts.oci import EMPTY_DIGEST, LAYOUT_BYTES
+from ecocli.artifacts.provenance import Provenance
 from ecocli.artifacts.store import Store
 from ecocli.artifacts.transfer import pull, push
 from ecocli.errors import ArtifactError, EcoError, UsageError
@@ -88,10 +89,10 @@ def test_push__layout_of_another_tool__keeps_its_entries(store: Store, tmp_path:
 
 def test_push__store__sets_name_and_provenance_there(store: Store, other: Store) -> None:
     put_gate(other, 0.5, names=("theirs",))
-    artifact = store.put(parent_manifest(), {}, provenance={"world_size": 8})
+    artifact = store.put(parent_manifest(), {}, provenance=Provenance(world_size=8))
     push(store, artifact.digest, other.root, name="taken")
     assert other.names()["taken"] == artifact.digest
-    assert other.read_provenance(artifact.digest)["world_size"] == 8
+    assert other.read_provenance(artifact.digest).world_size == 8
     assert verify(other) == ()
     assert store.names() == {}
 
@@ -136,7 +137,7 @@ def test_pull__pushed_before__comes_back_the_same(store: Store, other: Store, tm
         assert pull(other, source, reference) == artifact.digest
     assert other.names() == {"mine": artifact.digest}
     assert other.get(artifact.digest, GateManifest).manifest == artifact.manifest
-    assert other.read_provenance(artifact.digest)["pulled_from"] == str(source)
+    assert other.read_provenance(artifact.digest).pulled_from == str(source)
     assert verify(other) == ()
 
 

@@ -20,7 +20,7 @@ def trained_on(bench: Bench, name: str) -> str:
     manifest = bench.store.get(bench.inputs["parent"], ParentManifest).manifest
     dataset = DatasetConfig.model_validate({"name": name, "test_resize": {"short_edge_px": 96}})
     own = manifest.model_copy(update={"dataset": dataset, "files": ()})
-    return bench.store.put(own, {"model.safetensors": b"none"}, action=None, provenance={}).digest
+    return bench.store.put(own, {"model.safetensors": b"none"}).digest
 
 
 @pytest.mark.parametrize("named", [None, "my.toml", "../data/my.toml", str(Path("/elsewhere/my.toml"))])

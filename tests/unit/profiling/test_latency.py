@@ -7,7 +7,8 @@ import torch
 from helpers_inference import tiny_model
 from torch import Tensor
 
-from ecocli.profiling.latency import Spread, line_through, measure_latency
+from ecocli.artifacts.profile_summary import Spread
+from ecocli.profiling.latency import line_through, measure_latency
 
 
 def test_spread__five_runs_of_two_images__median_and_quartiles_per_image() -> None:
@@ -68,10 +69,10 @@ def test_measure_latency__slow_warm_up__only_later_runs_count(monkeypatch: pytes
     )
     # Per image of a batch of two: medians of 1 s for a part and the gate, and of 6 s for all six parts.
     for entry in found.exits:
-        assert entry.parts["encoder"] == Spread(1000.0, 750.0, 1250.0)
+        assert entry.parts["encoder"] == Spread(median_ms=1000.0, low_ms=750.0, high_ms=1250.0)
         assert entry.total.median_ms == 6000.0
     # Six gate runs: the quartiles lie a quarter of the way from the second to the third value, and so from above.
-    assert found.gate == Spread(1000.0, 625.0, 1375.0)
+    assert found.gate == Spread(median_ms=1000.0, low_ms=625.0, high_ms=1375.0)
     assert next(seconds, None) is None
 
 
