@@ -80,17 +80,9 @@ def draw_tradeoff(tradeoff: Tradeoff, *, narrow: bool = False) -> bytes:
     _line(axes, tradeoff.attainable, ATTAINABLE_COLOR, "attainable (mirror's truth)", marker="v", linewidth=1.4)
     _line(axes, tradeoff.blends, BLEND_COLOR, "random choice between exits", linestyle="--", linewidth=1.4)
     _line(axes, tradeoff.fixed, FIXED_COLOR, "fixed exit", marker="s", linestyle="", markersize=7)
-    if tradeoff.gates:
-        _line(
-            axes,
-            tradeoff.gates,
-            GATE_COLOR,
-            "gate at other prices",
-            marker="o",
-            linewidth=1.4,
-            markersize=5,
-            alpha=0.65,
-        )
+    # Not joined: gates that were fitted apart, each at several prices, are no one curve.
+    dots = {"marker": "o", "linestyle": "", "markersize": 5, "alpha": 0.65}
+    _line(axes, tradeoff.gates, GATE_COLOR, "gates at other prices", **dots)
     gate = tradeoff.evaluated
     if gate is not None:
         if tradeoff.pq_interval is not None:

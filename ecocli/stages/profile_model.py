@@ -27,7 +27,7 @@ from ecocli.artifacts.provenance import NOTHING_RECORDED, Provenance
 from ecocli.artifacts.store import Store
 from ecocli.artifacts.summaries import GateMetrics
 from ecocli.config.any_architecture import AnyArchitecture
-from ecocli.config.dataset import DatasetConfig
+from ecocli.config.dataset import KEEP_SIZE, DatasetConfig
 from ecocli.config.profile_model import ProfileModelConfig
 from ecocli.errors import UsageError
 from ecocli.runtime.context import Runtime
@@ -114,8 +114,8 @@ def _input_sizes(config: ProfileModelConfig, found: Mapping[Size, int], divisor:
 
     if config.dataset is None:
         return [
-            InputSizes(f"{h}x{w}", {((-(-h // divisor) * divisor, -(-w // divisor) * divisor), (h, w)): 1})
-            for h, w in config.sizes
+            InputSizes(f"{size[0]}x{size[1]}", {(padded_size(size, KEEP_SIZE, divisor), size): 1})
+            for size in config.sizes
         ]
     rule = config.dataset.test_resize
     images: dict[tuple[Size, Size], int] = {}
