@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
+from typing import NoReturn
 
 import typer
 
@@ -168,5 +169,10 @@ def _outcome(arguments: Sequence[str] | None) -> int:
         return 1
 
 
-if __name__ == "__main__":
+def run() -> NoReturn:
+    """Run the command line of this process, and end it."""
     exit_process(main())
+
+
+if __name__ == "__main__":
+    run()

@@ -24,7 +24,7 @@ from ecocli.config.loading import load_toml, merge_alternatives, nest, parse_ass
 from ecocli.errors import DataError, InterruptedRunError, UsageError
 from ecocli.runtime.context import Runtime
 from ecocli.runtime.device import choose_device, limit_threads
-from ecocli.runtime.distributed import World, setup_world, teardown_world
+from ecocli.runtime.distributed import World, leave_world, setup_world
 from ecocli.runtime.formats import plain_text
 from ecocli.runtime.interrupt import StopFlag, StopNowError
 from ecocli.runtime.logging import configure_logging
@@ -96,7 +96,7 @@ def make_runtime(device: str = "auto", threads: int | None = None) -> Iterator[R
                 f"Stopped by {stopped}. What was finished before is kept; the same command starts from there."
             ) from None
         finally:
-            teardown_world(world)
+            leave_world(world)
 
 
 def gather_settings(

@@ -163,10 +163,13 @@ def setup_world(device: str = "cpu", *, timeout_s: float = 3600.0) -> World:
     return world
 
 
-def teardown_world(world: World, *, timeout_s: float = _LEAVE_TIMEOUT_S) -> None:
-    """Leave the process group, if there is one, together with the others.
+def leave_world(world: World, *, timeout_s: float = _LEAVE_TIMEOUT_S) -> None:
+    """Wait for the others of the process group, if there is one: none ends while another still counts on it.
 
-    Called while an exception is on its way, it leaves alone: the others may never come here.
+    Called while an exception is on its way it does not wait: the others may never come here. The group itself stays
+    until `exit_process`. Whoever takes it apart waits for its threads, and if that is the last holder of a model in
+    parallel (in the traceback of the exception, say), it waits with the interpreter, which such a thread may want to
+    let go of the last sum: they then wait for each other for ever.
 
     Args:
         timeout_s: How long to wait for the others, in seconds. A process that is late or gone is told in the log; this
@@ -186,7 +189,6 @@ def teardown_world(world: World, *, timeout_s: float = _LEAVE_TIMEOUT_S) -> None
             dist.group.WORLD.allreduce([torch.zeros(1)], options).wait()
         except RuntimeError as error:
             _log.warning("Left without the other processes: %s", " ".join(str(error).split())[:200])
-    dist.destroy_process_group()
 
 
 def exit_process(code: int) -> NoReturn:

@@ -23,7 +23,7 @@ import torch
 from ecocli.config.dataset import DatasetConfig
 from ecocli.errors import DataError
 from ecocli.runtime.context import Runtime
-from ecocli.runtime.distributed import exit_process, setup_world, teardown_world
+from ecocli.runtime.distributed import exit_process, setup_world, leave_world
 from ecocli.training.evaluation import PeriodicEvaluation, name_qualities
 from helpers_inference import tiny_model
 from test_subset_evaluator import evaluator
@@ -58,7 +58,7 @@ try:
     evaluate(model.state_dict())
 except DataError as error:
     told["error"] = str(error)
-teardown_world(world)
+leave_world(world)
 print(json.dumps(told))
 exit_process(0)
 """

@@ -44,7 +44,6 @@ with make_runtime("cpu", 1) as runtime:
     }
     everyone = world.gather_objects(seen)
     emit_result(world, {"everyone": everyone}, as_json=True)
-assert not torch.distributed.is_initialized()
 exit_process(0)
 """
 
@@ -99,17 +98,66 @@ exit_process(0)
 """
 
 
-def test_teardown_world__one_is_slower__the_other_waits() -> None:
+def test_leave_world__one_is_slower__the_other_waits() -> None:
     results = run_processes(["-c", _LEAVING, "slow"])
     assert [(result.code, result.out, result.err) for result in results] == [(0, "", ""), (0, "waited\n", "")]
 
 
-def test_teardown_world__one_fails__it_leaves_at_once_and_the_other_is_done() -> None:
+def test_leave_world__one_fails__it_leaves_at_once_and_the_other_is_done() -> None:
     failed, done = run_processes(["-c", _LEAVING, "failing"])
     assert failed.code == 1
     assert failed.err.endswith("ValueError: oh\n")
     assert (done.code, done.out) == (0, "waited\n")
     assert done.err.startswith("[rank 1] warning: Left without the other processes: ")
+
+
+_STOPPED_IN_TRAINING = """
+import faulthandler, os, socket
+import torch
+import torch._dynamo  # the model in parallel loads it
+from torch.nn.parallel import DistributedDataParallel
+from ecocli.commands.common import make_runtime
+from ecocli.runtime.distributed import exit_process
+
+def train(rank, port):
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), MASTER_PORT=str(port))
+    with make_runtime("cpu", 1) as runtime:
+        model = DistributedDataParallel(torch.nn.Sequential(*[torch.nn.Linear(64, 64) for _ in range(6)]))
+        model(torch.randn(8, 64)).sum().backward()
+        if runtime.world.any(rank == 1):
+            raise ValueError("stopped")
+
+def one_of_two(rank, port):
+    faulthandler.dump_traceback_later(20, exit=True)
+    try:
+        train(rank, port)
+    except ValueError as error:
+        code = 5  # with the error ends the last that holds the model
+    exit_process(code)
+
+# Forked, because loading torch takes longer than all of it.
+statuses = []
+for attempt in range(8):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    children = []
+    for rank in range(2):
+        children.append(os.fork())
+        if not children[-1]:
+            one_of_two(rank, port)
+    statuses += [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+print(statuses)
+"""
+
+
+def test_leave_world__error_holds_the_model_in_parallel__no_process_hangs() -> None:
+    # Taking the group apart waited for a thread that waited for the interpreter, in about every second attempt.
+    environment = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    done = subprocess.run(
+        [sys.executable, "-c", _STOPPED_IN_TRAINING], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout == f"{16 * [5]}\n", done.stderr
 
 
 _STOPPING = """

@@ -159,7 +159,7 @@ from ecocli.artifacts.store import Store
 from ecocli.config.derive import DeriveConfig, DeriveExecutionConfig
 from ecocli.config.dataset import DatasetConfig
 from ecocli.runtime.context import Runtime
-from ecocli.runtime.distributed import setup_world, teardown_world
+from ecocli.runtime.distributed import setup_world, leave_world
 from ecocli.artifacts.action import execute
 from ecocli.stages.derive import plan
 from dataclasses import replace
@@ -170,7 +170,7 @@ config = DeriveConfig(dataset=dataset, batch_size=2, mirror=True, execution=Deri
 store = Store(Path(sys.argv[1]))
 artifact = execute(plan(config, {"parent": sys.argv[2]}, store, runtime), store, runtime, force=True)
 print(artifact.digest)
-teardown_world(world)
+leave_world(world)
 """
 
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from ecocli.runtime.distributed import World, setup_world, teardown_world
+from ecocli.runtime.distributed import World, leave_world, setup_world
 
 
 def test_from_environment__nothing_set__is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,7 +52,7 @@ def test_world__of_one__answers_for_itself() -> None:
     assert tensor.tolist() == [1.0, 2.0]
     assert world.gather_objects({"a": 1}) == [{"a": 1}]
     assert world.broadcast_object("x") == "x"
-    teardown_world(world)
+    leave_world(world)
     assert not torch.distributed.is_initialized()
 
 
