@@ -159,7 +159,7 @@ from ecocli.artifacts.store import Store
 from ecocli.config.derive import DeriveConfig, DeriveExecutionConfig
 from ecocli.config.dataset import DatasetConfig
 from ecocli.runtime.context import Runtime
-from ecocli.runtime.distributed import setup_world, leave_world
+from ecocli.runtime.distributed import exit_process, leave_world, setup_world
 from ecocli.artifacts.action import execute
 from ecocli.stages.derive import plan
 from dataclasses import replace
@@ -171,6 +171,7 @@ store = Store(Path(sys.argv[1]))
 artifact = execute(plan(config, {"parent": sys.argv[2]}, store, runtime), store, runtime, force=True)
 print(artifact.digest)
 leave_world(world)
+exit_process(0)
 """
 
 
