@@ -20,7 +20,7 @@ import typer
 
 from ecocli.app import build_app
 from ecocli.errors import EcoError, UsageError
-from ecocli.runtime.distributed import exit_process
+from ecocli.runtime.distributed import exit_process, has_lost_another
 from ecocli.runtime.files import user_path
 from ecocli.runtime.formats import plain_text
 from ecocli.runtime.streams import flush_streams, prepare_streams, silence, stderr_file, write_stderr
@@ -114,8 +114,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         0 done, 2 wrong usage, 3 bad or missing input data, 4 damaged or mismatched artifact, 5 interrupted with
-        its state saved, 1 a bug. Beside these, 130 after an interrupt that saved nothing and 141 when the reader of
-        stdout has gone, as shells have it.
+        its state saved, 1 a bug, or another process of the run has ended. Beside these, 130 after an interrupt that
+        saved nothing and 141 when the reader of stdout has gone, as shells have it.
     """
     prepare_streams()
     try:
@@ -165,6 +165,9 @@ def _outcome(arguments: Sequence[str] | None) -> int:
         if "can't allocate memory" in str(error) or type(error).__name__ == "OutOfMemoryError":
             _print_error("memory is short: ask for less at once (a smaller batch or image), or use a larger machine.")
             return UsageError.exit_code
+        if has_lost_another(error):
+            _print_error("another process of this run has ended; its own message says why. What was saved is kept.")
+            return 1
         write_stderr(traceback.format_exc())
         return 1
 

@@ -24,6 +24,8 @@ T = TypeVar("T")
 
 # How long a process that is done waits for the others before it leaves the group.
 _LEAVE_TIMEOUT_S = 300.0
+# What gloo and NCCL say of it.
+_GONE = ("closed by peer", "reset by peer", "remote process exited")
 _log = logging.getLogger(__name__)
 # Whether this process was ever a member of a group, also after it left.
 _has_joined = False
@@ -189,6 +191,11 @@ def leave_world(world: World, *, timeout_s: float = _LEAVE_TIMEOUT_S) -> None:
             dist.group.WORLD.allreduce([torch.zeros(1)], options).wait()
         except RuntimeError as error:
             _log.warning("Left without the other processes: %s", " ".join(str(error).split())[:200])
+
+
+def has_lost_another(error: Exception) -> bool:
+    """Tell whether an error says that another process of the group has gone."""
+    return _has_joined and any(text in str(error) for text in _GONE)
 
 
 def exit_process(code: int) -> NoReturn:

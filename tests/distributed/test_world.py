@@ -111,6 +111,31 @@ def test_leave_world__one_fails__it_leaves_at_once_and_the_other_is_done() -> No
     assert done.err.startswith("[rank 1] warning: Left without the other processes: ")
 
 
+_DESERTING = """
+import sys
+from ecocli import __main__ as entry_point
+from ecocli.commands.common import make_runtime
+from ecocli.errors import DataError
+
+def work(arguments):
+    with make_runtime("cpu", 1) as runtime:
+        if runtime.world.rank == 0:
+            raise DataError("Half a picture.")
+        runtime.world.barrier()
+    return 0
+
+entry_point._run = work
+entry_point.run()
+"""
+
+
+def test_run__another_process_has_failed__its_message_alone_says_why() -> None:
+    failed, deserted = run_processes(["-c", _DESERTING])
+    assert (failed.code, failed.err) == (3, "error: Half a picture.\n")
+    assert (deserted.code, deserted.err.count("\n")) == (1, 1), deserted.err
+    assert deserted.err.startswith("error: another process of this run has ended; its own message says why.")
+
+
 _STOPPED_IN_TRAINING = """
 import faulthandler, os, socket
 import torch
