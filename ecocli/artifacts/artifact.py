@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from pydantic import ValidationError
+
 from ecocli.artifacts.blobs import Blobs
 from ecocli.artifacts.manifest import ManifestT
 from ecocli.errors import ArtifactError, EcoError
@@ -70,7 +72,10 @@ def wrong_kind_error(reference: str, found: str, expected: str) -> ArtifactError
 def misfit_error(digest: str, kind: str, reason: Exception) -> ArtifactError:
     """Return the error for a manifest that this version cannot read."""
     first = str(reason).splitlines()[0]
+    if isinstance(reason, ValidationError):
+        fault = reason.errors(include_url=False)[0]
+        first = f"{'.'.join(map(str, fault['loc'])) or 'all of it'}: {fault['msg'].lower()}"
     return ArtifactError(
-        f"The manifest of {digest} does not fit what this version expects of a {kind} ({first}). It was made by "
+        f"The manifest of the {kind} {digest} does not fit what this version expects ({first}). It was made by "
         "another version of eco: make it again with --force."
     )
