@@ -10,6 +10,7 @@ import re
 import shutil
 import sys
 import textwrap
+import threading
 import traceback
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -28,6 +29,7 @@ from ecocli.runtime.streams import flush_streams, prepare_streams, silence, stde
 # What a shell reports for a process that SIGINT or SIGPIPE ended.
 _INTERRUPTED = 130
 _BROKEN_PIPE = 141
+_PATIENCE_S = 2.0
 _COMPLETE = "_ECO_COMPLETE"
 # What a machine may answer anywhere; any other error of a file that nobody foresaw is a bug.
 _SURROUNDINGS = {
@@ -174,7 +176,13 @@ def _outcome(arguments: Sequence[str] | None) -> int:
 
 def run() -> NoReturn:
     """Run the command line of this process, and end it."""
-    exit_process(main())
+    code = main()
+    if code == _INTERRUPTED:
+        # "At once" was promised: threads and helper processes that Python waits for at its end are left behind then.
+        leave = threading.Timer(_PATIENCE_S, os._exit, (code,))
+        leave.daemon = True
+        leave.start()
+    exit_process(code)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ecocli.data.images import ImageDataset, ImageEntry
 from ecocli.data.panoptic import ImageRecord, PanopticDataset, Segment
 from ecocli.data.pictures import read_orientation
-from ecocli.data.workers import make_pool
+from ecocli.data.workers import worker_pool
 from ecocli.errors import DataError
 
 _CHUNK = 32
@@ -242,5 +242,5 @@ def _mapper(dataset: ImageDataset, check: CheckImage, processes: int) -> Iterato
     if processes == 1:
         yield lambda chunks: (_check_chunk(dataset, check, chunk) for chunk in chunks)
         return
-    with make_pool(processes, _start_worker, (dataset, check)) as pool:
+    with worker_pool(processes, _start_worker, (dataset, check)) as pool:
         yield lambda chunks: pool.map(_check_in_worker, chunks)

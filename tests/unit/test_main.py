@@ -255,3 +255,22 @@ def test_build_app__placeholder_of_another_command__is_never_the_real_one() -> N
     assert callbacks[0] is not None
     with pytest.raises(AssertionError, match="a placeholder was run"):
         callbacks[0]()
+
+
+_INTERRUPTED_AT_WORK = """
+import threading, time
+from ecocli import __main__ as entry_point
+
+def work(arguments):
+    threading.Thread(target=time.sleep, args=(1000.0,)).start()
+    raise KeyboardInterrupt
+
+entry_point._run = work
+entry_point.run()
+"""
+
+
+def test_run__interrupted_beside_a_thread_that_never_ends__leaves_all_the_same() -> None:
+    done = subprocess.run([sys.executable, "-c", _INTERRUPTED_AT_WORK], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 130
+    assert done.stderr.startswith("error: interrupted at once, without saving.")

@@ -24,7 +24,7 @@ from ecocli.config.dataset import SceneConfig, ShapesConfig
 from ecocli.data.categories import SHAPES
 from ecocli.data.panoptic import encode_id_map
 from ecocli.data.shapes.scenes import draw_scene, scene_difficulty
-from ecocli.data.workers import make_pool, usable_cores
+from ecocli.data.workers import usable_cores, worker_pool
 from ecocli.errors import DataError
 from ecocli.runtime.formats import read_json
 
@@ -205,7 +205,7 @@ def _mapper(processes: int) -> Iterator[Callable[..., Iterator[Any]]]:
     if processes == 1:
         yield map
         return
-    with make_pool(processes) as pool:
+    with worker_pool(processes) as pool:
         yield pool.map
 
 
