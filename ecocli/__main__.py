@@ -1,7 +1,7 @@
 """The entry point ``eco``: runs one command and turns its outcome into an exit code.
 
-Only here does the program decide to leave. An expected error is one paragraph on stderr; anything else is a bug and
-shows its traceback.
+Only here does the program decide to leave. An expected error is one paragraph on stderr, and so is the loss of another
+process; anything else is a bug and shows its traceback.
 """
 
 import errno

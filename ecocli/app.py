@@ -67,7 +67,7 @@ def _root(
     """Early-exit Mask2Former: train once, re-target to any compute budget in seconds.
 
     Exit codes: 0 done, 2 wrong usage, 3 bad input data, 4 damaged artifact, 5 interrupted (run again to resume),
-    1 a bug.
+    1 a bug, or another process of the run has ended.
     """
 
 

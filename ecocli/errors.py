@@ -1,7 +1,7 @@
 """Errors a user can act on, each with the exit code that shell scripts branch on.
 
 An error is one paragraph: what was found, what was expected, what to do next. Anything that is not an
-``EcoError`` is a bug, exits with 1 and shows its traceback.
+``EcoError`` is a bug, exits with 1 and shows its traceback; the loss of another process exits with 1 too.
 """
 
 

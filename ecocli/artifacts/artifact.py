@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from pydantic import ValidationError
-
 from ecocli.artifacts.blobs import Blobs
 from ecocli.artifacts.manifest import ManifestT
+from ecocli.config.base import first_fault
 from ecocli.errors import ArtifactError, EcoError
 
 ResultT = TypeVar("ResultT")
@@ -71,11 +70,7 @@ def wrong_kind_error(reference: str, found: str, expected: str) -> ArtifactError
 
 def misfit_error(digest: str, kind: str, reason: Exception) -> ArtifactError:
     """Return the error for a manifest that this version cannot read."""
-    first = str(reason).splitlines()[0]
-    if isinstance(reason, ValidationError):
-        fault = reason.errors(include_url=False)[0]
-        first = f"{'.'.join(map(str, fault['loc'])) or 'all of it'}: {fault['msg'].lower()}"
     return ArtifactError(
-        f"The manifest of the {kind} {digest} does not fit what this version expects ({first}). It was made by "
-        "another version of eco: make it again with --force."
+        f"The manifest of the {kind} {digest} does not fit what this version expects ({first_fault(reason)}). It was "
+        "made by another version of eco: run its stage again."
     )

@@ -15,6 +15,7 @@ from ecocli.artifacts.oci import Descriptor, index_entry, read_index
 from ecocli.artifacts.provenance import Provenance
 from ecocli.artifacts.references import resolve
 from ecocli.artifacts.store import Store
+from ecocli.config.base import first_fault
 from ecocli.errors import ArtifactError, UsageError
 from ecocli.runtime.files import SEAL, check_sealed
 
@@ -162,7 +163,7 @@ def _entry_faults(store: Store) -> list[Fault]:
         except FileNotFoundError:
             continue
         except (OSError, ValueError) as error:
-            faults.append(Fault(path, digest, "Damaged provenance", "the record of a run", str(error).splitlines()[0]))
+            faults.append(Fault(path, digest, "Damaged provenance", "the record of a run", first_fault(error)))
     return faults
 
 

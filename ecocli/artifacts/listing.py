@@ -42,6 +42,18 @@ def list_artifacts(store: Store, kind: str | None = None) -> tuple[Listing, ...]
     return tuple(sorted(wanted, key=lambda line: (line.created_at, line.digest), reverse=True))
 
 
+def made_from(store: Store, kind: str, role: str, digest: str) -> list[str]:
+    """Return the digests of the sound artifacts of a kind that were made from another artifact, the newest first.
+
+    Those of other versions of eco are among them only if that other artifact is: nothing else of them is read.
+
+    Args:
+        role: What the other one is to them, such as ``parent``.
+    """
+    listed = [entry.digest for entry in list_artifacts(store, kind) if not entry.problem]
+    return [one for one in listed if store.read_base(one).inputs.get(role) == digest]
+
+
 def _line(store: Store, digest: str, names: tuple[str, ...]) -> Listing:
     created_at = store.read_provenance(digest).created_at
     try:

@@ -5,11 +5,12 @@ import functools
 import json
 import os
 import platform
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Self
 
-from pydantic import ConfigDict, Field, JsonValue
+from pydantic import ConfigDict, Field, JsonValue, ValidationError
 
 from ecocli.artifacts.profile_summary import InputLatency
 from ecocli.config.base import Config
@@ -53,10 +54,16 @@ class Provenance(Config):
             OSError: It cannot be read.
             ValueError: It is none.
         """
-        found = read_json(path)
-        if not isinstance(found, dict):
-            raise ValueError("it is no JSON object")
-        return cls.model_validate_json(json.dumps(found))
+        return cls.model_validate_json(json.dumps(read_record(path)))
+
+    @classmethod
+    def known_of(cls, record: Mapping[str, JsonValue]) -> Self:
+        """Take what this version understands of a record, which another version may have written."""
+        try:
+            return cls.model_validate_json(json.dumps(record))
+        except ValidationError as error:
+            strange = {fault["loc"][0] for fault in error.errors()}
+            return cls.model_validate_json(json.dumps({k: v for k, v in record.items() if k not in strange}))
 
     def beside(self, other: "Provenance") -> "Provenance":
         """Return both records in one; where both know something, the other's counts."""
@@ -70,6 +77,19 @@ class Provenance(Config):
 
 
 NOTHING_RECORDED = Provenance()
+
+
+def read_record(path: Path) -> dict[str, JsonValue]:
+    """Read a record as it is, whatever version wrote it.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is none.
+    """
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise ValueError("it is no JSON object")
+    return found
 
 
 def local_provenance() -> Provenance:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 
 from ecocli.artifacts.action_entries import ActionEntries, digests_of_files
 from ecocli.artifacts.artifact import Artifact, misfit_error, wrong_kind_error
@@ -32,7 +32,7 @@ from ecocli.artifacts.manifest import (
 )
 from ecocli.artifacts.names import NameEntry, Names, check_name
 from ecocli.artifacts.oci import EMPTY_BYTES, Descriptor, OciManifest, build_manifest, parse_manifest
-from ecocli.artifacts.provenance import NOTHING_RECORDED, Provenance, local_provenance
+from ecocli.artifacts.provenance import NOTHING_RECORDED, Provenance, local_provenance, read_record
 from ecocli.errors import ArtifactError
 from ecocli.runtime.files import make_directory, touch, user_path, write_bytes
 
@@ -128,7 +128,18 @@ class Store:
 
     def write_provenance(self, digest: str, provenance: Provenance) -> None:
         """Record where an artifact comes from, beside it."""
-        write_bytes(self.provenance_path(digest), canonical_json(provenance.known()), self.layout.scratch)
+        self._write_record(digest, provenance.known())
+
+    def _write_record(self, digest: str, record: Mapping[str, JsonValue]) -> None:
+        write_bytes(self.provenance_path(digest), canonical_json(record), self.layout.scratch)
+
+    def copy_provenance(self, digest: str, target: "Store", **notes: str) -> None:
+        """Record beside another store's copy what is recorded here, as it is; where nothing is, here and now."""
+        try:
+            record = read_record(self.provenance_path(digest))
+        except (OSError, ValueError):
+            record = local_provenance().known()
+        target._write_record(digest, {**record, **notes})
 
     def provenance_path(self, digest: str) -> Path:
         """Return the file that records the origin of an artifact."""
@@ -137,7 +148,7 @@ class Store:
     def read_provenance(self, digest: str) -> Provenance:
         """Return what is recorded on the origin of an artifact; an empty record if there is none that can be read."""
         try:
-            return Provenance.read(self.provenance_path(digest))
+            return Provenance.known_of(read_record(self.provenance_path(digest)))
         except (OSError, ValueError):
             return NOTHING_RECORDED
 

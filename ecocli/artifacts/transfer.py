@@ -11,7 +11,6 @@ from ecocli.artifacts.blobs import Blobs, damage_error
 from ecocli.artifacts.layout import Layout
 from ecocli.artifacts.names import check_name, is_name
 from ecocli.artifacts.oci import LAYOUT_BYTES, Descriptor, build_index, index_entry, read_index
-from ecocli.artifacts.provenance import Provenance, local_provenance
 from ecocli.artifacts.references import resolve
 from ecocli.artifacts.store import Store
 from ecocli.errors import ArtifactError, UsageError
@@ -42,7 +41,7 @@ def push(store: Store, reference: str, target: Path, *, name: str | None = None,
         other.create()
         for item in digests:
             _copy(store, item, other.blobs)
-            other.write_provenance(item, _origin(store, item))
+            store.copy_provenance(item, other)
         if name is not None:
             other.set_name(name, digest)
         return digest
@@ -75,16 +74,10 @@ def pull(store: Store, source: Path, reference: str, *, name: str | None = None,
     store.create()
     for item in digests:
         _copy(other, item, store.blobs)
-        store.write_provenance(item, _origin(other, item).beside(Provenance(pulled_from=str(source))))
+        other.copy_provenance(item, store, pulled_from=str(source))
     if name is not None:
         store.set_name(name, digest)
     return digest
-
-
-def _origin(store: Store, digest: str) -> Provenance:
-    """What is recorded of an artifact; where nothing is, this machine and moment."""
-    found = store.read_provenance(digest)
-    return found if found.model_fields_set else local_provenance()
 
 
 def _name(store: Store, reference: str, name: str | None) -> str | None:

@@ -196,9 +196,9 @@ def _table(summary: ProfileSummary, measured: Provenance) -> Table:
     table.add_column("")
     for heading in (*(heading for heading, _, _ in _COLUMNS), "total"):
         table.add_column(heading, justify="right")
-    latencies = {latency.input: latency.exits for latency in measured.latency}
-    for entry in summary.inputs:
-        times = {one.exit_depth: one for one in latencies.get(entry.input, ())}
+    latencies = measured.latency or len(summary.inputs) * (None,)
+    for entry, latency in zip(summary.inputs, latencies, strict=True):
+        times = {} if latency is None else {one.exit_depth: one for one in latency.exits}
         for row in entry.exits:
             cells = [_gflops(getattr(row, part)) for _, part, _ in _COLUMNS]
             table.add_row(entry.input, str(row.exit_depth), "GFLOPs", *cells, _gflops(row.total))

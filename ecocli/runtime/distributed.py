@@ -195,7 +195,7 @@ def leave_world(world: World, *, timeout_s: float = _LEAVE_TIMEOUT_S) -> None:
 
 def has_lost_another(error: Exception) -> bool:
     """Tell whether an error says that another process of the group has gone."""
-    return _has_joined and any(text in str(error) for text in _GONE)
+    return _has_joined and isinstance(error, RuntimeError) and any(text in str(error) for text in _GONE)
 
 
 def exit_process(code: int) -> NoReturn:

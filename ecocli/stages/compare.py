@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.lineage import open_gate
-from ecocli.artifacts.listing import list_artifacts
+from ecocli.artifacts.listing import made_from
 from ecocli.artifacts.manifest import DerivedManifest, EvaluationManifest, ParentManifest
 from ecocli.artifacts.store import Store
 from ecocli.artifacts.summaries import MEASURES, EvaluationRow
@@ -148,8 +148,7 @@ def _tables(
         wanted.add(table)
     if len(wanted) > 1:
         raise UsageError(f"The gates of {contestant.label} were fitted on different tables; compare gates of one.")
-    listed = [entry.digest for entry in list_artifacts(store, "derived") if not entry.problem]
-    for digest in wanted or listed:
+    for digest in wanted or made_from(store, "derived", "parent", parent.digest):
         derived = store.get(digest, DerivedManifest)
         if derived.manifest.inputs.get("parent") == parent.digest and split in derived.manifest.splits:
             return derived
@@ -214,10 +213,8 @@ def _rows(
 def _milliseconds(store: Store, parent: str) -> dict[str, float]:
     """Milliseconds of an image by exit, of the newest profile or evaluation of the parent that measured them."""
     for kind in ("profile", "evaluation"):
-        for entry in list_artifacts(store, kind):
-            if entry.problem or store.read_base(entry.digest).inputs.get("parent") != parent:
-                continue
-            measured = store.read_provenance(entry.digest).ms_per_image
+        for digest in made_from(store, kind, "parent", parent):
+            measured = store.read_provenance(digest).ms_per_image
             if measured:
                 return measured
     return {}
@@ -228,11 +225,9 @@ def _evaluations(
 ) -> dict[tuple[str | None, str], EvaluationRow]:
     """Rows of evaluations of these images by these rules, by gate (None for a fixed exit) and name."""
     found: dict[tuple[str | None, str], EvaluationRow] = {}
-    for entry in list_artifacts(store, "evaluation"):
-        if entry.problem:
-            continue
-        manifest = store.get(entry.digest, EvaluationManifest).manifest
-        if manifest.inputs.get("parent") != parent or fingerprint not in manifest.dataset_fingerprints.values():
+    for digest in made_from(store, "evaluation", "parent", parent):
+        manifest = store.get(digest, EvaluationManifest).manifest
+        if fingerprint not in manifest.dataset_fingerprints.values():
             continue
         if manifest.summary.rules != rules:
             continue

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ecocli.artifacts.artifact import Artifact
 from ecocli.artifacts.lineage import GATE_FILE, WEIGHTS_FILE
-from ecocli.artifacts.listing import list_artifacts
+from ecocli.artifacts.listing import made_from
 from ecocli.artifacts.manifest import DerivedManifest, EvaluationManifest, GateManifest, ParentManifest
 from ecocli.artifacts.store import Store
 from ecocli.artifacts.summaries import EvaluationRow, EvaluationSummary
@@ -198,12 +198,8 @@ def _other_gates(
     if split not in derived.manifest.splits or not same_images:
         return []
     points: dict[tuple[float, float], str] = {}
-    for listing in list_artifacts(store, "gate"):
-        if listing.problem:
-            continue
-        gate = store.get(listing.digest, GateManifest)
-        if gate.manifest.inputs.get("derived") != derived.digest:
-            continue
+    for other in made_from(store, "gate", "derived", derived.digest):
+        gate = store.get(other, GateManifest)
         images = read_split(derived, split, gate.manifest.feature)
         betas = sorted({*PRICES, gate.manifest.beta}) if gate.manifest.head == "quality" else [gate.manifest.beta]
         for beta in betas:

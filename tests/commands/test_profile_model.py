@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ecocli.__main__ import main
+from ecocli.artifacts.store import Store
 
 
 def typed(tmp_path: Path, *arguments: str) -> list[str]:
@@ -70,6 +71,21 @@ def test_profile__latency__ms_beside_gflops(tmp_path: Path, capsys: pytest.Captu
     out = capsys.readouterr().out
     assert [line.split()[0] for line in out.splitlines() if line.split()[:1] == ["ms"]] == ["ms"] * 3
     assert "ms per image: median (quartiles) at 64 x 64, batch 1, float32, cpu, 1 threads; peak memory" in out
+
+
+def test_profile__one_size_twice__each_block_has_its_own_times(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = ("--size", "64x64", "--size", "64x64", "--exits", "2")
+    assert main(typed(tmp_path, "--arch", "m2f-shapes", *sizes, "--latency", "--repetitions", "2")) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line for line in lines if line.split()[:1] == ["ms"] and "per image" not in line]
+    store = Store(tmp_path / "store")
+    both = store.read_provenance(store.names()["profile"]).latency
+    expected = [one.exits[0].total for one in both]
+    assert len(rows) == 2
+    for row, total in zip(rows, expected, strict=True):
+        assert f"{total.median_ms:.1f} ({total.low_ms:.1f} to {total.high_ms:.1f})" in row
 
 
 def test_profile__dry_run__names_the_action_and_computes_nothing(

@@ -11,7 +11,10 @@ from helpers_stages import run_stage
 from PIL import Image
 
 from ecocli.__main__ import main
+from ecocli.artifacts.digest import canonical_json
+from ecocli.artifacts.listing import list_artifacts
 from ecocli.artifacts.manifest import ParentManifest
+from ecocli.artifacts.oci import build_manifest
 from ecocli.artifacts.provenance import Provenance
 from ecocli.config.compare import CompareConfig
 from ecocli.errors import ArtifactError, UsageError
@@ -104,6 +107,18 @@ def test_run__imported_gate__has_no_table_and_is_refused(bench: Bench) -> None:
     contestant = Contestant("one", bench.inputs["parent"], (imported_gate(bench),))
     with pytest.raises(UsageError, match=r"The gate sha256:\w+ was imported: no table .* or leave it out"):
         compare.run(CompareConfig(split="val"), [contestant], bench.store)
+
+
+def test_run__artifacts_of_another_version_and_parent_in_the_store__are_left_alone(bench: Bench) -> None:
+    before = compared(bench)
+    for name in ("evaluation", "derived"):
+        for listing in list_artifacts(bench.store, name)[:1]:
+            own = json.loads(bench.store.blobs.read(bench.store.read_oci(listing.digest).config, "it"))
+            old = {**own, "inputs": {"parent": "sha256:" + 64 * "9"}, "files": []}
+            config = bench.store.blobs.put_bytes(canonical_json({**old, "colour": "an older version's"}))
+            digest = bench.store.blobs.put_bytes(build_manifest(name, config, ())).digest
+            bench.store.write_provenance(digest, Provenance(created_at="2999-01-01"))
+    assert compared(bench) == before
 
 
 def other_parent(bench: Bench, folder: Path) -> str:

@@ -287,6 +287,9 @@ def test_read_provenance__damaged_or_missing__is_empty(store: Store) -> None:
     for damaged in (b"[]", b"{", b'{"ms_per_image": 3}', b'{"latency": [{}]}'):
         store.provenance_path(digest).write_bytes(damaged)
         assert store.read_provenance(digest) == NOTHING_RECORDED
+    # Of a record that another version wrote, what this one understands counts.
+    store.provenance_path(digest).write_bytes(b'{"created_at": "2020", "threads": "8", "latency": [{"new": 1}]}')
+    assert store.read_provenance(digest) == Provenance(created_at="2020")
 
 
 def test_put__collector_takes_a_blob_meanwhile__writes_it_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,6 +97,17 @@ def test_push__store__sets_name_and_provenance_there(store: Store, other: Store)
     assert store.names() == {}
 
 
+def test_push__record_of_another_version__is_copied_as_it_is(store: Store, other: Store) -> None:
+    other.create()
+    digest = store.put(parent_manifest(), {}).digest
+    record = {"created_at": "2020-01-01T00:00:00+00:00", "threads": "8", "latency": [{"new": 1}]}
+    store.provenance_path(digest).write_text(json.dumps(record))
+    push(store, digest, other.root)
+    assert json.loads(other.provenance_path(digest).read_text()) == record
+    pull(store, other.root, digest)
+    assert json.loads(store.provenance_path(digest).read_text()) == {**record, "pulled_from": str(other.root)}
+
+
 def test_push__folder_with_other_files__is_refused(store: Store, tmp_path: Path) -> None:
     put_gate(store, names=("mine",))
     (tmp_path / "thesis").mkdir()
