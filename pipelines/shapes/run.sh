@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole recipe on the drawn scenes: train, derive, fit gates, evaluate, report. Two cores, no GPU, ten minutes.
+# The whole recipe on the drawn scenes: train, derive, fit gates, evaluate, report. Two cores, no GPU, eleven minutes.
 # Usage: pipelines/shapes/run.sh [FOLDER]; the report goes to FOLDER (default quickstart).
 # Data: datasets, store: .eco, unless ECO_DATASETS and ECO_STORE say otherwise. The same line again resumes after a
 # kill and reuses what is done.
