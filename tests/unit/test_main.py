@@ -265,7 +265,7 @@ def work(arguments):
     threading.Thread(target=time.sleep, args=(1000.0,)).start()
     raise KeyboardInterrupt
 
-entry_point._run = work
+entry_point._run, entry_point._PATIENCE_S = work, 0.2
 entry_point.run()
 """
 
