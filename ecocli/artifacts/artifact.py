@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from pydantic import ValidationError
+
 from ecocli.artifacts.blobs import Blobs
 from ecocli.artifacts.manifest import ManifestT
-from ecocli.config.base import first_fault
 from ecocli.errors import ArtifactError, EcoError
 
 ResultT = TypeVar("ResultT")
@@ -71,6 +72,14 @@ def wrong_kind_error(reference: str, found: str, expected: str) -> ArtifactError
 def misfit_error(digest: str, kind: str, reason: Exception) -> ArtifactError:
     """Return the error for a manifest that this version cannot read."""
     return ArtifactError(
-        f"The manifest of the {kind} {digest} does not fit what this version expects ({first_fault(reason)}). It was "
+        f"The manifest of the {kind} {digest} does not fit what this version expects ({_first_fault(reason)}). It was "
         "made by another version of eco: run its stage again."
     )
+
+
+def _first_fault(error: Exception) -> str:
+    """Name the first field that does not fit and say why; of another error, take its first line."""
+    if not isinstance(error, ValidationError):
+        return str(error).splitlines()[0]
+    fault = error.errors(include_url=False)[0]
+    return f"{'.'.join(map(str, fault['loc'])) or 'all of it'}: {fault['msg']}"

@@ -12,12 +12,11 @@ from ecocli.artifacts.digest import is_digest
 from ecocli.artifacts.manifest import STAGES
 from ecocli.artifacts.names import NameEntry
 from ecocli.artifacts.oci import Descriptor, index_entry, read_index
-from ecocli.artifacts.provenance import Provenance
 from ecocli.artifacts.references import resolve
 from ecocli.artifacts.store import Store
-from ecocli.config.base import first_fault
 from ecocli.errors import ArtifactError, UsageError
 from ecocli.runtime.files import SEAL, check_sealed
+from ecocli.runtime.formats import read_json
 
 _log = logging.getLogger(__name__)
 
@@ -159,11 +158,12 @@ def _entry_faults(store: Store) -> list[Fault]:
     for digest in digests_of_files(store.layout.provenance):
         path = store.provenance_path(digest)
         try:
-            Provenance.read(path)
+            if not isinstance(read_json(path), dict):
+                raise ValueError("it is no JSON object")
         except FileNotFoundError:
             continue
         except (OSError, ValueError) as error:
-            faults.append(Fault(path, digest, "Damaged provenance", "the record of a run", first_fault(error)))
+            faults.append(Fault(path, digest, "Damaged provenance", "a JSON object", str(error)))
     return faults
 
 

@@ -45,10 +45,13 @@ def list_artifacts(store: Store, kind: str | None = None) -> tuple[Listing, ...]
 def made_from(store: Store, kind: str, role: str, digest: str) -> list[str]:
     """Return the digests of the sound artifacts of a kind that were made from another artifact, the newest first.
 
-    Those of other versions of eco are among them only if that other artifact is: nothing else of them is read.
+    Of the store's others nothing is read but what all kinds share, so that those of other versions of eco do no harm.
 
     Args:
         role: What the other one is to them, such as ``parent``.
+
+    Raises:
+        ArtifactError: A manifest is damaged.
     """
     listed = [entry.digest for entry in list_artifacts(store, kind) if not entry.problem]
     return [one for one in listed if store.read_base(one).inputs.get(role) == digest]

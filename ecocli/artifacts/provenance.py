@@ -7,14 +7,12 @@ import os
 import platform
 from collections.abc import Mapping
 from importlib import metadata
-from pathlib import Path
 from typing import Self
 
 from pydantic import ConfigDict, Field, JsonValue, ValidationError
 
 from ecocli.artifacts.profile_summary import InputLatency
 from ecocli.config.base import Config
-from ecocli.runtime.formats import read_json
 
 _PACKAGES = ("ecocli", "torch", "numpy", "scipy", "pillow", "pyarrow", "safetensors", "pydantic")
 
@@ -47,23 +45,14 @@ class Provenance(Config):
     latency: tuple[InputLatency, ...] = ()
 
     @classmethod
-    def read(cls, path: Path) -> Self:
-        """Read a record.
-
-        Raises:
-            OSError: It cannot be read.
-            ValueError: It is none.
-        """
-        return cls.model_validate_json(json.dumps(read_record(path)))
-
-    @classmethod
     def known_of(cls, record: Mapping[str, JsonValue]) -> Self:
         """Take what this version understands of a record, which another version may have written."""
         try:
             return cls.model_validate_json(json.dumps(record))
         except ValidationError as error:
-            strange = {fault["loc"][0] for fault in error.errors()}
-            return cls.model_validate_json(json.dumps({k: v for k, v in record.items() if k not in strange}))
+            strange = {fault["loc"][0] for fault in error.errors() if fault["loc"]}
+            # Without a place it is the record as a whole that makes no sense.
+            return cls.known_of({k: v for k, v in record.items() if k not in strange}) if strange else cls()
 
     def beside(self, other: "Provenance") -> "Provenance":
         """Return both records in one; where both know something, the other's counts."""
@@ -77,19 +66,6 @@ class Provenance(Config):
 
 
 NOTHING_RECORDED = Provenance()
-
-
-def read_record(path: Path) -> dict[str, JsonValue]:
-    """Read a record as it is, whatever version wrote it.
-
-    Raises:
-        OSError: It cannot be read.
-        ValueError: It is none.
-    """
-    found = read_json(path)
-    if not isinstance(found, dict):
-        raise ValueError("it is no JSON object")
-    return found
 
 
 def local_provenance() -> Provenance:

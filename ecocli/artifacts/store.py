@@ -32,9 +32,10 @@ from ecocli.artifacts.manifest import (
 )
 from ecocli.artifacts.names import NameEntry, Names, check_name
 from ecocli.artifacts.oci import EMPTY_BYTES, Descriptor, OciManifest, build_manifest, parse_manifest
-from ecocli.artifacts.provenance import NOTHING_RECORDED, Provenance, local_provenance, read_record
+from ecocli.artifacts.provenance import NOTHING_RECORDED, Provenance, local_provenance
 from ecocli.errors import ArtifactError
 from ecocli.runtime.files import make_directory, touch, user_path, write_bytes
+from ecocli.runtime.formats import read_json
 
 _log = logging.getLogger(__name__)
 _PUT_ATTEMPTS = 3
@@ -135,10 +136,7 @@ class Store:
 
     def copy_provenance(self, digest: str, target: "Store", **notes: str) -> None:
         """Record beside another store's copy what is recorded here, as it is; where nothing is, here and now."""
-        try:
-            record = read_record(self.provenance_path(digest))
-        except (OSError, ValueError):
-            record = local_provenance().known()
+        record = self.provenance_record(digest) or local_provenance().known()
         target._write_record(digest, {**record, **notes})
 
     def provenance_path(self, digest: str) -> Path:
@@ -146,11 +144,16 @@ class Store:
         return self.layout.provenance / f"{hex_of(digest)}.json"
 
     def read_provenance(self, digest: str) -> Provenance:
-        """Return what is recorded on the origin of an artifact; an empty record if there is none that can be read."""
+        """Return what is recorded on the origin of an artifact, as far as this version understands it."""
+        return Provenance.known_of(self.provenance_record(digest))
+
+    def provenance_record(self, digest: str) -> dict[str, JsonValue]:
+        """Return the record of an artifact's origin as it is; empty if there is none that can be read."""
         try:
-            return Provenance.known_of(read_record(self.provenance_path(digest)))
+            found = read_json(self.provenance_path(digest))
         except (OSError, ValueError):
-            return NOTHING_RECORDED
+            return {}
+        return found if isinstance(found, dict) else {}
 
     def set_name(self, name: str, digest: str) -> None:
         """Let a name stand for an artifact.

@@ -66,7 +66,7 @@ def show(reference: ReferenceArgument, store: options.Store = None, as_json: opt
     manifest = json.loads(opened.blobs.read(oci.config, f"artifact {digest}"))
     files = manifest.pop("files")
     names = [name for name, its_digest in opened.names().items() if its_digest == digest]
-    provenance = opened.read_provenance(digest).known()
+    provenance = opened.provenance_record(digest)
     paths = {entry["name"]: str(opened.blobs.path(entry["digest"])) for entry in files}
     data = {
         "digest": digest,

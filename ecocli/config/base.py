@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
 
 _LARGEST = 2**63 - 1
 _LARGEST_SIDE_PX = 1 << 16
@@ -15,14 +15,6 @@ def _numbers(value: Any) -> Iterator[int]:
             yield from _numbers(item)
     elif isinstance(value, int):
         yield value
-
-
-def first_fault(error: Exception) -> str:
-    """Name the first field that does not fit and say why; of another error, take its first line."""
-    if not isinstance(error, ValidationError):
-        return str(error).splitlines()[0]
-    fault = error.errors(include_url=False)[0]
-    return f"{'.'.join(map(str, fault['loc'])) or 'all of it'}: {fault['msg']}"
 
 
 class Config(BaseModel):

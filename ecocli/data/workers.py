@@ -63,6 +63,7 @@ def worker_pool(
             ) from error
     try:
         yield pool
+        pool.shutdown()
     except BaseException as error:
         try:
             _end(pool)
@@ -75,7 +76,6 @@ def worker_pool(
                 "or fewer cores (taskset)."
             ) from error
         raise
-    pool.shutdown()
 
 
 def _end(pool: ProcessPoolExecutor) -> None:

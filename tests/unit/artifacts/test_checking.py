@@ -86,10 +86,6 @@ def _break_provenance(store: Store, artifact: Artifact[GateManifest]) -> None:
     store.provenance_path(artifact.digest).write_bytes(b"[" * 100_000)
 
 
-def _retype_provenance(store: Store, artifact: Artifact[GateManifest]) -> None:
-    store.provenance_path(artifact.digest).write_bytes(b'{"ms_per_image": "fast"}')
-
-
 def _swap_name(store: Store, artifact: Artifact[GateManifest]) -> None:
     ref = store.name_files.read("mine")
     assert ref is not None
@@ -120,7 +116,6 @@ def _break_marker(store: Store, artifact: Artifact[GateManifest]) -> None:
         (_break_action, {"Damaged action entry"}),
         (_swap_action, {"Wrong action entry"}),
         (_break_provenance, {"Damaged provenance"}),
-        (_retype_provenance, {"Damaged provenance"}),
         (_swap_name, {"Wrong name"}),
         (_break_index, {"Damaged index"}),
         (_remove_index, {"Missing index"}),

@@ -284,7 +284,8 @@ def test_set_name__damaged_name_file__is_written_anew(store: Store, caplog: pyte
 def test_read_provenance__damaged_or_missing__is_empty(store: Store) -> None:
     digest = put_gate(store).digest
     assert store.read_provenance(ACTION) == NOTHING_RECORDED
-    for damaged in (b"[]", b"{", b'{"ms_per_image": 3}', b'{"latency": [{}]}'):
+    huge = b'{"threads": 1180591620717411303424}'
+    for damaged in (b"[]", b"{", b'{"ms_per_image": 3}', b'{"latency": [{}]}', huge):
         store.provenance_path(digest).write_bytes(damaged)
         assert store.read_provenance(digest) == NOTHING_RECORDED
     # Of a record that another version wrote, what this one understands counts.
