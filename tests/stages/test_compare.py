@@ -110,15 +110,17 @@ def test_run__imported_gate__has_no_table_and_is_refused(bench: Bench) -> None:
 
 
 def test_run__artifacts_of_another_version_and_parent_in_the_store__are_left_alone(bench: Bench) -> None:
-    before = compared(bench)
-    for name in ("evaluation", "derived"):
-        for listing in list_artifacts(bench.store, name)[:1]:
-            own = json.loads(bench.store.blobs.read(bench.store.read_oci(listing.digest).config, "it"))
-            old = {**own, "inputs": {"parent": "sha256:" + 64 * "9"}, "files": []}
-            config = bench.store.blobs.put_bytes(canonical_json({**old, "colour": "an older version's"}))
-            digest = bench.store.blobs.put_bytes(build_manifest(name, config, ())).digest
-            bench.store.write_provenance(digest, Provenance(created_at="2999-01-01"))
-    assert compared(bench) == before
+    run_stage(evaluate, bench.config(metrics=("miou",)), bench.inputs, bench.store, Runtime.quiet())
+    without_gate = [Contestant("one", bench.inputs["parent"], ())]
+    before = compared(bench), compare.run(CompareConfig(), without_gate, bench.store)
+    for kind in ("evaluation", "derived"):
+        listing = list_artifacts(bench.store, kind)[0]
+        own = json.loads(bench.store.blobs.read(bench.store.read_oci(listing.digest).config, "it"))
+        old = {**own, "inputs": {"parent": "sha256:" + 64 * "9"}, "files": [], "colour": "an older version's"}
+        config = bench.store.blobs.put_bytes(canonical_json(old))
+        digest = bench.store.blobs.put_bytes(build_manifest(kind, config, ())).digest
+        bench.store.write_provenance(digest, Provenance(created_at="2999-01-01"))
+    assert (compared(bench), compare.run(CompareConfig(), without_gate, bench.store)) == before
 
 
 def other_parent(bench: Bench, folder: Path) -> str:

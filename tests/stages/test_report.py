@@ -106,6 +106,22 @@ def test_run__imported_gate__is_shown_without_others(bench: Bench, tmp_path: Pat
     assert inputs["gate"] in make_page(bench, digest, tmp_path, examples=0).index.read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize(("evaluated", "drawn"), [("bfloat16", "bfloat16"), ("int8", "float32")])
+def test_run__evaluated_in_another_precision__examples_are_drawn_in_it_where_the_modules_have_it(
+    bench: Bench, evaluation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, evaluated: str, drawn: str
+) -> None:
+    from ecocli.inference import loading
+
+    found = bench.store.get(evaluation, EvaluationManifest)
+    summary = found.manifest.summary.model_copy(update={"precision": evaluated})
+    files = {name: found.path_of(name) for name in ("images.parquet", "classes.parquet")}
+    other = bench.store.put(found.manifest.model_copy(update={"summary": summary, "files": ()}), files)
+    seen, original = [], loading.restore_model
+    monkeypatch.setattr(loading, "restore_model", lambda *given: seen.append(given[-1]) or original(*given))
+    make_page(bench, other.digest, tmp_path, examples=1)
+    assert seen == [drawn]
+
+
 def test_run__no_gate__shows_four_panels(bench: Bench, tmp_path: Path) -> None:
     inputs = {"parent": bench.inputs["parent"]}
     digest = run_stage(evaluate, bench.config(metrics=()), inputs, bench.store, Runtime.quiet()).digest

@@ -1,4 +1,5 @@
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -86,6 +87,14 @@ def test_worker_pool__group_signalled_twice__ends_soon_and_quietly(tmp_path: Pat
     script.write_text(_INTERRUPTED.format(signal=name))
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=30, start_new_session=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "interrupted\n", "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_worker_pool__worker_signalled__goes_on(number: signal.Signals) -> None:
+    with worker_pool(1) as pool:
+        worker = pool.submit(os.getpid).result()
+        os.kill(worker, number)
+        assert pool.submit(os.getpid).result() == worker
 
 
 def test_worker_pool__worker_killed__is_an_error_of_the_machine() -> None:
